@@ -1,0 +1,1 @@
+"""The cloud node: the shared runtime, the last tier."""

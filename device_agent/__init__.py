@@ -1,0 +1,1 @@
+"""The device agent: the public door, the plan, and the first segment."""

@@ -1,0 +1,34 @@
+"""Which tier runs which segment. Pure: beliefs in, a plan out.
+
+Today the plan is fixed by settings: the split points given, or those after the bundle's exits. The search over
+every split and codec takes its place behind the same function signature.
+"""
+
+from __future__ import annotations
+
+from services.bundle import Manifest
+from services.domain import Plan, Segment, Stage, Tier
+from services.errors import SettingsError
+
+
+def fixed_plan(manifest: Manifest, splits: tuple[int, int] | None, codecs: tuple[str, str]) -> Plan:
+    """A plan that cuts at `splits`, sending activations by `codecs` (device to edge, edge to cloud).
+
+    Without `splits`, cuts after the first two exits. Raises SettingsError where they do not fit the network.
+    """
+    first, second = splits or default_splits(manifest)
+    if not 0 <= first <= second <= manifest.last:
+        raise SettingsError(f"splits {first},{second} must be rising and within 0..{manifest.last}")
+    return Plan(
+        (
+            Stage(Tier.DEVICE, Segment(0, first)),
+            Stage(Tier.EDGE, Segment(first, second), codecs[0]),
+            Stage(Tier.CLOUD, Segment(second, manifest.last), codecs[1]),
+        )
+    )
+
+
+def default_splits(manifest: Manifest) -> tuple[int, int]:
+    """After the first two exits; with fewer exits, the later tiers get nothing to do."""
+    at = [spec.split_point for spec in manifest.exits] + [manifest.last] * 2
+    return at[0], at[1]

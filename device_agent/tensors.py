@@ -1,0 +1,98 @@
+"""Tensors of the Open Inference Protocol ⇄ numpy. Every length is checked before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from services.bundle import InputSpec
+from services.domain import FloatArray
+from services.errors import InvalidInput
+
+IMAGE = "image"
+"""The name of the second way in: uint8 pixels, [N, height, width, channels], preprocessed by the tier."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}
+
+
+def image_shape(spec: InputSpec) -> tuple[int, int, int] | None:
+    """[height, width, channels] of a model that takes images, else None."""
+    if spec.preprocessing is None:
+        return None
+    channels, height, width = spec.shape
+    return height, width, channels
+
+
+def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
+    """The samples of a ModelInferRequest as float32 [N, *input shape].
+
+    Raises InvalidInput for a wrong name, dtype, shape or size, mixed raw and typed contents, or values that
+    are not finite.
+    """
+    if len(request.inputs) != 1:
+        raise InvalidInput(f"give exactly one input, {spec.name!r}{_or_image(spec)}; got {len(request.inputs)}")
+    tensor = request.inputs[0]
+    if tensor.name == spec.name:
+        samples = _array(request, tensor, "FP32", spec.shape, max_batch)
+    elif tensor.name == IMAGE and (shape := image_shape(spec)) is not None:
+        samples = preprocess(_array(request, tensor, "UINT8", shape, max_batch), spec)
+    else:
+        raise InvalidInput(f"no input is called {tensor.name[:60]!r}; there is {spec.name!r}{_or_image(spec)}")
+    if not np.isfinite(samples).all():
+        raise InvalidInput(f"input {tensor.name!r} has values that are not finite (NaN or infinity)")
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def preprocess(pixels: npt.NDArray[Any], spec: InputSpec) -> FloatArray:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W] as the manifest says: (pixel / 255 - mean) / std."""
+    if spec.preprocessing is None:
+        raise InvalidInput("this model does not take images")
+    mean = np.asarray(spec.preprocessing.mean, np.float32)
+    std = np.asarray(spec.preprocessing.std, np.float32)
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max_batch: int) -> npt.NDArray[Any]:
+    if tensor.datatype != datatype:
+        raise InvalidInput(f"input {tensor.name!r} must be {datatype}, got {tensor.datatype[:20]!r}")
+    given = tuple(tensor.shape)
+    if len(given) != len(shape) + 1 or given[1:] != shape:
+        raise InvalidInput(f"input {tensor.name!r} must have shape {[-1, *shape]}, got {list(given)[:10]}")
+    if not 1 <= given[0] <= max_batch:
+        raise InvalidInput(f"input {tensor.name!r} has {given[0]} samples, between 1 and {max_batch} are taken")
+    count = math.prod(given)
+    return _flat(request, tensor, datatype, count).reshape(given)
+
+
+def _flat(request: Any, tensor: Any, datatype: str, count: int) -> npt.NDArray[Any]:
+    raw, typed = request.raw_input_contents, tensor.HasField("contents")
+    if len(raw) and typed:
+        raise InvalidInput("give raw_input_contents or contents, not both")
+    if len(raw):
+        return _from_raw(raw, tensor.name, _DTYPES[datatype], count)
+    if not typed:
+        raise InvalidInput(f"input {tensor.name!r} has no data")
+    values = getattr(tensor.contents, _CONTENTS[datatype])
+    if len(values) != count:
+        raise InvalidInput(f"input {tensor.name!r} has {len(values)} values, its shape needs {count}")
+    array = np.fromiter(values, np.float32 if datatype == "FP32" else np.uint32, count)
+    if datatype == "UINT8" and (array > 255).any():
+        raise InvalidInput(f"input {tensor.name!r} has values above 255")
+    return array
+
+
+def _from_raw(raw: Any, name: str, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    if len(raw) != 1:
+        raise InvalidInput(f"raw_input_contents has {len(raw)} elements for 1 input")
+    if len(raw[0]) != count * dtype.itemsize:
+        raise InvalidInput(f"input {name!r} has {len(raw[0])} bytes, its shape needs {count * dtype.itemsize}")
+    return np.frombuffer(raw[0], dtype)
+
+
+def _or_image(spec: InputSpec) -> str:
+    return f" or {IMAGE!r}" if spec.preprocessing else ""

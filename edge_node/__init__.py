@@ -1,0 +1,1 @@
+"""The edge node: the shared runtime with a next tier."""

@@ -1,0 +1,32 @@
+"""The edge node: settings → bundle → runtime → next tier → server → wait → drain."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services import bundle, process
+from services.domain import Segment, Tier
+from services.limiter import Limiter
+from services.server import TierServer, TierService, stop_signal
+from services.settings import TierSettings
+
+
+async def serve(settings: TierSettings) -> None:
+    """Runs the edge node until a signal, then drains it."""
+    stop = stop_signal()
+    loaded = bundle.load(settings.bundle)
+    runtime, next_tier = process.runtime(Tier.EDGE, loaded, settings)
+    limiter = Limiter(settings.max_in_flight)
+    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds)
+    server = TierServer([service.service()], limiter, settings.max_message_bytes)
+    port = await server.start(settings.listen)
+    await asyncio.to_thread(runtime.warm, Segment(0, loaded.manifest.last))
+    await server.ready()
+    process.announce(Tier.EDGE, settings, port, loaded.manifest)
+    await stop.wait()
+    await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
+    await process.close(runtime, next_tier)
+
+
+if __name__ == "__main__":
+    process.main(Tier.EDGE, TierSettings, serve)

@@ -1,0 +1,257 @@
+"""A bundle: a model as Offramp deploys it. A directory with `manifest.json` and what it names.
+
+The manifest is the contract between training, which writes it, and the tiers, which refuse to start with
+a file whose SHA-256 is not the one written there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from services.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 4 << 20
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Dimension = Annotated[int, Field(ge=1, le=1 << 24)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preprocessing(_Record):
+    """How pixels become the input: x = (pixel / 255 - mean) / std, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+
+class InputSpec(_Record):
+    """The input tensor. `shape` leaves out the batch dimension; images are [channels, height, width]."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: Literal["float32"] = "float32"
+    preprocessing: Preprocessing | None = None
+
+    def channels_fit(self) -> bool:
+        p = self.preprocessing
+        return p is None or (len(self.shape) == 3 and len(p.mean) == len(p.std) == self.shape[0])
+
+
+class SplitPointSpec(_Record):
+    """A place where one tensor crosses. `ratio` is c = |z| / |x| of Dynamic Split Computing.
+
+    `natural`: fewer elements than the input. `compressive`: fewer than at every earlier split point.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    tensor: str
+    after: str
+    shape: tuple[Dimension, ...]
+    elements: Annotated[int, Field(ge=1)]
+    ratio: float
+    natural: bool
+    compressive: bool
+    bytes_fp32: Annotated[int, Field(ge=1)]
+    bytes_int8: Annotated[int, Field(ge=1)]
+
+
+class CurvePoint(_Record):
+    """At this threshold, this share of the samples that reach the exit leaves, with this accuracy."""
+
+    threshold: float
+    exit_rate: Share
+    accuracy: Share | None = None
+
+
+class ExitSpec(_Record):
+    """A classifier after a split point. 0 = always leave; above 1 = never."""
+
+    index: Annotated[int, Field(ge=0)]
+    name: Name
+    output: str
+    split_point: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    curve: tuple[CurvePoint, ...] = ()
+
+
+class CalibrationSpec(_Record):
+    """What the thresholds promise: at most `epsilon` below the full network with confidence 1 - `delta`."""
+
+    samples: Annotated[int, Field(ge=1)]
+    epsilon: Share
+    delta: Share
+    full_accuracy: Share
+    accuracy: Share
+    harmful_upper_bound: Share
+
+
+class CodecAccuracy(_Record):
+    """Accuracy of the rest of the network behind this codec at this split point, minus without it."""
+
+    split_point: Annotated[int, Field(ge=0)]
+    codec: str
+    delta: float
+
+
+class SamplesSpec(_Record):
+    """Held-out inputs that travel with the bundle: an .npz with uint8 `images` and int64 `labels`."""
+
+    file: FileName
+    sha256: Sha256
+    count: Annotated[int, Field(ge=1)]
+
+
+class Manifest(_Record):
+    """`manifest.json`, version 1."""
+
+    format_version: Literal[1] = 1
+    name: Name
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")] = "1"
+    graph: FileName = "model.onnx"
+    graph_sha256: Sha256
+    input: InputSpec
+    labels: tuple[str, ...] = Field(min_length=2)
+    split_points: tuple[SplitPointSpec, ...] = Field(min_length=2)
+    exits: tuple[ExitSpec, ...] = Field(min_length=1)
+    confidence: Literal["max_softmax", "entropy", "margin"] = "max_softmax"
+    calibration: CalibrationSpec | None = None
+    codec_accuracy: tuple[CodecAccuracy, ...] = ()
+    samples: SamplesSpec | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if [p.index for p in self.split_points] != list(range(len(self.split_points))):
+            raise ValueError("split points must be numbered 0, 1, 2 … in order")
+        if [e.index for e in self.exits] != list(range(len(self.exits))):
+            raise ValueError("exits must be numbered 0, 1, 2 … in order")
+        where = [e.split_point for e in self.exits]
+        if where != sorted(set(where)) or where[-1] != self.last:
+            raise ValueError("exits must follow each other, the final one at the last split point")
+        if self.split_points[0].shape != self.input.shape or not self.input.channels_fit():
+            raise ValueError("split point 0 must be the input, with one mean and std for each channel")
+        return self
+
+    @property
+    def last(self) -> int:
+        """The index of the last split point: the output of the whole network."""
+        return len(self.split_points) - 1
+
+    @property
+    def model_hash(self) -> str:
+        """What two tiers compare: the SHA-256 of the graph."""
+        return self.graph_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: the manifest, and the bytes of the graph that match it."""
+
+    path: Path
+    manifest: Manifest
+    graph: bytes
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / MANIFEST
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def load(path: Path) -> Bundle:
+    """Reads and verifies the bundle at `path`.
+
+    Raises BundleError naming the file, and both hashes where they differ.
+    """
+    manifest = read_manifest(path)
+    return Bundle(path, manifest, _verified(path, manifest.graph, manifest.graph_sha256))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads `manifest.json` alone. Raises BundleError with every fault it found."""
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle directory; 'offramp train' makes one")
+    if file.is_file() and file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{file}: over {MAX_MANIFEST_BYTES} bytes, not a manifest")
+    text = _read(file)
+    try:
+        version = json.loads(text).get("format_version")
+    except (ValueError, AttributeError, RecursionError):
+        raise BundleError(f"{file}: not a JSON object") from None
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{file}: format_version is {version!r}, this release reads {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        raise BundleError(f"{file}: {faults}") from None
+
+
+def load_samples(bundle: Bundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The held-out inputs in the bundle: uint8 [N, H, W] or [N, H, W, C] and int64 labels [N]."""
+    spec = bundle.manifest.samples
+    if spec is None:
+        raise BundleError(f"{bundle.path}: carries no samples; give --data with a data set")
+    data = _verified(bundle.path, spec.file, spec.sha256)
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return archive["images"].astype(np.uint8), archive["labels"].astype(np.int64)
+
+
+def write_samples(
+    path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], name: str = "samples.npz"
+) -> SamplesSpec:
+    """Writes the held-out inputs into the bundle at `path` and returns what the manifest says of them."""
+    with io.BytesIO() as buffer:
+        np.savez_compressed(buffer, images=images.astype(np.uint8), labels=labels.astype(np.int64))
+        data = buffer.getvalue()
+    (path / name).write_bytes(data)
+    return SamplesSpec(file=name, sha256=sha256(data), count=len(labels))
+
+
+def write(path: Path, manifest: Manifest, graph: bytes | None = None) -> None:
+    """Writes manifest and graph, the manifest last and at once, so that a reader never sees half."""
+    path.mkdir(parents=True, exist_ok=True)
+    if graph is not None:
+        if sha256(graph) != manifest.graph_sha256:
+            raise BundleError(f"{path / manifest.graph}: the graph is not the one the manifest names")
+        (path / manifest.graph).write_bytes(graph)
+    draft = path / f".{MANIFEST}.new"
+    draft.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    draft.replace(path / MANIFEST)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror or 'cannot be read'}") from None
+
+
+def _verified(path: Path, name: str, expected: str) -> bytes:
+    file = path / name
+    if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{file}: links outside its bundle")
+    data = _read(file)
+    if (actual := sha256(data)) != expected:
+        raise BundleError(f"{file}: SHA-256 is {actual}, the manifest says {expected}")
+    return data

@@ -1,0 +1,112 @@
+"""The next tier, over gRPC: encode, spend what is left of the deadline, time the call for the link estimate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from services import codec, wire
+from services.domain import Clock, LinkEstimate, Request, Tier
+from services.errors import DeadlineExceeded, OfframpError
+from services.link import LinkEstimator
+from services.pb.offramp.v1 import tier_pb2 as pb
+from services.pb.offramp.v1 import tier_pb2_grpc
+from services.tier import Forwarded
+
+DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+_MIN_MARGIN_SECONDS = 0.002
+_MARGIN_SHARE = 0.05
+
+
+def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[tuple[str, Any]]:
+    """Options of every channel Offramp opens.
+
+    A dead tier is tried again within a second; no proxy of the environment comes between two tiers.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+class GrpcNextTier:
+    """One channel to the tier above. Needs a running event loop."""
+
+    def __init__(
+        self,
+        source: Tier,
+        target: str,
+        classes: int,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        clock: Clock = time.monotonic,
+    ):
+        self._channel = grpc.aio.insecure_channel(target, channel_options(max_message_bytes))
+        self._stub: Any = tier_pb2_grpc.TierStub(self._channel)  # type: ignore[no-untyped-call]
+        self._classes = classes
+        self._clock = clock
+        self._estimator = LinkEstimator(source, clock)
+
+    async def infer(self, request: Request, codec_name: str) -> Forwarded:
+        """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
+        started = self._clock()
+        message = self._encode(request, codec_name)
+        encoded = self._clock()
+        reply: pb.InferReply = await self._call(message)
+        answered = self._clock()
+        response = wire.response_from_pb(reply, len(request.activation), self._classes)
+        bytes_up, bytes_down = message.activation.ByteSize(), reply.ByteSize()
+        self._estimator.record(bytes_up, answered - encoded - response.trace.seconds)
+        network_seconds = answered - encoded - response.trace.seconds
+        return Forwarded(response, encoded - started, network_seconds, bytes_up, bytes_down)
+
+    def link(self) -> LinkEstimate:
+        return self._estimator.estimate()
+
+    async def describe(self, timeout_seconds: float) -> pb.DescribeReply:
+        """What the next tier says it serves. Raises UpstreamUnavailable or DeadlineExceeded."""
+        try:
+            reply: pb.DescribeReply = await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        return reply
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    def _encode(self, request: Request, codec_name: str) -> pb.InferRequest:
+        activation = wire.payload_to_pb(codec.get(codec_name).encode(request.activation))
+        remaining = request.deadline.remaining()
+        remaining -= max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
+        if remaining <= 0:
+            raise DeadlineExceeded("no time left to go on to the next tier")
+        return pb.InferRequest(
+            request_id=request.request_id,
+            model_hash=request.model_hash,
+            plan=wire.plan_to_pb(request.plan),
+            at=request.at,
+            remaining_seconds=remaining,
+            thresholds=request.thresholds or (),
+            activation=activation,
+        )
+
+    async def _call(self, message: pb.InferRequest) -> pb.InferReply:
+        try:
+            reply: pb.InferReply = await self._stub.Infer(message, timeout=message.remaining_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        return reply
+
+
+def error_of(error: grpc.aio.AioRpcError) -> OfframpError:
+    """The domain error behind a failed gRPC call."""
+    trailing: Any = error.trailing_metadata() or ()
+    metadata = {str(key): value for key, value in trailing}
+    return wire.error_from(error.code(), error.details() or error.code().name, metadata)

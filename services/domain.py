@@ -1,0 +1,256 @@
+"""The words of Offramp, as frozen values. Nothing here does I/O or knows a library besides numpy."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Clock = Callable[[], float]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+NO_EXIT = -1
+
+
+class Tier(enum.IntEnum):
+    """Where a machine stands. The order is the order of travel."""
+
+    DEVICE = 0
+    EDGE = 1
+    CLOUD = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+class DegradedReason(enum.IntEnum):
+    """Why an answer is not the one the plan would have given. NONE means it is."""
+
+    NONE = 0
+    DEADLINE = 1
+    UPSTREAM_UNAVAILABLE = 2
+    UPSTREAM_OVERLOADED = 3
+    UPSTREAM_DRAINING = 4
+    UPSTREAM_MISMATCH = 5
+    UPSTREAM_ERROR = 6
+
+    @property
+    def label(self) -> str:
+        return "" if self is DegradedReason.NONE else self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of the network between two split points, half-open: [start, end)."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.end}"
+
+    @property
+    def empty(self) -> bool:
+        return self.start == self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One tier's share of a plan: its segment, and the codec of the activation that reaches it."""
+
+    tier: Tier
+    segment: Segment
+    codec: str = "fp32"
+
+    def __str__(self) -> str:
+        codec = "" if self.tier is Tier.DEVICE else f" {self.codec}"
+        return f"{self.tier.label} {self.segment}{codec}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which tier runs which segment, and the codec of each hop. Travels with the request."""
+
+    stages: tuple[Stage, ...]
+    expected_seconds: float | None = None
+
+    def __str__(self) -> str:
+        return " > ".join(str(stage) for stage in self.stages)
+
+    def stage(self, tier: Tier) -> Stage | None:
+        return next((stage for stage in self.stages if stage.tier is tier), None)
+
+    def after(self, tier: Tier) -> Stage | None:
+        """The next stage above `tier`, or None where the plan ends."""
+        return next((stage for stage in self.stages if stage.tier > tier), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in monotonic time. Never compared between machines: what crosses the wire is what remains."""
+
+    at: float
+    clock: Clock = time.monotonic
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = time.monotonic) -> Deadline:
+        return cls(clock() + seconds, clock)
+
+    def remaining(self) -> float:
+        return self.at - self.clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An encoded activation: what crosses a link.
+
+    `shape` counts samples first; `parameters` is what the codec needs besides the data (quantisation
+    ranges); `crc32c` covers parameters, then data.
+    """
+
+    shape: tuple[int, ...]
+    codec: str
+    data: bytes | memoryview
+    parameters: bytes = b""
+    crc32c: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data) + len(self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One inference on its way through the tiers.
+
+    `activation` is float32 [N, *shape of split point `at`]; `thresholds` overrides the bundle's own,
+    one per exit, in order.
+    """
+
+    request_id: str
+    model_hash: str
+    plan: Plan
+    at: int
+    activation: FloatArray
+    deadline: Deadline
+    thresholds: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HopTrace:
+    """Where one tier's time went, in seconds, and what its call to the next tier moved, in bytes."""
+
+    tier: Tier
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    network_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return (
+            self.queue_seconds + self.decode_seconds + self.compute_seconds + self.encode_seconds + self.network_seconds
+        )
+
+    def plus(self, **amounts: float) -> HopTrace:
+        """This trace with the named amounts added."""
+        return replace(self, **{name: getattr(self, name) + amount for name, amount in amounts.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The waterfall of one request, nearest tier first. Its stages are disjoint, so they add up."""
+
+    hops: tuple[HopTrace, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return sum(hop.seconds for hop in self.hops)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEstimate:
+    """Belief about one hop. None is *unknown*, which is neither fast nor slow."""
+
+    source: Tier
+    rtt_seconds: float | None = None
+    up_bytes_per_second: float | None = None
+    spread: float | None = None
+    age_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTime:
+    """Median seconds one run of `segment` takes for a batch of `batch_size`."""
+
+    segment: Segment
+    batch_size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierProfile:
+    """Belief about one machine: what its segments cost and how long work waits there."""
+
+    tier: Tier
+    queue_seconds: float = 0.0
+    segments: tuple[SegmentTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Answers for N samples, in the caller's order.
+
+    scores: float32 [N, classes], calibrated probabilities. confidences: float32 [N], what was compared
+    with the exit's threshold. exits, tiers, reasons: int32 [N].
+    """
+
+    scores: FloatArray
+    confidences: FloatArray
+    exits: IntArray
+    tiers: IntArray
+    reasons: IntArray
+
+    @classmethod
+    def empty(cls, count: int, classes: int) -> Predictions:
+        return cls(
+            np.zeros((count, classes), np.float32),
+            np.zeros(count, np.float32),
+            np.full(count, NO_EXIT, np.int32),
+            np.zeros(count, np.int32),
+            np.zeros(count, np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.exits)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self.scores.argmax(axis=1), np.int64)
+
+    def put(self, rows: npt.NDArray[np.intp], other: Predictions) -> None:
+        """Scatters `other`, the answers of a compacted batch, back into `rows`."""
+        self.scores[rows] = other.scores
+        self.confidences[rows] = other.confidences
+        self.exits[rows] = other.exits
+        self.tiers[rows] = other.tiers
+        self.reasons[rows] = other.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a tier returns: answers, where the time went from here up, and what it believes."""
+
+    predictions: Predictions
+    trace: Trace
+    profiles: tuple[TierProfile, ...] = ()
+    links: tuple[LinkEstimate, ...] = ()

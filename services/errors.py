@@ -1,0 +1,117 @@
+"""The error tree. `wire.py` translates it to gRPC statuses and back; entry points map it to exit codes.
+
+OfframpError
+├── CallerError                the caller must change something; a fallback never hides it
+│   ├── InvalidInput           bad shape, dtype, size, value                INVALID_ARGUMENT
+│   │   └── CorruptPayload     bytes that do not decode to what they claim  INVALID_ARGUMENT
+│   ├── UnknownModel           no such model or version                     NOT_FOUND
+│   ├── ModelMismatch          two tiers hold different models              FAILED_PRECONDITION
+│   ├── TooLarge               over a size limit                            RESOURCE_EXHAUSTED
+│   └── NotImplementedHere     a call this server does not offer            UNIMPLEMENTED
+├── Unavailable                try again, or elsewhere                      UNAVAILABLE
+│   ├── QueueFull, Draining, ModelNotReady, UpstreamUnavailable
+├── DeadlineExceeded           time ran out                                 DEADLINE_EXCEEDED
+├── InternalError              the far side failed and would not say why    INTERNAL
+├── BundleError                a bundle that must not be served             exit code 1
+└── SettingsError              a setting or argument that cannot work       exit code 2
+"""
+
+from __future__ import annotations
+
+
+class OfframpError(Exception):
+    """Base of everything Offramp raises on purpose. `reason` is the ErrorInfo reason on the wire."""
+
+    reason = "INTERNAL"
+
+
+class CallerError(OfframpError):
+    """The request itself is wrong; no other tier could answer it."""
+
+
+class InvalidInput(CallerError):
+    """A tensor, name or parameter is not what the model takes."""
+
+    reason = "INVALID_INPUT"
+
+
+class CorruptPayload(InvalidInput):
+    """The bytes do not decode to the shape, dtype or checksum they claim."""
+
+    reason = "CORRUPT_PAYLOAD"
+
+
+class UnknownModel(CallerError):
+    """No model of this name, or not in this version."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class ModelMismatch(CallerError):
+    """Two tiers hold different models under one name."""
+
+    reason = "MODEL_MISMATCH"
+
+
+class TooLarge(CallerError):
+    """Over a size limit."""
+
+    reason = "TOO_LARGE"
+
+
+class NotImplementedHere(CallerError):
+    """A call that this server does not offer."""
+
+    reason = "UNIMPLEMENTED"
+
+
+class Unavailable(OfframpError):
+    """Cannot serve now; the same request may succeed later or elsewhere."""
+
+    reason = "UNAVAILABLE"
+
+
+class QueueFull(Unavailable):
+    """The bounded queue is full."""
+
+    reason = "QUEUE_FULL"
+
+
+class Draining(Unavailable):
+    """This tier is shutting down and takes no new work."""
+
+    reason = "DRAINING"
+
+
+class ModelNotReady(Unavailable):
+    """The model is still loading or warming up."""
+
+    reason = "MODEL_NOT_READY"
+
+
+class UpstreamUnavailable(Unavailable):
+    """The next tier cannot be reached."""
+
+    reason = "UPSTREAM_UNAVAILABLE"
+
+
+class DeadlineExceeded(OfframpError):
+    """The request's time ran out."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class InternalError(OfframpError):
+    """The far side failed and, rightly, gave no detail."""
+
+
+class BundleError(OfframpError):
+    """A bundle that is missing, corrupt, tampered with or of another version."""
+
+    reason = "BUNDLE"
+
+
+class SettingsError(OfframpError):
+    """A setting or command-line argument that cannot work."""
+
+    reason = "SETTINGS"

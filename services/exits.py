@@ -1,0 +1,40 @@
+"""Confidence, and who leaves. Calibration, which finds temperatures and thresholds, is in `training`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from services.domain import FloatArray
+
+Measure = Literal["max_softmax", "entropy", "margin"]
+
+
+def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
+    """Probabilities, float32 [N, classes], of logits [N, classes] scaled by 1 / temperature (Guo et al., 2017)."""
+    scaled = logits / np.float32(temperature)
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArray:
+    """How sure, float32 [N] in 0..1, from probabilities [N, classes].
+
+    max_softmax: the largest probability. entropy: 1 - H / log(classes), so that 1 is sure
+    (BranchyNet, section III, normalised as in DDNN, section III-D). margin: largest minus second largest.
+    """
+    if measure == "entropy":
+        logs = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        sureness = 1 + (scores * logs).sum(axis=1) / np.log(scores.shape[1])
+        return np.asarray(np.clip(sureness, 0, 1), np.float32)
+    if measure == "margin":
+        top = np.partition(scores, -2, axis=1)[:, -2:]
+        return np.asarray(top[:, 1] - top[:, 0], np.float32)
+    return np.asarray(scores.max(axis=1), np.float32)
+
+
+def leaves(confidences: FloatArray, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which samples are sure enough, bool [N]. Threshold 0: all. Above 1: none."""
+    return confidences >= np.float32(threshold)

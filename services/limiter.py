@@ -1,0 +1,31 @@
+"""Admission: how many requests a tier holds at once. Refusing early is what keeps the queue bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from services.errors import Draining, QueueFull
+
+
+@dataclass(slots=True)
+class Limiter:
+    """Admits up to `max_in_flight` requests, waiting ones included; none while draining."""
+
+    max_in_flight: int
+    in_flight: int = 0
+    draining: bool = False
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Holds a place for the body. Raises Draining or QueueFull instead of waiting."""
+        if self.draining:
+            raise Draining("this tier is shutting down; try another")
+        if self.in_flight >= self.max_in_flight:
+            raise QueueFull(f"{self.max_in_flight} requests are in flight here already; try again shortly")
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1

@@ -1,0 +1,64 @@
+"""JSON lines on standard error, with the request id and the tier. Tensors are never logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+from services.domain import Response, Tier
+
+_log = logging.getLogger("offramp")
+
+
+class _JsonLine(logging.Formatter):
+    def __init__(self, tier: str):
+        super().__init__()
+        self._tier = tier
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "tier": self._tier,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(tier: str, level: str) -> None:
+    """Sends Offramp's log to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLine(tier))
+    _log.handlers[:] = [handler]
+    _log.setLevel(level.upper())
+    _log.propagate = False
+
+
+def event(name: str, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+    """Logs one event with its fields."""
+    _log.log(level, name, extra={"fields": fields}, exc_info=exc_info)
+
+
+def answered(request_id: str, tier: Tier, response: Response) -> None:
+    """The one line of a request on this tier."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    answers = response.predictions
+    event(
+        "request",
+        request_id=request_id,
+        samples=len(answers),
+        answered_here=int((answers.tiers == tier).sum()),
+        degraded=int((answers.reasons != 0).sum()),
+        milliseconds=round(1000 * response.trace.seconds, 3),
+    )
+
+
+def refused(request_id: str, reason: str, message: str) -> None:
+    """A request that ended with an error."""
+    event("refused", request_id=request_id[:100], reason=reason, message=message[:500])

@@ -1,0 +1,172 @@
+"""Split points of an ONNX graph, and cutting out the segment between two of them.
+
+A split point is a tensor that every path from the input to the outputs above it goes through, so that one
+tensor crosses (Bakhtiarnia et al., Dynamic Split Computing, ICASSP 2023, section 3: no retraining, no
+knowledge of the architecture). An exit head hangs off the trunk; it belongs to the split point after which
+it becomes computable, and a segment that ends there carries it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx.utils import Extractor
+
+from services.bundle import SplitPointSpec
+from services.domain import Segment
+from services.errors import InvalidInput
+
+_INT8_RANGE_BYTES = 8  # per channel: a float32 minimum and a float32 step
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Where a graph can be cut. `exits` maps the name of each exit's output to its split point."""
+
+    split_points: tuple[SplitPointSpec, ...]
+    exits: dict[str, int]
+
+
+def partition(model: onnx.ModelProto) -> Partition:
+    """Finds every split point of `model`; the last graph output is the final exit.
+
+    Raises InvalidInput saying why, for a graph that does not have one image-like input, has a fixed or
+    unknown shape where a dynamic batch is needed, or nothing to cut.
+    """
+    graph = _inferred(model).graph
+    source, outputs = _input_name(graph), [o.name for o in graph.output]
+    shapes = _shapes(graph)
+    tensors: dict[str, str] = {source: "input"}
+    exits: dict[str, int] = {}
+    for tensor, after, finished in _separators(graph, source, outputs):
+        tensors.setdefault(tensor, after)
+        exits |= {name: len(tensors) - 1 for name in finished}
+    points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
+    if len(points) < 2 or points[-1].tensor != outputs[-1]:
+        raise InvalidInput(f"no single tensor leads to {outputs[-1]!r}: this graph cannot be split")
+    return Partition(points, {name: exits[name] for name in outputs})
+
+
+class Cutter:
+    """Cuts segments out of one model. Holds the shape-inferred graph, so that each cut is cheap."""
+
+    def __init__(self, model: onnx.ModelProto, split_points: tuple[SplitPointSpec, ...], exits: dict[str, int]):
+        self._extractor = Extractor(_inferred(model))
+        self._tensors = [point.tensor for point in split_points]
+        self._exits = exits
+
+    def outputs(self, segment: Segment) -> list[str]:
+        """Output names of `segment`: the activation at its end, then the logits of the exits it carries."""
+        heads = [name for name, at in self._exits.items() if segment.start < at <= segment.end]
+        return list(dict.fromkeys([self._tensors[segment.end], *heads]))
+
+    def cut(self, segment: Segment) -> onnx.ModelProto:
+        """The part of the network in `segment`, as a model of its own."""
+        return self._extractor.extract_model([self._tensors[segment.start]], self.outputs(segment))
+
+
+def _separators(graph: onnx.GraphProto, source: str, outputs: list[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields (tensor, the node that made it, exits finished by then) wherever one tensor alone is live.
+
+    A tensor through which every path goes is alone at one point of *any* topological order, so one sweep
+    finds them all. Exit heads run as soon as they can, so that the trunk is seen without them.
+    """
+    order = _heads_first(graph, source, outputs[-1])
+    uses: dict[str, int] = {}
+    for node in order:
+        for name in set(node.input):
+            uses[name] = uses.get(name, 0) + 1
+    uses[outputs[-1]] = uses.get(outputs[-1], 0) + 1
+    made_by, live = {source: "input"}, {source}
+    finished: list[str] = []
+    for position, node in enumerate(order):
+        for name in set(node.input) & live:
+            uses[name] -= 1
+            live -= {name} if not uses[name] else set()
+        live |= {name for name in node.output if uses.get(name)}
+        made_by |= dict.fromkeys(node.output, node.name or f"{node.op_type}_{position}")
+        finished += [name for name in node.output if name in outputs]
+        if len(live) == 1:
+            tensor = next(iter(live))
+            yield tensor, made_by[tensor], finished
+            finished = []
+
+
+def _heads_first(graph: onnx.GraphProto, source: str, final: str) -> list[onnx.NodeProto]:
+    """The nodes that depend on the input, in a topological order that runs exit heads first."""
+    variable, nodes = {source}, []
+    for node in graph.node:  # ONNX stores nodes in topological order
+        if variable & set(node.input):
+            variable |= set(node.output)
+            nodes.append(node)
+    trunk = _ancestors(nodes, final)
+    order, made, waiting = [], {source}, nodes
+    while waiting:
+        ready = [n for n in waiting if all(i in made or i not in variable for i in n.input)]
+        chosen = next((n for n in ready if id(n) not in trunk), ready[0])
+        order.append(chosen)
+        made |= set(chosen.output)
+        waiting = [n for n in waiting if n is not chosen]
+    return order
+
+
+def _ancestors(nodes: list[onnx.NodeProto], tensor: str) -> set[int]:
+    needed, found = {tensor}, set()
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            found.add(id(node))
+            needed |= set(node.input)
+    return found
+
+
+def _describe(points: list[tuple[str, str, tuple[int, ...] | None]]) -> Iterator[SplitPointSpec]:
+    first = points[0][2]
+    if first is None:
+        raise InvalidInput("the input's shape is not fully known; export the model with fixed sizes")
+    whole, smallest = math.prod(first), math.inf
+    for index, (name, after, shape) in enumerate(points):
+        if shape is None:
+            raise InvalidInput(f"the shape of {name!r} cannot be inferred; export the model with fixed sizes")
+        elements = math.prod(shape)
+        natural = elements < whole
+        yield SplitPointSpec(
+            index=index,
+            tensor=name,
+            after=after,
+            shape=shape,
+            elements=elements,
+            ratio=elements / whole,
+            natural=natural,
+            compressive=natural and elements < smallest,
+            bytes_fp32=4 * elements,
+            bytes_int8=elements + _INT8_RANGE_BYTES * (shape[0] if len(shape) > 1 else 1),
+        )
+        smallest = min(smallest, elements)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InvalidInput(f"onnx cannot infer the shapes of this graph: {str(error)[:200]}") from None
+
+
+def _input_name(graph: onnx.GraphProto) -> str:
+    weights = {i.name for i in graph.initializer}
+    names = [i.name for i in graph.input if i.name not in weights]
+    if len(names) != 1:
+        raise InvalidInput(f"the graph has {len(names)} inputs ({', '.join(names)}); only one can be split")
+    return names[0]
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...] | None]:
+    """Shape of each tensor for one sample, without the batch dimension; None where it is not known."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        sizes = tuple(d.dim_value for d in dims[1:])
+        found[value.name] = sizes if len(dims) > 1 and all(s > 0 for s in sizes) else None
+    return found

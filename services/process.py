@@ -1,0 +1,95 @@
+"""What the three composition roots share: building a runtime, announcing it, and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from typing import Any, TypeVar
+
+from services import log, settings
+from services.bundle import Bundle, Manifest
+from services.client import GrpcNextTier
+from services.domain import Tier
+from services.errors import BundleError, SettingsError
+from services.model import Model
+from services.settings import TierSettings
+from services.tier import TierRuntime
+
+S = TypeVar("S", bound=TierSettings)
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def main(tier: Tier, kind: type[S], serve: Callable[[S], Awaitable[None]]) -> None:
+    """Reads settings and serves. Exit codes: 0 drained, 1 a bundle that must not be served, 2 settings."""
+    try:
+        given = settings.read(kind)
+        log.configure(tier.label, given.log_level)
+        tune_allocator()
+        asyncio.run(_awaited(serve, given))
+    except SettingsError as error:
+        sys.exit(_complain(tier, error, 2))
+    except BundleError as error:
+        sys.exit(_complain(tier, error, 1))
+
+
+async def _awaited(serve: Callable[[S], Awaitable[None]], given: S) -> None:
+    await serve(given)
+
+
+def _complain(tier: Tier, error: Exception, code: int) -> int:
+    print(f"{tier.label}: {error}", file=sys.stderr)
+    return code
+
+
+def runtime(tier: Tier, bundle: Bundle, given: TierSettings) -> tuple[TierRuntime, GrpcNextTier | None]:
+    """The runtime of one tier, and its next tier if the settings name one. Needs a running event loop."""
+    manifest = bundle.manifest
+    if given.holds is not None and given.holds.end > manifest.last:
+        raise SettingsError(f"holds: {given.holds} ends after the last split point, {manifest.last}")
+    model = Model(bundle, given.threads)
+    next_tier = None
+    if given.next is not None:
+        next_tier = GrpcNextTier(tier, given.next, len(manifest.labels), given.max_message_bytes)
+    workers = ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
+    return TierRuntime(tier, model, workers, next_tier, given.holds), next_tier
+
+
+async def close(running: TierRuntime, next_tier: GrpcNextTier | None) -> None:
+    """Lets go of the workers and the channel; the server has stopped, so nothing is running."""
+    running.close()
+    if next_tier is not None:
+        await next_tier.close()
+    log.event("stopped")
+
+
+def announce(tier: Tier, given: TierSettings, port: int, manifest: Manifest, **more: Any) -> None:
+    """One line that says the tier is ready, where, with what."""
+    log.event(
+        "ready",
+        address=f"{given.listen.rpartition(':')[0]}:{port}",
+        model=manifest.name,
+        model_hash=manifest.model_hash,
+        offramp_version=metadata.version("offramp"),
+        settings=given.model_dump(mode="json"),
+        **more,
+    )
+
+
+def tune_allocator() -> None:
+    """Keeps glibc from returning large buffers to the kernel after each message.
+
+    Without this every message over 128 KiB is mapped, page-faulted and unmapped again: up to 4 times the time
+    of a 1 MiB call. Does nothing where the C library is not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+    mallopt(_M_TOP_PAD, 64 << 20)

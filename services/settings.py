@@ -1,0 +1,129 @@
+"""Every setting of a tier, with its sentence and its unit.
+
+Each can be given as an argument (`--max-in-flight 32`), in the environment (`OFFRAMP_MAX_IN_FLIGHT=32`) or
+in a file `.env`; the argument wins, then the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import SettingsError as PydanticSettingsError
+
+from services import codec
+from services.domain import Segment
+from services.errors import SettingsError
+
+PREFIX = "OFFRAMP_"
+
+
+def _segment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    start, separator, end = value.partition(":")
+    if not separator or not start.isdigit() or not end.isdigit() or int(start) > int(end):
+        raise ValueError("must be START:END, two split points, e.g. 0:7")
+    return Segment(int(start), int(end))
+
+
+class TierSettings(BaseSettings):
+    """Settings that every tier has."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        arbitrary_types_allowed=True,
+    )
+
+    bundle: Path = Field(Path("models/digits"), description="Directory of the bundle to serve.")
+    listen: str = Field("127.0.0.1:8001", description="Address of the gRPC server; port 0 picks a free one.")
+    next: str | None = Field(None, description="Target of the next tier, HOST:PORT or a gRPC name; none: no next.")
+    threads: int = Field(1, ge=1, le=256, description="Threads of one run of a segment.")
+    workers: int = Field(2, ge=1, le=256, description="Runs side by side.")
+    max_in_flight: int = Field(64, ge=1, description="Requests held at once, waiting ones included.")
+    max_batch: int = Field(256, ge=1, description="Samples in one request.")
+    max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="Largest message, in bytes.")
+    deadline_seconds: float = Field(10.0, gt=0, le=3600, description="Deadline of a request that brings none.")
+    drain_delay_seconds: float = Field(
+        0.2, ge=0, le=60, description="Seconds between turning not ready and refusing new requests."
+    )
+    drain_grace_seconds: float = Field(25.0, ge=0, le=600, description="Seconds given to requests in flight.")
+    holds: Annotated[Segment | None, BeforeValidator(_segment)] = Field(
+        None, description="Part of the network this tier may run, START:END; none: all of it."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, separator, port = value.rpartition(":")
+        if not separator or not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:8001")
+        return value
+
+
+class DeviceSettings(TierSettings):
+    """Settings of the device agent: those of a tier, and the plan it gives to requests."""
+
+    splits: str | None = Field(
+        None, description="The two split points of the plan, e.g. 7,14; none: after the bundle's exits."
+    )
+    codecs: str = Field("int8+zstd,int8+zstd", description="Codec of each hop, nearest first.")
+
+    @field_validator("splits")
+    @classmethod
+    def _two_numbers(cls, value: str | None) -> str | None:
+        if value is not None and (value.count(",") != 1 or not all(p.strip().isdigit() for p in value.split(","))):
+            raise ValueError("must be two split points, e.g. 7,14")
+        return value
+
+    @field_validator("codecs")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        names = value.split(",")
+        if len(names) != 2 or not set(names) <= set(codec.CODECS):
+            raise ValueError(f"must be two of {', '.join(codec.CODECS)}, e.g. int8+zstd,int8+zstd")
+        return value
+
+    @property
+    def split_points(self) -> tuple[int, int] | None:
+        if self.splits is None:
+            return None
+        first, second = self.splits.split(",")
+        return int(first), int(second)
+
+    @property
+    def hop_codecs(self) -> tuple[str, str]:
+        first, second = self.codecs.split(",")
+        return first, second
+
+
+S = TypeVar("S", bound=TierSettings)
+
+
+def read(kind: type[S], arguments: list[str] | None = None) -> S:
+    """Settings from arguments, environment and `.env`. Raises SettingsError naming what is wrong."""
+    _refuse_unknown(kind)
+    try:
+        return CliApp.run(kind, cli_args=arguments, cli_cmd_method_name="_no_command")
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(faults)) from None
+    except PydanticSettingsError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _refuse_unknown(kind: type[TierSettings]) -> None:
+    """A misspelt variable would otherwise silently do nothing."""
+    known = {PREFIX + name.upper() for name in kind.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")

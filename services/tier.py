@@ -1,0 +1,337 @@
+"""THE request path: run to the next exit, answer who is sure, go on with the rest, then forward them.
+
+One request reads top to bottom in `TierRuntime.infer`. The same code runs on the device, the edge and the
+cloud; what differs is whether there is a next tier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from services import exits
+from services.bundle import ExitSpec
+from services.domain import (
+    NO_EXIT,
+    Clock,
+    DegradedReason,
+    FloatArray,
+    HopTrace,
+    LinkEstimate,
+    Plan,
+    Predictions,
+    Request,
+    Response,
+    Segment,
+    Stage,
+    Tier,
+    TierProfile,
+    Trace,
+)
+from services.errors import (
+    DeadlineExceeded,
+    Draining,
+    InvalidInput,
+    ModelMismatch,
+    OfframpError,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    UpstreamUnavailable,
+)
+from services.model import Model, SegmentOutput
+from services.profile import Profiler
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What came back from the next tier, and what the way there cost this one."""
+
+    response: Response
+    encode_seconds: float
+    network_seconds: float
+    bytes_up: int
+    bytes_down: int
+
+
+class NextTier(Protocol):
+    """The tier above. `infer` raises the domain error that the far side raised, or Unavailable."""
+
+    async def infer(self, request: Request, codec: str) -> Forwarded: ...
+
+    def link(self) -> LinkEstimate: ...
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Gives every moment since `last` to exactly one stage, so that the stages add up to the whole."""
+
+    hop: HopTrace
+    clock: Clock
+    last: float
+
+    def lap(self, stage: str, until: float | None = None) -> None:
+        """Books the time since the last lap, up to now or `until`, under `stage` ('queue', 'compute' …)."""
+        now = self.clock() if until is None else until
+        self.hop = self.hop.plus(**{f"{stage}_seconds": now - self.last})
+        self.last = now
+
+
+@dataclass(slots=True)
+class _Journey:
+    """One request on this tier: who still travels, with what, and the best answer each has so far."""
+
+    request: Request
+    watch: Stopwatch
+    answers: Predictions
+    travelling: npt.NDArray[np.intp]
+    activation: FloatArray
+    at: int
+    ran: list[tuple[Segment, int]] = field(default_factory=list)
+    above: Response | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
+        return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
+
+
+class TierRuntime:
+    """One tier: a model, workers to run it, and maybe a next tier."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        model: Model,
+        workers: Executor,
+        next_tier: NextTier | None = None,
+        holds: Segment | None = None,
+        clock: Clock = time.monotonic,
+    ):
+        self.tier = tier
+        self.model = model
+        self.next_tier = next_tier
+        self.profiler = Profiler(tier)
+        self._workers = workers
+        self._holds = holds or Segment(0, model.last)
+        self._clock = clock
+
+    async def infer(self, request: Request, arrived: float | None = None) -> Response:
+        """Answers every sample of `request`.
+
+        `arrived` is when the request reached this process; what passed since then was spent decoding it.
+        Raises CallerError for a request that no tier could answer, DeadlineExceeded or Unavailable where
+        time or tiers ran out before the first exit.
+        """
+        journey = self._start(request, arrived)
+        await self._run(journey, stage_of(request.plan, self.tier).segment)
+        following = request.plan.after(self.tier)
+        if len(journey.travelling) and following is not None:
+            await self._forward(journey, following)
+        return self._finish(journey)
+
+    def warm(self, *segments: Segment) -> None:
+        """Builds and runs what is held of `segments`, so that the first request finds it ready. Blocks."""
+        self.model.warm(piece for segment in segments for piece in self.model.pieces(segment) if self._held(piece))
+
+    def close(self) -> None:
+        """Lets go of the workers."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, request: Request, arrived: float | None) -> _Journey:
+        self._check(request)
+        now = self._clock()
+        watch = Stopwatch(HopTrace(self.tier), self._clock, now if arrived is None else arrived)
+        watch.lap("decode")
+        count = len(request.activation)
+        answers = Predictions.empty(count, len(self.model.manifest.labels))
+        return _Journey(request, watch, answers, np.arange(count), request.activation, request.at)
+
+    def _check(self, request: Request) -> None:
+        ours = self.model.manifest.model_hash
+        if request.model_hash != ours:
+            raise ModelMismatch(f"this {self.tier.label} holds model {ours}, the request names {request.model_hash}")
+        check_plan(request, self.tier, self.model.last)
+        self.model.check(request.at, request.activation.shape)
+        segment = stage_of(request.plan, self.tier).segment
+        if not self._held(segment):
+            raise InvalidInput(f"this {self.tier.label} holds {self._holds}, the plan gives it {segment}")
+        expected = len(self.model.manifest.exits)
+        if request.thresholds is not None and len(request.thresholds) != expected:
+            raise InvalidInput(f"{len(request.thresholds)} thresholds were given, the model has {expected} exits")
+
+    async def _run(self, journey: _Journey, segment: Segment) -> None:
+        """Runs `segment` exit by exit, as long as somebody travels and time is left."""
+        for piece in self.model.pieces(segment):
+            if not len(journey.travelling):
+                return
+            if journey.request.deadline.remaining() <= 0:
+                self._stop(journey, DegradedReason.DEADLINE, DeadlineExceeded("no time left to compute"))
+                return
+            journey.activation, logits = await self._compute(journey, piece)
+            journey.at = piece.end
+            spec = self.model.exit_at(piece.end)
+            if spec is not None and logits is not None:
+                self._pass_exit(journey, spec, logits)
+            journey.watch.lap("compute")
+
+    async def _compute(self, journey: _Journey, piece: Segment) -> SegmentOutput:
+        tensor, clock = journey.activation, self._clock
+
+        def job() -> tuple[float, SegmentOutput, float]:
+            started = clock()
+            return started, self.model.run(piece, tensor), clock()
+
+        started, output, finished = await _in(self._workers, job)
+        waited = started - journey.watch.last
+        journey.watch.lap("queue", until=started)
+        journey.watch.lap("compute", until=finished)
+        journey.watch.lap("queue")
+        journey.ran.append((piece, len(tensor)))
+        self.profiler.record(piece, len(tensor), finished - started, waited)
+        return output
+
+    def _pass_exit(self, journey: _Journey, spec: ExitSpec, logits: FloatArray) -> None:
+        """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
+        scores = exits.softmax(logits, spec.temperature)
+        confidences = exits.confidence(scores, self.model.manifest.confidence)
+        count, rows = len(scores), journey.travelling
+        journey.answers.put(
+            rows,
+            Predictions(
+                scores,
+                confidences,
+                np.full(count, spec.index, np.int32),
+                np.full(count, self.tier, np.int32),
+                np.zeros(count, np.int32),
+            ),
+        )
+        final = spec.split_point == self.model.last
+        chosen = journey.request.thresholds
+        stay = ~exits.leaves(confidences, chosen[spec.index] if chosen else spec.threshold) & (not final)
+        journey.travelling = rows[stay]
+        journey.activation = journey.activation[stay]
+
+    async def _forward(self, journey: _Journey, following: Stage) -> None:
+        """Sends those still travelling to the next tier; answers without it where it cannot."""
+        request = replace(journey.request, at=journey.at, activation=journey.activation)
+        try:
+            forwarded = await self._call(request, following)
+        except (InvalidInput, TooLarge):
+            raise  # the caller's own error: no fallback may hide it
+        except OfframpError as error:
+            journey.watch.lap("network")
+            await self._without_next(journey, degraded_by(error), error)
+            return
+        journey.answers.put(journey.travelling, forwarded.response.predictions)
+        journey.above = forwarded.response
+        self._book(journey, forwarded)
+
+    async def _call(self, request: Request, following: Stage) -> Forwarded:
+        if self.next_tier is None:
+            raise UpstreamUnavailable(f"the plan goes on to the {following.tier.label}, this tier has no next one")
+        if request.deadline.remaining() <= 0:
+            raise DeadlineExceeded("no time left to go on")
+        return await self.next_tier.infer(request, following.codec)
+
+    async def _without_next(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
+        """The rest of the network here, if it is held and time is left; else the best exit so far."""
+        travelling = journey.travelling
+        rest = Segment(journey.at, self.model.last)
+        if self._held(rest) and reason is not DegradedReason.DEADLINE:
+            await self._run(journey, rest)
+        self._stop(journey, reason, error)
+        reasons = journey.answers.reasons[travelling]
+        journey.answers.reasons[travelling] = np.where(reasons == 0, int(reason), reasons)
+
+    def _held(self, segment: Segment) -> bool:
+        return segment.empty or (self._holds.start <= segment.start and segment.end <= self._holds.end)
+
+    def _stop(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
+        """Ends the journey with the best answers so far; raises `error` where somebody has none."""
+        if not journey.answered:
+            raise error
+        journey.answers.reasons[journey.travelling] = int(reason)
+        journey.travelling = journey.travelling[:0]
+
+    def _book(self, journey: _Journey, forwarded: Forwarded) -> None:
+        """Splits the time of the call into encoding, network, and what the tiers above account for."""
+        watch = journey.watch
+        call = self._clock() - watch.last
+        outside = call - forwarded.encode_seconds - forwarded.response.trace.seconds
+        watch.hop = watch.hop.plus(
+            encode_seconds=forwarded.encode_seconds,
+            network_seconds=outside,
+            bytes_up=forwarded.bytes_up,
+            bytes_down=forwarded.bytes_down,
+        )
+        watch.last += call
+
+    def _finish(self, journey: _Journey) -> Response:
+        above = journey.above
+        profile: tuple[TierProfile, ...] = (self.profiler.profile(journey.ran),)
+        links = (self.next_tier.link(),) if self.next_tier else ()
+        journey.watch.lap("encode")
+        hops = (journey.watch.hop, *(above.trace.hops if above else ()))
+        return Response(
+            journey.answers,
+            Trace(hops),
+            profile + (above.profiles if above else ()),
+            links + (above.links if above else ()),
+        )
+
+
+def check_plan(request: Request, tier: Tier, last: int) -> None:
+    """Raises InvalidInput unless the plan joins up from input to output and this tier's part fits the request."""
+    at = 0
+    for stage in request.plan.stages:
+        if stage.segment.start != at or stage.segment.end < at:
+            raise InvalidInput(f"the plan does not join up: {stage} follows split point {at}")
+        at = stage.segment.end
+    if at != last:
+        raise InvalidInput(f"the plan ends at split point {at}, the network at {last}")
+    tiers = [stage.tier for stage in request.plan.stages]
+    if tiers != sorted(set(tiers)):
+        raise InvalidInput("the plan visits tiers out of order")
+    if stage_of(request.plan, tier).segment.start != request.at:
+        raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
+
+
+def stage_of(plan: Plan, tier: Tier) -> Stage:
+    """The stage of `tier` in `plan`. Raises InvalidInput where the plan passes it by."""
+    stage = plan.stage(tier)
+    if stage is None:
+        raise InvalidInput(f"the plan has no part for the {tier.label}")
+    return stage
+
+
+def degraded_by(error: OfframpError) -> DegradedReason:
+    """Why an answer is degraded when the call to the next tier raised `error`."""
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return DegradedReason.UPSTREAM_ERROR
+
+
+_REASONS: tuple[tuple[type[OfframpError], DegradedReason], ...] = (
+    (DeadlineExceeded, DegradedReason.DEADLINE),
+    (QueueFull, DegradedReason.UPSTREAM_OVERLOADED),
+    (Draining, DegradedReason.UPSTREAM_DRAINING),
+    (Unavailable, DegradedReason.UPSTREAM_UNAVAILABLE),
+    (ModelMismatch, DegradedReason.UPSTREAM_MISMATCH),
+    (UnknownModel, DegradedReason.UPSTREAM_MISMATCH),
+)
+
+
+async def _in(workers: Executor, job: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(workers, job)

@@ -1,0 +1,262 @@
+"""Messages ⇄ domain values, and domain errors ⇄ gRPC statuses. Each translation stands here once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from services import codec
+from services.domain import (
+    DegradedReason,
+    HopTrace,
+    LinkEstimate,
+    Payload,
+    Plan,
+    Predictions,
+    Response,
+    Segment,
+    SegmentTime,
+    Stage,
+    Tier,
+    TierProfile,
+    Trace,
+)
+from services.errors import (
+    CorruptPayload,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidInput,
+    ModelMismatch,
+    ModelNotReady,
+    NotImplementedHere,
+    OfframpError,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    UpstreamUnavailable,
+)
+from services.pb.offramp.v1 import tier_pb2 as pb
+
+ERROR_DOMAIN = "offramp"
+RETRY_PUSHBACK_MS = "50"
+
+CODEC_TO_PB: dict[str, Any] = {name: pb.Codec.Value("CODEC_" + name.upper().replace("+", "_")) for name in codec.CODECS}
+CODEC_FROM_PB: dict[int, str] = {number: name for name, number in CODEC_TO_PB.items()}
+"""Built at import, so that a codec the protocol does not know stops the process, not a request."""
+
+_STATUS: dict[type[OfframpError], grpc.StatusCode] = {
+    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    CorruptPayload: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownModel: grpc.StatusCode.NOT_FOUND,
+    ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotImplementedHere: grpc.StatusCode.UNIMPLEMENTED,
+    QueueFull: grpc.StatusCode.UNAVAILABLE,
+    Draining: grpc.StatusCode.UNAVAILABLE,
+    ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    UpstreamUnavailable: grpc.StatusCode.UNAVAILABLE,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+_BY_REASON = {kind.reason: kind for kind in _STATUS}
+_BY_STATUS: dict[grpc.StatusCode, type[OfframpError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.NOT_FOUND: UnknownModel,
+    grpc.StatusCode.FAILED_PRECONDITION: ModelMismatch,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
+    grpc.StatusCode.UNIMPLEMENTED: NotImplementedHere,
+    grpc.StatusCode.UNAVAILABLE: UpstreamUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """(code, message, trailing metadata) that tell a client about `error`, with an ErrorInfo."""
+    code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error), details=[info])
+    metadata: tuple[tuple[str, str | bytes], ...] = ((_DETAILS_KEY, status.SerializeToString()),)
+    if isinstance(error, QueueFull):
+        metadata += (("grpc-retry-pushback-ms", RETRY_PUSHBACK_MS),)
+    return code, str(error), metadata
+
+
+def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str | bytes]) -> OfframpError:
+    """The domain error behind a failed call: by its ErrorInfo where there is one, else by its code."""
+    kind = _BY_REASON.get(_reason(metadata.get(_DETAILS_KEY)), _BY_STATUS.get(code, InternalError))
+    return kind(message)
+
+
+def _reason(details: str | bytes | None) -> str:
+    try:
+        status = status_pb2.Status.FromString(details) if isinstance(details, bytes) else status_pb2.Status()
+    except Exception:  # a foreign peer may put anything here; the code still tells
+        return ""
+    info = error_details_pb2.ErrorInfo()
+    found = any(detail.Unpack(info) for detail in status.details)
+    return info.reason if found and info.domain == ERROR_DOMAIN else ""
+
+
+def plan_to_pb(plan: Plan) -> pb.Plan:
+    stages = [
+        pb.Stage(
+            tier=tier_to_pb(stage.tier),
+            start=stage.segment.start,
+            end=stage.segment.end,
+            codec=CODEC_TO_PB[stage.codec] if stage.tier is not Tier.DEVICE else pb.CODEC_UNSPECIFIED,
+        )
+        for stage in plan.stages
+    ]
+    return pb.Plan(stages=stages, expected_seconds=plan.expected_seconds)
+
+
+def plan_from_pb(message: pb.Plan) -> Plan:
+    """Raises InvalidInput for an unknown tier or codec, or more stages than there are tiers."""
+    if len(message.stages) > len(Tier):
+        raise InvalidInput(f"the plan has {len(message.stages)} stages, there are {len(Tier)} tiers")
+    stages = tuple(
+        Stage(
+            tier_from_pb(stage.tier),
+            Segment(stage.start, stage.end),
+            codec_from_pb(stage.codec) if stage.codec else "fp32",
+        )
+        for stage in message.stages
+    )
+    return Plan(stages, message.expected_seconds if message.HasField("expected_seconds") else None)
+
+
+def codec_from_pb(number: int) -> str:
+    try:
+        return CODEC_FROM_PB[number]
+    except KeyError:
+        raise InvalidInput(f"unknown codec {number}; known: {', '.join(CODEC_TO_PB)}") from None
+
+
+def tier_to_pb(tier: Tier) -> Any:
+    return pb.TierName.Value(f"TIER_NAME_{tier.name}")
+
+
+def tier_from_pb(number: int) -> Tier:
+    try:
+        return Tier(number - 1)
+    except ValueError:
+        raise InvalidInput(f"unknown tier {number}") from None
+
+
+def payload_to_pb(payload: Payload) -> pb.Activation:
+    return pb.Activation(
+        shape=payload.shape,
+        dtype=pb.DATA_TYPE_FP32,
+        codec=CODEC_TO_PB[payload.codec],
+        parameters=payload.parameters,
+        crc32c=payload.crc32c,
+        payload=bytes(payload.data),
+    )
+
+
+def payload_from_pb(message: pb.Activation) -> Payload:
+    """Raises InvalidInput for a dtype other than FP32 or an unknown codec. Sizes are the codec's to check."""
+    if message.dtype != pb.DATA_TYPE_FP32:
+        raise InvalidInput("the activation's dtype must be FP32")
+    name = codec_from_pb(message.codec)
+    return Payload(tuple(message.shape), name, message.payload, message.parameters, message.crc32c)
+
+
+def response_to_pb(response: Response) -> pb.InferReply:
+    return pb.InferReply(
+        predictions=_predictions_to_pb(response.predictions),
+        trace=[_hop_to_pb(hop) for hop in response.trace.hops],
+        profiles=[profile_to_pb(profile) for profile in response.profiles],
+        links=[_link_to_pb(link) for link in response.links],
+    )
+
+
+def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Response:
+    """A reply for `count` samples. Raises InternalError where the far side's answer cannot be one."""
+    try:
+        return Response(
+            _predictions_from_pb(message.predictions, count, classes),
+            Trace(tuple(_hop_from_pb(hop) for hop in message.trace)),
+            tuple(profile_from_pb(profile) for profile in message.profiles),
+            tuple(_link_from_pb(link) for link in message.links),
+        )
+    except (ValueError, InvalidInput) as error:
+        raise InternalError(f"the next tier's answer makes no sense: {error}") from None
+
+
+def _predictions_to_pb(answers: Predictions) -> pb.Predictions:
+    return pb.Predictions(
+        classes=answers.scores.shape[1],
+        scores=answers.scores.astype("<f4", copy=False).tobytes(),
+        confidences=answers.confidences.astype("<f4", copy=False).tobytes(),
+        exits=answers.exits.tolist(),
+        tiers=(answers.tiers + 1).tolist(),
+        reasons=answers.reasons.tolist(),
+    )
+
+
+def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> Predictions:
+    if message.classes != classes:
+        raise ValueError(f"{message.classes} classes instead of {classes}")
+    for rows in (message.exits, message.tiers, message.reasons):
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} answers instead of {count}")
+    scores = np.frombuffer(message.scores, "<f4").reshape(count, classes)
+    if not np.isfinite(scores).all():
+        raise ValueError("scores that are not finite")
+    return Predictions(
+        scores,
+        np.frombuffer(message.confidences, "<f4").reshape(count),
+        np.fromiter(message.exits, np.int32, count),
+        np.fromiter((tier_from_pb(tier) for tier in message.tiers), np.int32, count),
+        np.fromiter((DegradedReason(reason) for reason in message.reasons), np.int32, count),
+    )
+
+
+_HOP_SECONDS = ("queue_seconds", "decode_seconds", "compute_seconds", "encode_seconds", "network_seconds")
+
+
+def _hop_to_pb(hop: HopTrace) -> pb.HopTrace:
+    times = {name: getattr(hop, name) for name in _HOP_SECONDS}
+    return pb.HopTrace(tier=tier_to_pb(hop.tier), bytes_up=hop.bytes_up, bytes_down=hop.bytes_down, **times)
+
+
+def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
+    times = {name: getattr(message, name) for name in _HOP_SECONDS}
+    return HopTrace(tier_from_pb(message.tier), bytes_up=message.bytes_up, bytes_down=message.bytes_down, **times)
+
+
+def profile_to_pb(profile: TierProfile) -> pb.TierProfile:
+    segments = [
+        pb.SegmentTime(start=t.segment.start, end=t.segment.end, batch_size=t.batch_size, seconds=t.seconds)
+        for t in profile.segments
+    ]
+    return pb.TierProfile(tier=tier_to_pb(profile.tier), queue_seconds=profile.queue_seconds, segments=segments)
+
+
+def profile_from_pb(message: pb.TierProfile) -> TierProfile:
+    segments = tuple(SegmentTime(Segment(t.start, t.end), t.batch_size, t.seconds) for t in message.segments)
+    return TierProfile(tier_from_pb(message.tier), message.queue_seconds, segments)
+
+
+_LINK_FIELDS = ("rtt_seconds", "up_bytes_per_second", "spread", "age_seconds")
+
+
+def _link_to_pb(link: LinkEstimate) -> pb.LinkEstimate:
+    known = {name: value for name in _LINK_FIELDS if (value := getattr(link, name)) is not None}
+    return pb.LinkEstimate(source=tier_to_pb(link.source), **known)
+
+
+def _link_from_pb(message: pb.LinkEstimate) -> LinkEstimate:
+    known = {name: getattr(message, name) for name in _LINK_FIELDS if message.HasField(name)}
+    return LinkEstimate(tier_from_pb(message.source), **known)
