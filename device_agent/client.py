@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,11 @@ DEFAULT_TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one sample; `trace` is that of its whole request, and None unless asked for."""
+    """The answer for one sample.
+
+    `trace`, None unless asked for, is that of its whole request: `seconds`, `hops` (client first; each with
+    its stages in seconds, and bytes) and `links`, the tiers' estimates.
+    """
 
     label: int
     scores: npt.NDArray[np.float32]
@@ -83,14 +88,21 @@ class AsyncClient:
 
         Raises the OfframpError that the server reported.
         """
+        started = time.monotonic()
         datatype = "UINT8" if samples.dtype == np.uint8 else "FP32"
         request = messages.ModelInferRequest(model_name=model, id=request_id)
         request.inputs.add(name=input_name, datatype=datatype, shape=samples.shape)
         request.raw_input_contents.append(samples.astype("u1" if datatype == "UINT8" else "<f4").tobytes())
         if trace:
             request.parameters["trace"].bool_param = True
+        built = time.monotonic()
         reply = await self._call("ModelInfer", request, messages.ModelInferResponse, timeout_seconds)
-        return _predictions(reply)
+        answered = time.monotonic()
+        seen = _trace(reply, built - started, answered - built, request.ByteSize()) if trace else None
+        predictions = _predictions(reply, seen)
+        if seen is not None:
+            _decoded(seen, time.monotonic() - answered)
+        return predictions
 
     async def _call(self, method: str, request: Any, reply_type: Any, timeout_seconds: float | None = None) -> Any:
         call = self._channel.unary_unary(
@@ -102,14 +114,34 @@ class AsyncClient:
             raise error_of(error) from None
 
 
-def _predictions(reply: Any) -> list[Prediction]:
+def _trace(reply: Any, encode_seconds: float, call_seconds: float, bytes_up: int) -> dict[str, Any]:
+    """The server's trace with the caller's own hop in front: the call, less what the tiers account for."""
+    trace: dict[str, Any] = json.loads(reply.parameters["trace"].string_param)
+    own = {
+        "tier": "client",
+        "queue_seconds": 0.0,
+        "decode_seconds": 0.0,
+        "compute_seconds": 0.0,
+        "encode_seconds": encode_seconds,
+        "network_seconds": call_seconds - trace["seconds"],
+        "bytes_up": bytes_up,
+        "bytes_down": reply.ByteSize(),
+    }
+    return trace | {"seconds": encode_seconds + call_seconds, "hops": [own, *trace["hops"]]}
+
+
+def _decoded(trace: dict[str, Any], seconds: float) -> None:
+    trace["hops"][0]["decode_seconds"] = seconds
+    trace["seconds"] += seconds
+
+
+def _predictions(reply: Any, trace: dict[str, Any] | None) -> list[Prediction]:
     kinds = {"FP32": "<f4", "INT64": "<i8", "BOOL": "?"}
     arrays = {
         output.name: np.frombuffer(raw, kinds[output.datatype]).reshape(tuple(output.shape))
         for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
     }
-    parameters = reply.parameters
-    trace = json.loads(parameters["trace"].string_param) if "trace" in parameters else None
+    reason, plan = reply.parameters["degraded_reason"].string_param, reply.parameters["plan"].string_param
     return [
         Prediction(
             label=int(arrays["label"][row]),
@@ -118,8 +150,8 @@ def _predictions(reply: Any) -> list[Prediction]:
             exit_index=int(arrays["exit_index"][row]),
             tier=Tier(int(arrays["tier_index"][row])),
             degraded=bool(arrays["degraded"][row]),
-            degraded_reason=parameters["degraded_reason"].string_param,
-            plan=parameters["plan"].string_param,
+            degraded_reason=reason,
+            plan=plan,
             request_id=reply.id,
             trace=trace,
         )

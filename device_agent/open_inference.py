@@ -88,7 +88,8 @@ class OpenInference:
         )
 
     async def model_metadata(self, request: Any, context: Context) -> Any:
-        self._known(request.name, request.version)
+        """An empty name asks for the one model there is, so that a client can find out what is served."""
+        self._known(request.name or self._manifest.name, request.version)
         manifest, rows = self._manifest, {"scores": [-1, len(self._manifest.labels)], "exit_confidence": [-1, 1]}
         tensor = messages.ModelMetadataResponse.TensorMetadata
         inputs = [tensor(name=manifest.input.name, datatype="FP32", shape=[-1, *manifest.input.shape])]

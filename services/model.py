@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -49,7 +50,7 @@ class Model:
         """`segment` cut after each of its exits, so that a confident sample stops there."""
         inside = [at for at in sorted(self._exits) if segment.start < at < segment.end]
         edges = [segment.start, *inside, segment.end]
-        return [Segment(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+        return [Segment(a, b) for a, b in pairwise(edges) if a < b]
 
     def check(self, split_point: int, shape: tuple[int, ...]) -> None:
         """Raises InvalidInput unless `shape`, [N, …], is what crosses `split_point`."""

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
@@ -122,8 +123,8 @@ def read(kind: type[S], arguments: list[str] | None = None) -> S:
 
 
 def _refuse_unknown(kind: type[TierSettings]) -> None:
-    """A misspelt variable would otherwise silently do nothing."""
+    """A misspelt variable, in the environment or in `.env`, would otherwise silently do nothing."""
     known = {PREFIX + name.upper() for name in kind.model_fields}
-    for name in sorted(os.environ):
+    for name in sorted({*os.environ, *dotenv_values(".env")}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")

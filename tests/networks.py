@@ -47,14 +47,20 @@ def three_exit_graph(seed: int = 0, classes: int = CLASSES) -> onnx.ModelProto:
     then("Flatten", ["h3"], "exit_2")
     outputs = [helper.make_tensor_value_info(f"exit_{i}", TensorProto.FLOAT, ["n", classes]) for i in range(3)]
     graph = helper.make_graph(
-        nodes, "three_exits", [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SHAPE])], outputs, weights
+        nodes,
+        "three_exits",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SHAPE])],
+        outputs,
+        weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
 
 
-def write_bundle(path: Path, seed: int = 0, thresholds: tuple[float, ...] = (0.6, 0.5, 0.0), name: str = "tiny") -> Path:
+def write_bundle(
+    path: Path, seed: int = 0, thresholds: tuple[float, ...] = (0.6, 0.5, 0.0), name: str = "tiny"
+) -> Path:
     """A bundle of `three_exit_graph(seed)` with 40 random labelled samples."""
     path.mkdir(parents=True, exist_ok=True)
     graph = three_exit_graph(seed).SerializeToString()

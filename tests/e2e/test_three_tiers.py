@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import time
+
 import numpy as np
 
 from device_agent.client import AsyncClient
 from services import bundle
 from services.domain import Tier
 from tests.tiers import device, three_tiers, upper
+
+STAGES = ("queue", "decode", "compute", "encode", "network")
 
 
 def _images(path: Path) -> np.ndarray:
@@ -35,13 +39,16 @@ async def test_a_batch_gets_exactly_the_answers_of_single_requests(tiny: Path) -
 
 
 async def test_the_trace_adds_up_to_the_time_the_caller_waited(tiny: Path) -> None:
+    images = _images(tiny)
     async with three_tiers(tiny) as tiers, AsyncClient(tiers.device.address) as client:
-        answers = await client.infer("tiny", _images(tiny), trace=True)
-    trace = answers[0].trace
-    assert trace is not None
-    assert [hop["tier"] for hop in trace["hops"]] == ["device", "edge", "cloud"]
-    parts = ("queue", "decode", "compute", "encode", "network")
-    assert sum(hop[f"{part}_seconds"] for hop in trace["hops"] for part in parts) == trace["seconds"]
+        await client.infer("tiny", images)
+        started = time.perf_counter()
+        traces = [(await client.infer("tiny", images, trace=True))[0].trace for _ in range(20)]
+        waited = time.perf_counter() - started
+    assert all([hop["tier"] for hop in t["hops"]] == ["client", "device", "edge", "cloud"] for t in traces if t)
+    stages = [hop[f"{stage}_seconds"] for t in traces if t for hop in t["hops"] for stage in STAGES]
+    assert min(stages) >= 0
+    assert 0.95 * waited <= sum(stages) <= waited
 
 
 async def test_without_an_edge_the_device_answers_itself_and_says_so(tiny: Path) -> None:

@@ -1,0 +1,60 @@
+# Offramp: `make run` shows it working, `make test` tests it. Everything lives in .venv and out/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test lint proto bench up down docs clean
+
+ARGS ?=
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.installed-run ## Three tiers and two links on this machine, real inputs, a table and two pictures
+	@$(BIN)/offramp run $(ARGS)
+
+test: .venv/.installed-dev ## All tests; what needs Docker or data sets is skipped where they are absent
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev ## Style, types, import contracts, and stubs that match their sources
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python deploy/stubs.py --check
+
+proto: .venv/.installed-dev ## Generate services/pb from proto/
+	@$(BIN)/python deploy/stubs.py
+
+bench: .venv/.installed-dev ## Benchmarks: links (asked against got) and the hop (against a bare echo), into out/bench
+	@mkdir -p out/bench
+	@$(BIN)/python -m benchmarks.links --json out/bench/links.json
+	@$(BIN)/python -m benchmarks.hop --json out/bench/hop.json
+
+up: ## The testbed in containers: http://127.0.0.1:8001 is the public door (gRPC)
+	@docker compose up -d --build --wait
+
+down: ## Stop and remove the containers
+	@docker compose down
+
+docs: .venv/.installed-dev ## Generate the reference pages under docs/ from the code
+	@$(BIN)/python docs/generate.py
+
+clean: ## Remove what was built or written here, the virtual environment included
+	rm -rf .venv out build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Offramp needs Python 3.11 or newer; none was found"; exit 2; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "this Python has no venv; on Debian or Ubuntu: apt install python3-venv"; exit 2; }
+
+.venv/.installed-run: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing into .venv …"
+	@$(PIP) -e '.[testbed]'
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing into .venv, with torch and the tools for tests …"
+	@$(PIP) -e '.[testbed,train,dev]'
+	@touch $@ .venv/.installed-run

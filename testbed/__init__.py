@@ -1,0 +1,1 @@
+"""The testbed: everything around the tiers (links, traces, load, local runs, reports)."""

@@ -1,0 +1,123 @@
+"""`offramp infer`: files to a running device agent, and its answers as a person reads them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from rich.console import Group
+from rich.table import Table
+
+from device_agent.client import AsyncClient, ModelInfo, Prediction
+from services.errors import InvalidInput, Unavailable
+
+_IMAGES = (".png", ".jpg", ".jpeg")
+_STAGES = ("queue", "decode", "compute", "encode", "network")
+_COLOURS = {"queue": "red", "decode": "cyan", "compute": "green", "encode": "blue", "network": "yellow"}
+_WIDTH = 48
+_MAX_PIXELS = 50_000_000
+
+Asked = tuple[Path, Prediction]
+
+
+async def ask(target: str, model: str, files: list[Path], timeout_seconds: float) -> list[Asked]:
+    """One request per file. Raises InvalidInput for a file that cannot be read or does not fit the model."""
+    for file in files:
+        if not file.is_file():
+            raise InvalidInput(f"{file}: no such file")
+    found: list[Asked] = []
+    async with AsyncClient(target, timeout_seconds) as client:
+        try:
+            info = await client.model(model)
+        except Unavailable:
+            raise Unavailable(f"no device agent answers at {target}; 'offramp up' starts one") from None
+        for file in files:
+            samples, name = read(file, info)
+            answers = await client.infer(info.name, samples, name, request_id=file.name[:100], trace=True)
+            found += [(file, answer) for answer in answers]
+    return found
+
+
+def read(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
+    """The samples in `file`, and the name of the input they fit: uint8 [N, H, W, C] or float32 [N, …]."""
+    if file.suffix.lower() in _IMAGES:
+        if info.image_shape is None:
+            raise InvalidInput(f"{file}: model {info.name!r} does not take images; give a .npy of its input")
+        return _image(file, info.image_shape), "image"
+    if file.suffix.lower() == ".npy":
+        return _array(file, info)
+    raise InvalidInput(f"{file}: give .png, .jpg or .npy")
+
+
+def _image(file: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    height, width, channels = shape
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise InvalidInput(f"{file}: more than {_MAX_PIXELS:,} pixels")
+            fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not an image that can be read'}") from None
+    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
+
+
+def _array(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not a .npy array of numbers'}") from None
+    if array.dtype == np.uint8 and info.image_shape is not None:
+        fits, name = info.image_shape, "image"
+        if array.shape in (fits[:2], (1, *fits[:2])) and fits[2] == 1:
+            array = array.reshape(1, *fits)
+    else:
+        array, fits, name = array.astype(np.float32), info.input_shape, info.input_name
+    array = array[None] if array.shape == fits else array
+    if array.shape[1:] != fits:
+        raise InvalidInput(f"{file}: shape {list(array.shape)} does not fit {name!r}, [N, {', '.join(map(str, fits))}]")
+    return array, name
+
+
+def as_json(file: Path, answer: Prediction) -> dict[str, Any]:
+    """One answer as JSON values."""
+    return {
+        "file": str(file),
+        **asdict(answer),
+        "scores": [round(float(score), 6) for score in answer.scores],
+        "tier": answer.tier.label,
+    }
+
+
+def shown(file: Path, answer: Prediction) -> Group:
+    """The answer in a line, then its waterfall."""
+    mark = f"  [red]degraded: {answer.degraded_reason}[/]" if answer.degraded else ""
+    line = (
+        f"[bold]{file.name}[/]  label [bold]{answer.label}[/]  confidence {answer.confidence:.4f}  "
+        f"tier [bold]{answer.tier.label}[/]  exit {answer.exit_index}{mark}"
+    )
+    return Group(line, waterfall(answer.trace) if answer.trace else "", "")
+
+
+def waterfall(trace: dict[str, Any]) -> Table:
+    """Where the time went: one bar per stage that took any, in order, each starting where the last ended."""
+    table = Table("tier", "stage", "ms", "", "bytes up", box=None, pad_edge=False)
+    total, at = trace["seconds"] or 1.0, 0.0
+    for hop in trace["hops"]:
+        for stage in _STAGES:
+            seconds = hop[f"{stage}_seconds"]
+            if seconds > 0.0005 * total:
+                bytes_up = f"{hop['bytes_up']:,}" if stage == "network" else ""
+                table.add_row(hop["tier"], stage, f"{1000 * seconds:.2f}", _bar(at, seconds, total, stage), bytes_up)
+            at += seconds
+    table.add_row("", "all", f"{1000 * total:.2f}", "", "")
+    return table
+
+
+def _bar(at: float, seconds: float, total: float, stage: str) -> str:
+    start = min(round(_WIDTH * at / total), _WIDTH - 1)
+    length = max(round(_WIDTH * seconds / total), 1)
+    return " " * start + f"[{_COLOURS[stage]}]{'█' * min(length, _WIDTH - start)}[/]"

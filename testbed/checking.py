@@ -1,0 +1,17 @@
+"""Health checks: what `offramp health`, container health checks and scripts ask a tier."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+def status(address: str, service: str, timeout_seconds: float) -> str:
+    """SERVING, NOT_SERVING, or why there is no answer."""
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: no health answer from {address}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))

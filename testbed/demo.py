@@ -1,0 +1,159 @@
+"""`make run`: the whole testbed, real inputs through the public door, a live table, a summary and two pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from device_agent.client import AsyncClient
+from services import bundle
+from services.bundle import Bundle
+from services.domain import Tier
+from services.errors import OfframpError
+from services.model import Model
+from services.server import stop_signal
+from testbed import figures, load, local, report
+from testbed.load import Outcome
+from testbed.local import Testbed, TestbedSettings
+from training import evaluate
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The live table: how far, how right, and where from."""
+
+    total: int
+    bar: Progress = field(
+        default_factory=lambda: Progress(
+            TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        )
+    )
+    seconds: dict[Tier, list[float]] = field(default_factory=lambda: {tier: [] for tier in Tier})
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.bar.add_task("requests", total=self.total)
+
+    def add(self, outcome: Outcome) -> None:
+        self.bar.advance(self.bar.task_ids[0])
+        self.counts["right" if outcome.right else "wrong"] += 1
+        if outcome.prediction is None:
+            self.counts["failed"] += 1
+        else:
+            self.seconds[outcome.prediction.tier].append(outcome.seconds)
+
+    def __rich__(self) -> Group:
+        table = Table("answered at", "answers", "p50 ms", box=None)
+        for tier, seconds in self.seconds.items():
+            p50 = f"{1000 * float(np.median(seconds)):.1f}" if seconds else "–"
+            table.add_row(tier.label, str(len(seconds)), p50)
+        done = self.counts["right"] + self.counts["wrong"]
+        accuracy = f"{self.counts['right'] / done:.2%}" if done else "–"
+        return Group(self.bar, table, f"accuracy {accuracy}   failed {self.counts['failed']}")
+
+
+async def demonstrate(settings: TestbedSettings, out: Path, in_flight: int, console: Console) -> dict[str, Any]:
+    """Runs everything once and writes `summary.json`, `exits.png` and `journey.png` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    loaded = bundle.load(settings.bundle)
+    images, labels = bundle.load_samples(loaded)
+    async with local.running(settings) as testbed:
+        _show_addresses(testbed, console)
+        outcomes = await _submit(
+            testbed, loaded.manifest.name, _with_channels(images), labels, settings, in_flight, console
+        )
+    return await asyncio.to_thread(_write, loaded, images, labels, outcomes, settings, out)
+
+
+async def serve(settings: TestbedSettings, console: Console) -> None:
+    """Keeps the testbed up until Ctrl-C, then drains it from the device up."""
+    stop = stop_signal()
+    async with local.running(settings) as testbed:
+        _show_addresses(testbed, console)
+        console.print("Ctrl-C drains it. Try: offramp infer IMAGE --target " + testbed.device.address)
+        while not stop.is_set():
+            testbed.check()
+            try:
+                await asyncio.wait_for(stop.wait(), 0.5)
+            except TimeoutError:
+                continue
+        console.print("draining …")
+
+
+async def _submit(
+    testbed: Testbed,
+    model: str,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    settings: TestbedSettings,
+    in_flight: int,
+    console: Console,
+) -> list[Outcome]:
+    progress = _Progress(len(images))
+    async with AsyncClient(testbed.device.address) as client:
+        with Live(progress, console=console, refresh_per_second=8):
+            outcomes = await load.submit(client, model, images, labels, settings.seed, in_flight, progress.add)
+    testbed.check()
+    return outcomes
+
+
+def _write(
+    loaded: Bundle,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    outcomes: list[Outcome],
+    settings: TestbedSettings,
+    out: Path,
+) -> dict[str, Any]:
+    """Compares with the whole network in this process, and writes the results."""
+    model = Model(loaded)
+    inputs = evaluate.preprocess(images, loaded.manifest)
+    logits = evaluate.exit_logits(model, inputs)
+    right = logits.argmax(axis=2) == labels
+    summary = report.summarise(outcomes, float(right[-1].mean()), images[0].nbytes, settings)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    manifest = loaded.manifest
+    figures.exits_figure(
+        evaluate.confidences(manifest, logits),
+        right,
+        [spec.threshold for spec in manifest.exits],
+        f"{manifest.name}: early exits on {len(labels)} held-out inputs",
+        out / "exits.png",
+    )
+    hard = _hardest(outcomes)
+    cuts = [(spec.split_point, "int8+zstd") for spec in manifest.exits[:-1]]
+    title = f"sample {hard.sample}, answered at the {hard.prediction.tier.label if hard.prediction else '–'}"
+    figures.journey_figure(
+        model, inputs[hard.sample : hard.sample + 1], images[hard.sample], cuts, title, out / "journey.png"
+    )
+    return summary
+
+
+def _hardest(outcomes: list[Outcome]) -> Outcome:
+    """The sample that travelled furthest, and of those the one least sure."""
+    answered = [o for o in outcomes if o.prediction]
+    if not answered:
+        raise OfframpError("no request was answered; see the logs of the tiers")
+    return max(answered, key=lambda o: (o.prediction.tier, -o.prediction.confidence) if o.prediction else (-1, 0))
+
+
+def _with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _show_addresses(testbed: Testbed, console: Console) -> None:
+    table = Table("part", "address", "process", title="Running", title_justify="left")
+    for part in testbed.parts:
+        table.add_row(part.name, part.address, str(part.process.pid))
+    console.print(table)

@@ -1,0 +1,108 @@
+"""The two pictures of a run: what the threshold trades, and what one hard sample looks like on its way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from services import codec, exits
+from services.domain import FloatArray, Segment
+from services.model import Model
+
+_COLOURS = ("#2a9d8f", "#e9c46a", "#e76f51")
+_INK, _GREY = "#264653", "#8d99a6"
+_NAMES = ("device", "edge", "cloud")
+_THRESHOLDS = np.concatenate([np.linspace(0, 0.9, 46), 1 - np.geomspace(0.1, 1e-5, 60)])
+
+
+def exits_figure(
+    confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: list[float], title: str, path: Path
+) -> None:
+    """Accuracy against one confidence threshold for all exits, over the share each exit answers.
+
+    `confidences`: one float32 [N] per exit; `right`: bool [exits, N]; `shipped`: the bundle's own thresholds.
+    """
+    answered = np.stack([_answering(confidences, threshold) for threshold in _THRESHOLDS])
+    accuracy = [right[exit_of, np.arange(len(exit_of))].mean() for exit_of in answered]
+    shares = [[(exit_of == e).mean() for exit_of in answered] for e in range(len(right))]
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    x = np.arange(len(_THRESHOLDS))
+    top.plot(x, 100 * np.array(accuracy), color=_INK, linewidth=2, label="with exits")
+    top.axhline(100 * right[-1].mean(), color=_GREY, linestyle="--", label="whole network, no exits")
+    bottom.stackplot(x, 100 * np.array(shares), labels=_names(len(right)), colors=_COLOURS[: len(right)])
+    _mark_shipped(top, shipped)
+    top.set(ylabel="accuracy, %", title=title)
+    ticks = [np.abs(_THRESHOLDS - t).argmin() for t in (0, 0.3, 0.6, 0.9, 0.99, 0.999, 0.9999)]
+    bottom.set(
+        ylabel="answered at, %", xlabel="confidence threshold of every exit (log scale above 0.9)", ylim=(0, 100)
+    )
+    bottom.set_xticks(ticks, ["0", "0.3", "0.6", "0.9", "0.99", "0.999", "0.9999"])
+    top.legend(loc="lower right", frameon=False)
+    bottom.legend(loc="lower left", framealpha=0.9)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0)
+    figure.savefig(path, dpi=150)
+
+
+def journey_figure(
+    model: Model, sample: FloatArray, image: npt.NDArray[np.uint8], cuts: list[tuple[int, str]], title: str, path: Path
+) -> None:
+    """One sample, float32 [1, …], as pixels: the input, then the activation at each of `cuts` (split point, codec)."""
+    panels: list[tuple[npt.NDArray[Any], str]] = [(image.squeeze(), f"input\n{image.nbytes:,} bytes, uint8 pixels")]
+    activation, at = sample, 0
+    for name, (split_point, codec_name) in zip(_NAMES, cuts, strict=False):
+        for piece in model.pieces(Segment(at, split_point)):
+            activation, _ = model.run(piece, activation)
+        sent = codec.get(codec_name).encode(activation).nbytes
+        shape = "×".join(map(str, activation.shape[1:]))
+        panels.append((_tiled(activation[0]), f"leaves the {name}: {shape}\n{sent:,} bytes, {codec_name}"))
+        at = split_point
+    figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
+    for axes, (pixels, caption) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axes.imshow(pixels, cmap="viridis" if pixels.dtype != np.uint8 else "gray", interpolation="nearest")
+        axes.set_title(caption, fontsize=11)
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(title, fontsize=13)
+    figure.savefig(path, dpi=150)
+
+
+def _answering(confidences: list[FloatArray], threshold: float) -> npt.NDArray[np.int64]:
+    """The first exit that is sure enough for each sample; the last one where none is."""
+    chosen = np.full(len(confidences[0]), len(confidences) - 1)
+    for index in reversed(range(len(confidences) - 1)):
+        chosen[exits.leaves(confidences[index], threshold)] = index
+    return chosen
+
+
+def _mark_shipped(axes: Axes, shipped: list[float]) -> None:
+    for index, threshold in enumerate(shipped[:-1]):
+        at = np.interp(threshold, _THRESHOLDS, np.arange(len(_THRESHOLDS)))
+        label = f"shipped {_NAMES[index]} threshold, {threshold:.4g}"
+        axes.axvline(float(at), color=_COLOURS[index], linestyle=":", linewidth=2, label=label)
+
+
+def _names(count: int) -> list[str]:
+    return [*_NAMES[: count - 1], _NAMES[min(count, len(_NAMES)) - 1]]
+
+
+def _tiled(activation: FloatArray) -> FloatArray:
+    """Channels [C, H, W] side by side in a near-square grid, each on its own range, with gaps; else one row."""
+    if activation.ndim != 3:
+        return activation.reshape(1, -1)
+    channels, height, width = activation.shape
+    columns = math.ceil(math.sqrt(channels))
+    rows = math.ceil(channels / columns)
+    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, np.float32)
+    for index, plane in enumerate(activation):
+        y, x = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        spread = float(np.ptp(plane))
+        grid[y : y + height, x : x + width] = (plane - plane.min()) / spread if spread else 0
+    return grid

@@ -1,0 +1,107 @@
+"""`offramp train`, `calibrate` and `eval`: the commands in front of the training package."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from services import bundle, codec
+from services.bundle import Bundle
+from services.errors import InvalidInput, SettingsError
+from services.model import Model
+from training import datasets
+from training import evaluate as evaluation
+from training.datasets import Split
+
+
+def train(
+    name: str, out: Path, data: Path | None, epochs: int | None, seed: int, resume: bool, console: Console
+) -> None:
+    """Trains, calibrates and writes a bundle. Raises SettingsError where torch is not installed."""
+    try:
+        from training.train import TrainConfig
+        from training.train import train as run
+    except ImportError as error:
+        raise SettingsError(f"training needs {error.name}; install it with: pip install 'offramp[train]'") from None
+    run(TrainConfig(name, out, data, epochs, seed, resume), console)
+    console.print(shown(evaluate(out, data, "int8+zstd")))
+    console.print(f"wrote {out}; its card is {out / 'README.md'}")
+
+
+def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float | None, console: Console) -> None:
+    """Calibrates the bundle at `path` anew on its data set's calibration split, and rewrites its card."""
+    from training import calibrate as calibration
+    from training import card
+
+    name = _dataset_of(bundle.load(path))
+    asked = {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
+    contract = dataclasses.replace(calibration.CONTRACTS[name], **asked)
+    dataset = datasets.load(name, data)
+    manifest = calibration.calibrate_bundle(path, dataset.calibration, contract)
+    card.write_card(path, dataset)
+    table = Table("exit", "temperature", "threshold", title=f"{name}: new thresholds", title_justify="left")
+    for spec in manifest.exits:
+        table.add_row(spec.name, f"{spec.temperature:.4g}", f"{spec.threshold:.6g}")
+    console.print(table)
+
+
+def evaluate(path: Path, data: Path | None, codec_name: str) -> dict[str, Any]:
+    """What the bundle makes of the test split, as JSON values. `answered_at` counts samples by exit."""
+    codec.get(codec_name)
+    loaded = bundle.load(path)
+    split = _test_split(loaded, data)
+    found = evaluation.evaluate(Model(loaded), split, codec_name)
+    exits = loaded.manifest.exits
+    hops = [f"{a.name}_{b.name}" for a, b in itertools.pairwise(exits)]
+    return {
+        "bundle": str(path),
+        "samples": found.samples,
+        "full_accuracy": found.full_accuracy,
+        "accuracy": found.accuracy,
+        "exit_accuracies": {spec.name: value for spec, value in zip(exits, found.exit_accuracies, strict=True)},
+        "answered_at": {spec.name: count for spec, count in zip(exits, found.answered, strict=True)},
+        "thresholds": {spec.name: spec.threshold for spec in exits},
+        "codec": codec_name,
+        "bytes_per_hop": dict(zip(hops, found.bytes_per_hop, strict=True)),
+        "raw_input_bytes": int(split.images.nbytes),
+    }
+
+
+def shown(found: dict[str, Any]) -> Table:
+    """The evaluation as a table: one row per exit."""
+    title = (
+        f"{found['bundle']}: {found['samples']:,} samples, {found['accuracy']:.2%} with exits, "
+        f"{found['full_accuracy']:.2%} whole network"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("exit", "threshold", "answered here", "share", "accuracy if all left here"):
+        table.add_column(column, justify="left" if column == "exit" else "right")
+    for name, count in found["answered_at"].items():
+        table.add_row(
+            name,
+            f"{found['thresholds'][name]:.6g}",
+            f"{count:,}",
+            f"{count / found['samples']:.2%}",
+            f"{found['exit_accuracies'][name]:.2%}",
+        )
+    sent = ", ".join(f"{hop.replace('_', '–')} {size:,}" for hop, size in found["bytes_per_hop"].items())
+    table.caption = f"bytes sent, {found['codec']}: {sent}; raw inputs {found['raw_input_bytes']:,}"
+    return table
+
+
+def _test_split(loaded: Bundle, data: Path | None) -> Split:
+    if data is None and loaded.manifest.samples is not None:
+        return Split(*bundle.load_samples(loaded))
+    return datasets.load_test(_dataset_of(loaded), data)
+
+
+def _dataset_of(loaded: Bundle) -> str:
+    name = loaded.manifest.name
+    if name not in datasets.NAMES:
+        raise InvalidInput(f"{loaded.path}: there is no loader for its data set; known: {', '.join(datasets.NAMES)}")
+    return name

@@ -1,0 +1,191 @@
+"""The testbed on one machine: three tiers and two links, each a process of its own.
+
+client ─► device agent ─► link 20 Mbit/s, 10 ms ─► edge node ─► link 50 Mbit/s, 40 ms ─► cloud node
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.errors import OfframpError, SettingsError
+from testbed.traces import parse_duration, parse_rate
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 35.0
+_LOG_TAIL = 5
+
+
+class TestbedError(OfframpError):
+    """A part of the testbed that did not start, or went away."""
+
+    __test__ = False  # not a test, whatever its name suggests to a collector
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAsked:
+    """An emulated link as asked for, in the spelling of the command line: '20mbit', '10ms' round trip."""
+
+    rate: str
+    rtt: str
+
+    @classmethod
+    def parse(cls, text: str) -> LinkAsked:
+        """'20mbit,10ms' as a link. Raises SettingsError where it is not RATE,RTT."""
+        rate, _, rtt = text.partition(",")
+        try:
+            parse_rate(rate)
+            parse_duration(rtt)
+        except ValueError as error:
+            raise SettingsError(f"{text!r} is not RATE,RTT such as 20mbit,10ms: {error}") from None
+        return cls(rate, rtt)
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--rate", self.rate, "--rtt", self.rtt]
+
+
+@dataclass(frozen=True, slots=True)
+class TestbedSettings:
+    """What runs: the bundle, the two links, and the address of the public door."""
+
+    __test__ = False
+
+    bundle: Path
+    device_edge: LinkAsked = LinkAsked("20mbit", "10ms")
+    edge_cloud: LinkAsked = LinkAsked("50mbit", "40ms")
+    listen: str = "127.0.0.1:0"
+    seed: int = 0
+    logs: Path = Path("out/run/logs")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One running process: its name, and the addresses it announced."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    announced: dict[str, str]
+    log: Path
+
+    @property
+    def address(self) -> str:
+        return self.announced["address"]
+
+
+@dataclass(frozen=True, slots=True)
+class Testbed:
+    """The running parts, nearest to the client first."""
+
+    __test__ = False
+
+    device: Part
+    device_edge: Part
+    edge: Part
+    edge_cloud: Part
+    cloud: Part
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.device, self.device_edge, self.edge, self.edge_cloud, self.cloud)
+
+    def check(self) -> None:
+        """Raises TestbedError naming a part that went away."""
+        for part in self.parts:
+            if part.process.returncode is not None:
+                raise TestbedError(f"{part.name} ended with code {part.process.returncode}{_tail(part.log)}")
+
+
+@asynccontextmanager
+async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
+    """Starts the parts from the cloud down, and drains them from the device up."""
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, *arguments: str) -> Part:
+            return await stack.enter_async_context(_part(name, arguments, settings.logs / f"{name}.jsonl"))
+
+        async def link(name: str, asked: LinkAsked, target: str) -> Part:
+            control = ("--control", "127.0.0.1:0", "--seed", str(settings.seed))
+            listen = ("--listen", "127.0.0.1:0", "--target", target)
+            return await start(name, "testbed.links", *listen, *control, *asked.arguments)
+
+        served = ("--bundle", str(settings.bundle))
+        free = ("--listen", "127.0.0.1:0")
+        cloud = await start("cloud-node", "cloud_node", *served, *free)
+        far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
+        edge = await start("edge-node", "edge_node", *served, *free, "--next", far.address)
+        near = await link("link-device-edge", settings.device_edge, edge.address)
+        door = ("--listen", settings.listen, "--next", near.address)
+        device = await start("device-agent", "device_agent", *served, *door)
+        yield Testbed(device, near, edge, far, cloud)
+
+
+@asynccontextmanager
+async def _part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[Part]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        process_group=0,  # Ctrl-C reaches only us, so that the parts drain in order
+    )
+    ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+    keeping = asyncio.create_task(_keep_log(process, log, ready))
+    try:
+        yield Part(name, process, await _announced(name, ready, log), log)
+    finally:
+        await _stop(process)
+        await keeping
+
+
+async def _announced(name: str, ready: asyncio.Future[dict[str, str]], log: Path) -> dict[str, str]:
+    try:
+        return await asyncio.wait_for(ready, _START_SECONDS)
+    except (TimeoutError, ChildProcessError):
+        raise TestbedError(f"{name} did not start{_tail(log)}") from None
+
+
+async def _keep_log(process: asyncio.subprocess.Process, log: Path, ready: asyncio.Future[dict[str, str]]) -> None:
+    """Copies what the process prints to `log`; the first line that announces an address makes it ready."""
+    assert process.stdout is not None
+    with log.open("wb") as file:
+        async for line in process.stdout:
+            file.write(line)
+            file.flush()
+            if not ready.done() and (said := _announcement(line)):
+                ready.set_result(said)
+    if not ready.done():
+        ready.set_exception(ChildProcessError())
+
+
+def _announcement(line: bytes) -> dict[str, str] | None:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and said.get("event") in ("ready", "listening") else None
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, then time to drain; SIGKILL only for one that does not."""
+    if process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL:] if log.exists() else []
+    return f"; the end of {log}:\n" + "\n".join(lines) if lines else f"; see {log}"

@@ -1,0 +1,1 @@
+"""How bundles are made: data, network, training, calibration, export and model card."""

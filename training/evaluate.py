@@ -1,0 +1,139 @@
+"""What a bundle makes of labelled images, in one process and without a network between the tiers. Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from services import codec as codecs
+from services import exits as exit_rules
+from services.bundle import CodecAccuracy, Manifest
+from services.domain import FloatArray, Segment
+from services.errors import InvalidInput
+from services.model import Model
+from training.datasets import Split
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One data set through one bundle. Tuples have one entry per exit, `bytes_per_hop` one per exit but the last.
+
+    full_accuracy: the whole network without exits. answered: samples that left at each exit. bytes_per_hop:
+    the activations of all samples that went on, each encoded alone.
+    """
+
+    samples: int
+    full_accuracy: float
+    accuracy: float
+    exit_accuracies: tuple[float, ...]
+    answered: tuple[int, ...]
+    bytes_per_hop: tuple[int, ...]
+
+
+def evaluate(model: Model, split: Split, codec: str = "int8") -> Evaluation:
+    """Runs every exit over `split`, and lets each sample leave where the bundle's thresholds say."""
+    exits = model.manifest.exits
+    logits = exit_logits(model, preprocess(split.images, model.manifest))
+    right = logits.argmax(axis=2) == split.labels
+    left = assign(confidences(model.manifest, logits), [spec.threshold for spec in exits])
+    return Evaluation(
+        samples=len(split),
+        full_accuracy=float(right[-1].mean()),
+        accuracy=float(right[left, np.arange(len(left))].mean()),
+        exit_accuracies=tuple(float(row.mean()) for row in right),
+        answered=tuple(int(np.sum(left == e)) for e in range(len(exits))),
+        bytes_per_hop=_bytes_per_hop(model, split.images, left, codec),
+    )
+
+
+def preprocess(images: npt.NDArray[np.uint8], manifest: Manifest) -> FloatArray:
+    """uint8 [N, H, W] or [N, H, W, C] to the float32 [N, C, H, W] that the bundle takes.
+
+    Raises InvalidInput where the images are not of the bundle's shape.
+    """
+    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    if planes.shape[1:] != manifest.input.shape:
+        raise InvalidInput(f"images are {planes.shape[1:]}, {manifest.name} takes {manifest.input.shape}")
+    scaled = planes.astype(np.float32) / np.float32(255)
+    if (spec := manifest.input.preprocessing) is None:
+        return scaled
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    return np.asarray((scaled - mean) / std, np.float32)
+
+
+def exit_logits(model: Model, inputs: FloatArray) -> FloatArray:
+    """The logits of all exits for all samples, float32 [E, N, C], of inputs [N, C, H, W]."""
+    return np.concatenate([_logits_from(model, 0, batch) for batch in _batches(inputs)], axis=1)
+
+
+def confidences(manifest: Manifest, logits: FloatArray) -> list[FloatArray]:
+    """How sure each exit is of each sample, one [N] per exit, of logits [E, N, C]."""
+    return [
+        exit_rules.confidence(exit_rules.softmax(row, spec.temperature), manifest.confidence)
+        for row, spec in zip(logits, manifest.exits, strict=True)
+    ]
+
+
+def assign(sureness: Sequence[FloatArray], thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """The exit at which each sample leaves, int64 [N]; the final exit takes the rest."""
+    left = np.full(len(sureness[-1]), len(thresholds) - 1, np.int64)
+    for exit_index in reversed(range(len(thresholds) - 1)):
+        left[exit_rules.leaves(sureness[exit_index], thresholds[exit_index])] = exit_index
+    return left
+
+
+def codec_accuracies(
+    model: Model, inputs: FloatArray, labels: npt.NDArray[np.int64], names: Sequence[str]
+) -> tuple[CodecAccuracy, ...]:
+    """What each codec at each early exit's split point does to the accuracy of the full network."""
+    found = []
+    for spec in model.manifest.exits[:-1]:
+        crossing = [_activation(model, spec.split_point, batch) for batch in _batches(inputs)]
+        plain = _accuracy(model, spec.split_point, crossing, labels)
+        for name in names:
+            chosen = codecs.get(name)
+            decoded = [chosen.decode(chosen.encode(batch)) for batch in crossing]
+            delta = _accuracy(model, spec.split_point, decoded, labels) - plain
+            found.append(CodecAccuracy(split_point=spec.split_point, codec=name, delta=round(delta, 6)))
+    return tuple(found)
+
+
+def _batches(rows: FloatArray) -> Iterator[FloatArray]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _logits_from(model: Model, start: int, batch: FloatArray) -> FloatArray:
+    """float32 [exits after `start`, N, C]."""
+    rows, activation = [], batch
+    for piece in model.pieces(Segment(start, model.last)):
+        activation, logits = model.run(piece, activation)
+        if logits is not None:
+            rows.append(logits)
+    return np.stack(rows)
+
+
+def _activation(model: Model, split_point: int, batch: FloatArray) -> FloatArray:
+    for piece in model.pieces(Segment(0, split_point)):
+        batch, _ = model.run(piece, batch)
+    return batch
+
+
+def _accuracy(model: Model, start: int, crossing: Sequence[FloatArray], labels: npt.NDArray[np.int64]) -> float:
+    said = [_logits_from(model, start, batch)[-1].argmax(axis=1) for batch in crossing]
+    return float(np.mean(np.concatenate(said) == labels))
+
+
+def _bytes_per_hop(
+    model: Model, images: npt.NDArray[np.uint8], left: npt.NDArray[np.int64], codec: str
+) -> tuple[int, ...]:
+    chosen, totals = codecs.get(codec), []
+    for spec in model.manifest.exits[:-1]:
+        going_on = preprocess(images[left > spec.index], model.manifest)
+        sent = (_activation(model, spec.split_point, batch) for batch in _batches(going_on))
+        totals.append(sum(chosen.encode(row[None]).nbytes for batch in sent for row in batch))
+    return tuple(totals)

@@ -1,0 +1,81 @@
+"""A trained network to a bundle: one ONNX graph with an output per exit, and the manifest that describes it."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from services.bundle import ExitSpec, InputSpec, Manifest, Preprocessing, sha256, write, write_samples
+from services.partition import partition
+from training.calibrate import NEVER
+from training.datasets import Dataset
+from training.models import EXITS, ThreePartNetwork
+
+OPSET = 17
+INPUT = "input"
+OUTPUTS = tuple(f"exit_{index}" for index in range(len(EXITS)))
+
+
+def to_onnx(network: ThreePartNetwork) -> bytes:
+    """The graph, with normalisation folded into the convolutions and a dynamic batch: float32 [N, C, 28, 28]."""
+    example = torch.zeros(1, network.config.channels, 28, 28)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this exporter folds, names and orders as we need
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network.eval(),
+            (example,),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
+        )
+        model = onnx.load(file)
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def write_bundle(network: ThreePartNetwork, dataset: Dataset, mean: float, std: float, out: Path) -> Manifest:
+    """Writes the bundle of `network` to `out`, uncalibrated: every sample leaves at the final exit.
+
+    The held-out digits travel with their bundle; other data sets are the user's own and do not.
+    """
+    graph = to_onnx(network)
+    found = partition(onnx.load_model_from_string(graph))
+    channels = network.config.channels
+    out.mkdir(parents=True, exist_ok=True)
+    shipped = dataset.name == "digits"
+    manifest = Manifest(
+        name=dataset.name,
+        graph_sha256=sha256(graph),
+        input=InputSpec(
+            name=INPUT,
+            shape=(channels, 28, 28),
+            preprocessing=Preprocessing(mean=(mean,) * channels, std=(std,) * channels),
+        ),
+        labels=dataset.labels,
+        split_points=found.split_points,
+        exits=tuple(_exit(index, found.exits[output]) for index, output in enumerate(OUTPUTS)),
+        samples=write_samples(out, dataset.test.images, dataset.test.labels) if shipped else None,
+    )
+    write(out, manifest, graph)
+    return manifest
+
+
+def _exit(index: int, split_point: int) -> ExitSpec:
+    final = index == len(EXITS) - 1
+    return ExitSpec(
+        index=index,
+        name=EXITS[index],
+        output=OUTPUTS[index],
+        split_point=split_point,
+        threshold=0.0 if final else NEVER,
+    )
