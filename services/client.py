@@ -57,15 +57,13 @@ class GrpcNextTier:
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
         started = self._clock()
-        message = self._encode(request, codec_name)
+        message, bytes_up = self._encode(request, codec_name)
         encoded = self._clock()
         reply: pb.InferReply = await self._call(message)
         answered = self._clock()
         response = wire.response_from_pb(reply, len(request.activation), self._classes)
-        bytes_up, bytes_down = message.activation.ByteSize(), reply.ByteSize()
         self._estimator.record(bytes_up, answered - encoded - response.trace.seconds)
-        network_seconds = answered - encoded - response.trace.seconds
-        return Forwarded(response, encoded - started, network_seconds, bytes_up, bytes_down)
+        return Forwarded(response, encoded - started, bytes_up, reply.ByteSize())
 
     def link(self) -> LinkEstimate:
         return self._estimator.estimate()
@@ -81,21 +79,23 @@ class GrpcNextTier:
     async def close(self) -> None:
         await self._channel.close(None)
 
-    def _encode(self, request: Request, codec_name: str) -> pb.InferRequest:
-        activation = wire.payload_to_pb(codec.get(codec_name).encode(request.activation))
+    def _encode(self, request: Request, codec_name: str) -> tuple[pb.InferRequest, int]:
+        """The message, and the bytes of its activation."""
+        payload = codec.get(codec_name).encode(request.activation)
         remaining = request.deadline.remaining()
         remaining -= max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
         if remaining <= 0:
             raise DeadlineExceeded("no time left to go on to the next tier")
-        return pb.InferRequest(
+        message = pb.InferRequest(
             request_id=request.request_id,
             model_hash=request.model_hash,
             plan=wire.plan_to_pb(request.plan),
             at=request.at,
             remaining_seconds=remaining,
             thresholds=request.thresholds or (),
-            activation=activation,
         )
+        wire.payload_to_pb(payload, message.activation)
+        return message, payload.nbytes
 
     async def _call(self, message: pb.InferRequest) -> pb.InferReply:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -160,10 +160,6 @@ class HopTrace:
         return (
             self.queue_seconds + self.decode_seconds + self.compute_seconds + self.encode_seconds + self.network_seconds
         )
-
-    def plus(self, **amounts: float) -> HopTrace:
-        """This trace with the named amounts added."""
-        return replace(self, **{name: getattr(self, name) + amount for name, amount in amounts.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,11 @@ class Profiler:
         self._runs.setdefault(key, deque(maxlen=_WINDOW)).append(seconds)
         self._queue.append(queue_seconds)
 
+    def seconds(self, segment: Segment, batch_size: int) -> float | None:
+        """Median seconds of a run, or None for what never ran here."""
+        runs = self._runs.get((segment, batch_size))
+        return statistics.median(runs) if runs else None
+
     def profile(self, runs: Iterable[tuple[Segment, int]] | None = None) -> TierProfile:
         """What is known now of `runs` (segment, batch size), or of everything that ran here.
 
@@ -36,8 +41,8 @@ class Profiler:
         """
         wanted = self._runs if runs is None else runs
         times = tuple(
-            SegmentTime(segment, batch_size, statistics.median(seen))
+            SegmentTime(segment, batch_size, seconds)
             for segment, batch_size in wanted
-            if (seen := self._runs.get((segment, batch_size)))
+            if (seconds := self.seconds(segment, batch_size)) is not None
         )
         return TierProfile(self.tier, statistics.median(self._queue) if self._queue else 0.0, times)

@@ -32,7 +32,6 @@ from services.domain import (
     Segment,
     Stage,
     Tier,
-    TierProfile,
     Trace,
 )
 from services.errors import (
@@ -52,6 +51,11 @@ from services.profile import Profiler
 
 T = TypeVar("T")
 
+INLINE_SECONDS = 0.0002
+"""A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
+
+_STAGES = ("queue", "decode", "compute", "encode", "network")
+
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
@@ -59,7 +63,6 @@ class Forwarded:
 
     response: Response
     encode_seconds: float
-    network_seconds: float
     bytes_up: int
     bytes_down: int
 
@@ -76,14 +79,14 @@ class NextTier(Protocol):
 class Stopwatch:
     """Gives every moment since `last` to exactly one stage, so that the stages add up to the whole."""
 
-    hop: HopTrace
     clock: Clock
     last: float
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
     def lap(self, stage: str, until: float | None = None) -> None:
         """Books the time since the last lap, up to now or `until`, under `stage` ('queue', 'compute' …)."""
         now = self.clock() if until is None else until
-        self.hop = self.hop.plus(**{f"{stage}_seconds": now - self.last})
+        self.spent[stage] += now - self.last
         self.last = now
 
 
@@ -98,7 +101,7 @@ class _Journey:
     activation: FloatArray
     at: int
     ran: list[tuple[Segment, int]] = field(default_factory=list)
-    above: Response | None = None
+    forwarded: Forwarded | None = None
 
     @property
     def answered(self) -> bool:
@@ -151,7 +154,7 @@ class TierRuntime:
     def _start(self, request: Request, arrived: float | None) -> _Journey:
         self._check(request)
         now = self._clock()
-        watch = Stopwatch(HopTrace(self.tier), self._clock, now if arrived is None else arrived)
+        watch = Stopwatch(self._clock, now if arrived is None else arrived)
         watch.lap("decode")
         count = len(request.activation)
         answers = Predictions.empty(count, len(self.model.manifest.labels))
@@ -192,7 +195,8 @@ class TierRuntime:
             started = clock()
             return started, self.model.run(piece, tensor), clock()
 
-        started, output, finished = await _in(self._workers, job)
+        inline = self._is_short(piece, len(tensor))
+        started, output, finished = job() if inline else await _in(self._workers, job)
         waited = started - journey.watch.last
         journey.watch.lap("queue", until=started)
         journey.watch.lap("compute", until=finished)
@@ -200,6 +204,10 @@ class TierRuntime:
         journey.ran.append((piece, len(tensor)))
         self.profiler.record(piece, len(tensor), finished - started, waited)
         return output
+
+    def _is_short(self, piece: Segment, batch_size: int) -> bool:
+        seconds = self.profiler.seconds(piece, batch_size)
+        return seconds is not None and seconds < INLINE_SECONDS and self.model.resident(piece)
 
     def _pass_exit(self, journey: _Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
@@ -234,7 +242,7 @@ class TierRuntime:
             await self._without_next(journey, degraded_by(error), error)
             return
         journey.answers.put(journey.travelling, forwarded.response.predictions)
-        journey.above = forwarded.response
+        journey.forwarded = forwarded
         self._book(journey, forwarded)
 
     async def _call(self, request: Request, following: Stage) -> Forwarded:
@@ -268,26 +276,26 @@ class TierRuntime:
         """Splits the time of the call into encoding, network, and what the tiers above account for."""
         watch = journey.watch
         call = self._clock() - watch.last
-        outside = call - forwarded.encode_seconds - forwarded.response.trace.seconds
-        watch.hop = watch.hop.plus(
-            encode_seconds=forwarded.encode_seconds,
-            network_seconds=outside,
-            bytes_up=forwarded.bytes_up,
-            bytes_down=forwarded.bytes_down,
-        )
+        watch.spent["encode"] += forwarded.encode_seconds
+        watch.spent["network"] += call - forwarded.encode_seconds - forwarded.response.trace.seconds
         watch.last += call
 
     def _finish(self, journey: _Journey) -> Response:
-        above = journey.above
-        profile: tuple[TierProfile, ...] = (self.profiler.profile(journey.ran),)
-        links = (self.next_tier.link(),) if self.next_tier else ()
+        forwarded, links = journey.forwarded, (self.next_tier.link(),) if self.next_tier else ()
+        above = forwarded.response if forwarded else Response(journey.answers, Trace())
+        profile = self.profiler.profile(journey.ran)
         journey.watch.lap("encode")
-        hops = (journey.watch.hop, *(above.trace.hops if above else ()))
+        hop = HopTrace(
+            self.tier,
+            **{f"{stage}_seconds": seconds for stage, seconds in journey.watch.spent.items()},
+            bytes_up=forwarded.bytes_up if forwarded else 0,
+            bytes_down=forwarded.bytes_down if forwarded else 0,
+        )
         return Response(
             journey.answers,
-            Trace(hops),
-            profile + (above.profiles if above else ()),
-            links + (above.links if above else ()),
+            Trace((hop, *above.trace.hops)),
+            (profile, *above.profiles),
+            (*links, *above.links),
         )
 
 

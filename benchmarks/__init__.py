@@ -1,0 +1,1 @@
+"""Benchmarks. Each compares side by side in one run, and writes its JSON."""
