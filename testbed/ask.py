@@ -18,10 +18,10 @@ from services.errors import InvalidInput, Unavailable
 _IMAGES = (".png", ".jpg", ".jpeg")
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 _COLOURS = {"queue": "red", "decode": "cyan", "compute": "green", "encode": "blue", "network": "yellow"}
-_WIDTH = 48
+_WIDTH = 36
 _MAX_PIXELS = 50_000_000
 
-Asked = tuple[Path, Prediction]
+Asked = tuple[Path, list[Prediction]]
 
 
 async def ask(target: str, model: str, files: list[Path], timeout_seconds: float) -> list[Asked]:
@@ -37,8 +37,7 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
             raise Unavailable(f"no device agent answers at {target}; 'offramp up' starts one") from None
         for file in files:
             samples, name = read(file, info)
-            answers = await client.infer(info.name, samples, name, request_id=file.name[:100], trace=True)
-            found += [(file, answer) for answer in answers]
+            found.append((file, await client.infer(info.name, samples, name, file.name[:100], trace=True)))
     return found
 
 
@@ -92,14 +91,18 @@ def as_json(file: Path, answer: Prediction) -> dict[str, Any]:
     }
 
 
-def shown(file: Path, answer: Prediction) -> Group:
-    """The answer in a line, then its waterfall."""
+def shown(file: Path, answers: list[Prediction]) -> Group:
+    """A line for each sample of the file, then the waterfall of the request they shared."""
+    trace = answers[0].trace
+    return Group(*(_line(file, answer) for answer in answers), waterfall(trace) if trace else "", "")
+
+
+def _line(file: Path, answer: Prediction) -> str:
     mark = f"  [red]degraded: {answer.degraded_reason}[/]" if answer.degraded else ""
-    line = (
+    return (
         f"[bold]{file.name}[/]  label [bold]{answer.label}[/]  confidence {answer.confidence:.4f}  "
         f"tier [bold]{answer.tier.label}[/]  exit {answer.exit_index}{mark}"
     )
-    return Group(line, waterfall(answer.trace) if answer.trace else "", "")
 
 
 def waterfall(trace: dict[str, Any]) -> Table:

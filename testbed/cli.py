@@ -115,11 +115,11 @@ def infer(
 
     found = _await(ask.ask(target, model, files, timeout))
     if as_json:
-        print(json.dumps([ask.as_json(file, prediction) for file, prediction in found], indent=2))
+        print(json.dumps([ask.as_json(file, answer) for file, answers in found for answer in answers], indent=2))
         return
     console = Console()
-    for file, prediction in found:
-        console.print(ask.shown(file, prediction))
+    for file, answers in found:
+        console.print(ask.shown(file, answers))
 
 
 @app.command(epilog="Example: offramp train --dataset mnist --data data/mnist --out models/mnist")

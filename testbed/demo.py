@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,6 @@ from services.bundle import Bundle
 from services.domain import Tier
 from services.errors import OfframpError
 from services.model import Model
-from services.server import stop_signal
 from testbed import figures, load, local, report
 from testbed.load import Outcome
 from testbed.local import Testbed, TestbedSettings
@@ -77,9 +77,11 @@ async def demonstrate(settings: TestbedSettings, out: Path, in_flight: int, cons
 
 
 async def serve(settings: TestbedSettings, console: Console) -> None:
-    """Keeps the testbed up until Ctrl-C, then drains it from the device up."""
-    stop = stop_signal()
+    """Keeps the testbed up until Ctrl-C, then drains it from the device up; a second Ctrl-C does not wait."""
+    stop = asyncio.Event()
     async with local.running(settings) as testbed:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop, testbed)
         _show_addresses(testbed, console)
         console.print("Ctrl-C drains it. Try: offramp infer IMAGE --target " + testbed.device.address)
         while not stop.is_set():
@@ -104,6 +106,7 @@ async def _submit(
     async with AsyncClient(testbed.device.address) as client:
         with Live(progress, console=console, refresh_per_second=8):
             outcomes = await load.submit(client, model, images, labels, settings.seed, in_flight, progress.add)
+        console.print()
     testbed.check()
     return outcomes
 
@@ -138,6 +141,12 @@ def _write(
         model, inputs[hard.sample : hard.sample + 1], images[hard.sample], cuts, title, out / "journey.png"
     )
     return summary
+
+
+def _on_signal(stop: asyncio.Event, testbed: Testbed) -> None:
+    if stop.is_set():
+        testbed.kill()
+    stop.set()
 
 
 def _hardest(outcomes: list[Outcome]) -> Outcome:

@@ -17,6 +17,7 @@ from services.model import Model
 
 _COLOURS = ("#2a9d8f", "#e9c46a", "#e76f51")
 _INK, _GREY = "#264653", "#8d99a6"
+_ZOOM, _GAP = 12, 4
 _NAMES = ("device", "edge", "cloud")
 _THRESHOLDS = np.concatenate([np.linspace(0, 0.9, 46), 1 - np.geomspace(0.1, 1e-5, 60)])
 
@@ -65,12 +66,13 @@ def journey_figure(
         shape = "×".join(map(str, activation.shape[1:]))
         panels.append((_tiled(activation[0]), f"leaves the {name}: {shape}\n{sent:,} bytes, {codec_name}"))
         at = split_point
-    figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 5), layout="constrained")
     for axes, (pixels, caption) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axes.imshow(pixels, cmap="viridis" if pixels.dtype != np.uint8 else "gray", interpolation="nearest")
         axes.set_title(caption, fontsize=11)
         axes.set(xticks=[], yticks=[])
-    figure.suptitle(title, fontsize=13)
+        axes.spines[:].set_visible(False)
+    figure.suptitle(title + "\n", fontsize=13)
     figure.savefig(path, dpi=150)
 
 
@@ -97,12 +99,18 @@ def _tiled(activation: FloatArray) -> FloatArray:
     """Channels [C, H, W] side by side in a near-square grid, each on its own range, with gaps; else one row."""
     if activation.ndim != 3:
         return activation.reshape(1, -1)
-    channels, height, width = activation.shape
+    channels = len(activation)
     columns = math.ceil(math.sqrt(channels))
+    planes = [np.kron(_stretched(plane), np.ones((_ZOOM, _ZOOM), np.float32)) for plane in activation]
+    height, width = planes[0].shape
     rows = math.ceil(channels / columns)
-    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, np.float32)
-    for index, plane in enumerate(activation):
-        y, x = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        spread = float(np.ptp(plane))
-        grid[y : y + height, x : x + width] = (plane - plane.min()) / spread if spread else 0
+    grid = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP), np.nan, np.float32)
+    for index, plane in enumerate(planes):
+        y, x = (index // columns) * (height + _GAP), (index % columns) * (width + _GAP)
+        grid[y : y + height, x : x + width] = plane
     return grid
+
+
+def _stretched(plane: FloatArray) -> FloatArray:
+    spread = float(np.ptp(plane))
+    return (plane - plane.min()) / np.float32(spread) if spread else np.zeros_like(plane)

@@ -95,6 +95,12 @@ class Testbed:
     def parts(self) -> tuple[Part, ...]:
         return (self.device, self.device_edge, self.edge, self.edge_cloud, self.cloud)
 
+    def kill(self) -> None:
+        """Ends every part at once, without draining."""
+        for part in self.parts:
+            if part.process.returncode is None:
+                part.process.kill()
+
     def check(self) -> None:
         """Raises TestbedError naming a part that went away."""
         for part in self.parts:
