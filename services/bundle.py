@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -213,8 +214,14 @@ def load_samples(bundle: Bundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     if spec is None:
         raise BundleError(f"{bundle.path}: carries no samples; give --data with a data set")
     data = _verified(bundle.path, spec.file, spec.sha256)
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return archive["images"].astype(np.uint8), archive["labels"].astype(np.int64)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            images, labels = archive["images"].astype(np.uint8), archive["labels"].astype(np.int64)
+    except (KeyError, ValueError, OSError, BadZipFile):
+        raise BundleError(f"{bundle.path / spec.file}: not an .npz with images and labels") from None
+    if not len(images) == len(labels) == spec.count:
+        raise BundleError(f"{bundle.path / spec.file}: {len(images)} images and {len(labels)} labels, not {spec.count}")
+    return images, labels
 
 
 def write_samples(
@@ -224,20 +231,24 @@ def write_samples(
     with io.BytesIO() as buffer:
         np.savez_compressed(buffer, images=images.astype(np.uint8), labels=labels.astype(np.int64))
         data = buffer.getvalue()
-    (path / name).write_bytes(data)
+    _replace(path / name, data)
     return SamplesSpec(file=name, sha256=sha256(data), count=len(labels))
 
 
 def write(path: Path, manifest: Manifest, graph: bytes | None = None) -> None:
-    """Writes manifest and graph, the manifest last and at once, so that a reader never sees half."""
+    """Writes graph, then manifest, each at once, so that a reader never sees half of one."""
     path.mkdir(parents=True, exist_ok=True)
     if graph is not None:
         if sha256(graph) != manifest.graph_sha256:
             raise BundleError(f"{path / manifest.graph}: the graph is not the one the manifest names")
-        (path / manifest.graph).write_bytes(graph)
-    draft = path / f".{MANIFEST}.new"
-    draft.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-    draft.replace(path / MANIFEST)
+        _replace(path / manifest.graph, graph)
+    _replace(path / MANIFEST, (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode())
+
+
+def _replace(file: Path, data: bytes) -> None:
+    draft = file.with_name(f".{file.name}.new")
+    draft.write_bytes(data)
+    draft.replace(file)
 
 
 def _read(file: Path) -> bytes:

@@ -7,14 +7,15 @@ from typing import Any
 
 import grpc
 
-from services import codec, wire
+from services import codec, framing, wire
 from services.domain import Clock, LinkEstimate, Request, Tier
 from services.errors import DeadlineExceeded, OfframpError
+from services.framing import Framed
 from services.link import LinkEstimator
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.pb.offramp.v1 import tier_pb2_grpc
 from services.tier import Forwarded
 
+INFER = f"/{pb.DESCRIPTOR.services_by_name['Tier'].full_name}/Infer"
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _MIN_MARGIN_SECONDS = 0.002
 _MARGIN_SHARE = 0.05
@@ -49,7 +50,9 @@ class GrpcNextTier:
         clock: Clock = time.monotonic,
     ):
         self._channel = grpc.aio.insecure_channel(target, channel_options(max_message_bytes))
-        self._stub: Any = tier_pb2_grpc.TierStub(self._channel)  # type: ignore[no-untyped-call]
+        self._infer = self._channel.unary_unary(
+            INFER, request_serializer=framing.serialize, response_deserializer=pb.InferReply.FromString
+        )
         self._classes = classes
         self._clock = clock
         self._estimator = LinkEstimator(source, clock)
@@ -57,52 +60,47 @@ class GrpcNextTier:
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
         started = self._clock()
-        message, bytes_up = self._encode(request, codec_name)
+        remaining = _spendable(request.deadline.remaining())
+        payload = codec.get(codec_name).encode(request.activation)
+        message = Framed(_header(request, remaining), wire.payload_to_pb(payload), payload.data)
         encoded = self._clock()
-        reply: pb.InferReply = await self._call(message)
+        reply: pb.InferReply = await self._call(message, remaining)
         answered = self._clock()
         response = wire.response_from_pb(reply, len(request.activation), self._classes)
-        self._estimator.record(bytes_up, answered - encoded - response.trace.seconds)
-        return Forwarded(response, encoded - started, bytes_up, reply.ByteSize())
+        self._estimator.record(payload.nbytes, answered - encoded - response.trace.seconds)
+        return Forwarded(response, encoded - started, payload.nbytes, reply.ByteSize())
 
     def link(self) -> LinkEstimate:
         return self._estimator.estimate()
 
-    async def describe(self, timeout_seconds: float) -> pb.DescribeReply:
-        """What the next tier says it serves. Raises UpstreamUnavailable or DeadlineExceeded."""
-        try:
-            reply: pb.DescribeReply = await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
-        return reply
-
     async def close(self) -> None:
         await self._channel.close(None)
 
-    def _encode(self, request: Request, codec_name: str) -> tuple[pb.InferRequest, int]:
-        """The message, and the bytes of its activation."""
-        payload = codec.get(codec_name).encode(request.activation)
-        remaining = request.deadline.remaining()
-        remaining -= max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
-        if remaining <= 0:
-            raise DeadlineExceeded("no time left to go on to the next tier")
-        message = pb.InferRequest(
-            request_id=request.request_id,
-            model_hash=request.model_hash,
-            plan=wire.plan_to_pb(request.plan),
-            at=request.at,
-            remaining_seconds=remaining,
-            thresholds=request.thresholds or (),
-        )
-        wire.payload_to_pb(payload, message.activation)
-        return message, payload.nbytes
-
-    async def _call(self, message: pb.InferRequest) -> pb.InferReply:
+    async def _call(self, message: Framed, timeout_seconds: float) -> pb.InferReply:
         try:
-            reply: pb.InferReply = await self._stub.Infer(message, timeout=message.remaining_seconds)
+            reply: pb.InferReply = await self._infer(message, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
         return reply
+
+
+def _spendable(remaining: float) -> float:
+    """What the next tier may take of what remains: less a margin in which this tier can still answer."""
+    spendable = remaining - max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
+    if spendable <= 0:
+        raise DeadlineExceeded("no time left to go on to the next tier")
+    return spendable
+
+
+def _header(request: Request, remaining_seconds: float) -> pb.InferRequest:
+    return pb.InferRequest(
+        request_id=request.request_id,
+        model_hash=request.model_hash,
+        plan=wire.plan_to_pb(request.plan),
+        at=request.at,
+        remaining_seconds=remaining_seconds,
+        thresholds=request.thresholds or (),
+    )
 
 
 def error_of(error: grpc.aio.AioRpcError) -> OfframpError:

@@ -21,6 +21,7 @@ Encoded = tuple[bytes | memoryview, bytes]
 """Data, then the parameters that decoding needs besides it."""
 
 _RANGE = np.dtype([("low", "<f4"), ("step", "<f4")])
+_WIDEST = float(np.finfo(np.float32).max) / 2
 _ZSTD_LEVEL = 1
 _ZSTD_RATIO = 0.75
 """What zstd makes of quantised ReLU activations, roughly, for estimates only (performance notes: 0.6–0.9)."""
@@ -46,7 +47,10 @@ class Codec:
 
     def encode(self, tensor: FloatArray) -> Payload:
         """Encodes float32 [N, …]. Raises InvalidInput where a value is not finite."""
-        data, parameters = self.quantiser.encode(np.ascontiguousarray(tensor, np.float32))
+        tensor = np.ascontiguousarray(tensor, np.float32)
+        if not _finite(tensor):
+            raise InvalidInput("the activation is not finite; no codec can carry it")
+        data, parameters = self.quantiser.encode(tensor)
         if self.lossless:
             data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(data)
         return Payload(tensor.shape, self.name, data, parameters, checksum(parameters, data))
@@ -62,7 +66,7 @@ class Codec:
         data = _inflate(payload.data, size) if self.lossless else payload.data
         self._expect("data", len(data), size)
         tensor = self.quantiser.decode(payload, data)
-        if tensor.size and not np.isfinite((tensor.min(), tensor.max())).all():  # NaN would be both
+        if not _finite(tensor):
             raise CorruptPayload("the activation decodes to values that are not finite")
         return tensor
 
@@ -91,13 +95,18 @@ def checksum(parameters: bytes, data: bytes | memoryview) -> int:
     return int(google_crc32c.extend(google_crc32c.value(parameters), bytes(data)))
 
 
+def _finite(tensor: FloatArray) -> bool:
+    """Without a temporary of the tensor's size: a NaN anywhere would be both minimum and maximum."""
+    return not tensor.size or bool(np.isfinite((tensor.min(), tensor.max())).all())
+
+
 def _inflate(data: bytes | memoryview, size: int) -> bytes:
     """Undoes zstd, refusing by the frame's own header whatever does not become exactly `size` bytes."""
     try:
         if zstandard.frame_content_size(data) != size:
             raise CorruptPayload(f"the compressed activation does not announce the {size} bytes its shape needs")
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError:
+    except (zstandard.ZstdError, MemoryError):
         raise CorruptPayload("the compressed activation is not a zstd frame") from None
 
 
@@ -127,11 +136,12 @@ def _encode_int8(tensor: FloatArray) -> Encoded:
     ranges = np.empty(len(rows), _RANGE)
     if rows.size:
         ranges["low"] = rows.min(axis=1)
-        ranges["step"] = (rows.max(axis=1).astype(np.float64) - ranges["low"]) / 255
+        spans = rows.max(axis=1).astype(np.float64) - ranges["low"]
+        if spans.max() > _WIDEST:
+            raise InvalidInput(f"the activation ranges over more than {_WIDEST:.1e}; int8 cannot carry it")
+        ranges["step"] = spans / 255
     else:
         ranges.fill(0)
-    if not np.isfinite(ranges["low"]).all() or not np.isfinite(ranges["step"]).all():
-        raise InvalidInput("the activation is not finite; int8 cannot carry it")
     step = np.where(ranges["step"] > 0, ranges["step"], 1)[:, None]
     levels = np.rint((rows - ranges["low"][:, None]) / step).clip(0, 255).astype(np.uint8)
     return levels.tobytes(), ranges.tobytes()
@@ -142,7 +152,9 @@ def _decode_int8(payload: Payload, data: bytes | memoryview) -> FloatArray:
     if not (np.isfinite(ranges["low"]).all() and np.isfinite(ranges["step"]).all() and (ranges["step"] >= 0).all()):
         raise CorruptPayload("a quantisation range is not finite or negative")
     levels = np.frombuffer(data, np.uint8).reshape(_rows(payload.shape))
-    return np.asarray(levels * ranges["step"][:, None] + ranges["low"][:, None], np.float32).reshape(payload.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by the caller
+        numbers = levels * ranges["step"][:, None] + ranges["low"][:, None]
+    return np.asarray(numbers, np.float32).reshape(payload.shape)
 
 
 QUANTISERS: dict[str, Quantiser] = {

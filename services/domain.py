@@ -83,6 +83,16 @@ class Plan:
     def __str__(self) -> str:
         return " > ".join(str(stage) for stage in self.stages)
 
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """The plan that `str` made `text` of. Raises ValueError for anything else."""
+        stages = []
+        for part in text.split(" > "):
+            tier, segment, *codec = part.split(" ")
+            start, end = segment.split(":")
+            stages.append(Stage(Tier[tier.upper()], Segment(int(start), int(end)), *codec))
+        return cls(tuple(stages))
+
     def stage(self, tier: Tier) -> Stage | None:
         return next((stage for stage in self.stages if stage.tier is tier), None)
 

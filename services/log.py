@@ -33,6 +33,8 @@ class _JsonLine(logging.Formatter):
 
 def configure(tier: str, level: str) -> None:
     """Sends Offramp's log to standard error as JSON lines."""
+    logging._srcfile = None  # the documented way to skip looking up the caller
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLine(tier))
     _log.handlers[:] = [handler]

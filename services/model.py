@@ -109,6 +109,8 @@ def _cutter(bundle: Bundle) -> Cutter:
     exits = {e.output: e.split_point for e in manifest.exits}
     if found.exits != exits:
         raise BundleError(f"{bundle.manifest_path}: the exits are not those of {manifest.graph}")
+    if found.split_points[-1].shape != (len(manifest.labels),):
+        raise BundleError(f"{bundle.manifest_path}: {len(manifest.labels)} labels are not the output of {manifest.graph}")
     return Cutter(graph, manifest.split_points, exits)
 
 

@@ -33,17 +33,23 @@ class Partition:
 def partition(model: onnx.ModelProto) -> Partition:
     """Finds every split point of `model`; the last graph output is the final exit.
 
-    Raises InvalidInput saying why, for a graph that does not have one image-like input, has a fixed or
-    unknown shape where a dynamic batch is needed, or nothing to cut.
+    Raises InvalidInput saying why, for a graph that does not have one input, is not float32 at its ends, has
+    an unknown shape where it could be cut, or nothing to cut.
     """
     graph = _inferred(model).graph
     source, outputs = _input_name(graph), [o.name for o in graph.output]
-    shapes = _shapes(graph)
+    shapes, foreign = _shapes(graph), _not_float32(graph)
+    if wrong := foreign & {source, *outputs}:
+        raise InvalidInput(f"input and outputs must be float32; {', '.join(sorted(wrong))} is not")
     tensors: dict[str, str] = {source: "input"}
     exits: dict[str, int] = {}
+    waiting: list[str] = []
     for tensor, after, finished in _separators(graph, source, outputs):
-        tensors.setdefault(tensor, after)
-        exits |= {name: len(tensors) - 1 for name in finished}
+        waiting += finished
+        if tensor not in foreign:  # only float32 crosses; an exit there belongs to the next split point
+            tensors.setdefault(tensor, after)
+            exits |= {name: len(tensors) - 1 for name in waiting}
+            waiting.clear()
     points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
     if len(points) < 2 or points[-1].tensor != outputs[-1]:
         raise InvalidInput(f"no single tensor leads to {outputs[-1]!r}: this graph cannot be split")
@@ -160,6 +166,13 @@ def _input_name(graph: onnx.GraphProto) -> str:
     if len(names) != 1:
         raise InvalidInput(f"the graph has {len(names)} inputs ({', '.join(names)}); only one can be split")
     return names[0]
+
+
+def _not_float32(graph: onnx.GraphProto) -> set[str]:
+    """Tensors known to be of another type; one of unknown type has no known shape either."""
+    fine = (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name for value in values if value.type.tensor_type.elem_type not in fine}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...] | None]:

@@ -153,14 +153,15 @@ def tier_from_pb(number: int) -> Tier:
         raise InvalidInput(f"unknown tier {number}") from None
 
 
-def payload_to_pb(payload: Payload, message: pb.Activation) -> None:
-    """Fills `message` in place: handing over a finished one would copy the payload once more."""
-    message.shape.extend(payload.shape)
-    message.dtype = pb.DATA_TYPE_FP32
-    message.codec = CODEC_TO_PB[payload.codec]
-    message.parameters = payload.parameters
-    message.crc32c = payload.crc32c
-    message.payload = bytes(payload.data)
+def payload_to_pb(payload: Payload) -> pb.Activation:
+    """All of `payload` but its data, which `framing` joins on without a copy."""
+    return pb.Activation(
+        shape=payload.shape,
+        dtype=pb.DATA_TYPE_FP32,
+        codec=CODEC_TO_PB[payload.codec],
+        parameters=payload.parameters,
+        crc32c=payload.crc32c,
+    )
 
 
 def payload_from_pb(message: pb.Activation) -> Payload:

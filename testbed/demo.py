@@ -7,6 +7,7 @@ import json
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.table import Table
 from device_agent.client import AsyncClient
 from services import bundle
 from services.bundle import Bundle
-from services.domain import Tier
+from services.domain import Plan, Tier
 from services.errors import OfframpError
 from services.model import Model
 from testbed import figures, load, local, report
@@ -135,10 +136,9 @@ def _write(
         out / "exits.png",
     )
     hard = _hardest(outcomes)
-    cuts = [(spec.split_point, "int8+zstd") for spec in manifest.exits[:-1]]
     title = f"sample {hard.sample}, answered at the {hard.prediction.tier.label if hard.prediction else '–'}"
     figures.journey_figure(
-        model, inputs[hard.sample : hard.sample + 1], images[hard.sample], cuts, title, out / "journey.png"
+        model, inputs[hard.sample : hard.sample + 1], images[hard.sample], _cuts(hard), title, out / "journey.png"
     )
     return summary
 
@@ -155,6 +155,12 @@ def _hardest(outcomes: list[Outcome]) -> Outcome:
     if not answered:
         raise OfframpError("no request was answered; see the logs of the tiers")
     return max(answered, key=lambda o: (o.prediction.tier, -o.prediction.confidence) if o.prediction else (-1, 0))
+
+
+def _cuts(outcome: Outcome) -> list[tuple[int, str]]:
+    """Where the plan of this request cuts the network, and the codec each activation leaves by."""
+    stages = Plan.parse(outcome.prediction.plan).stages if outcome.prediction else ()
+    return [(below.segment.end, above.codec) for below, above in pairwise(stages)]
 
 
 def _with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
