@@ -6,6 +6,7 @@ import asyncio
 
 from services import bundle, process
 from services.domain import Segment, Tier
+from services.errors import SettingsError
 from services.limiter import Limiter
 from services.server import TierServer, TierService, stop_signal
 from services.settings import TierSettings
@@ -13,9 +14,11 @@ from services.settings import TierSettings
 
 async def serve(settings: TierSettings) -> None:
     """Runs the cloud node until a signal, then drains it."""
+    if settings.next is not None:
+        raise SettingsError("next: the cloud is the last tier; leave --next and OFFRAMP_NEXT out")
     stop = stop_signal()
     loaded = bundle.load(settings.bundle)
-    runtime, next_tier = process.runtime(Tier.CLOUD, loaded, settings)
+    runtime, _ = process.runtime(Tier.CLOUD, loaded, settings)
     limiter = Limiter(settings.max_in_flight)
     service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds)
     server = TierServer([service.service()], limiter, settings.max_message_bytes)
@@ -25,7 +28,7 @@ async def serve(settings: TierSettings) -> None:
     process.announce(Tier.CLOUD, settings, port, loaded.manifest)
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
-    await process.close(runtime, next_tier)
+    await process.close(runtime, None)
 
 
 if __name__ == "__main__":

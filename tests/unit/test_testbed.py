@@ -1,0 +1,109 @@
+"""The parts around the tiers that need no socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from device_agent.client import ModelInfo, Prediction
+from services.domain import Plan, Segment, Stage, Tier
+from services.errors import InvalidInput, SettingsError
+from testbed import ask, report
+from testbed.load import Outcome, submit
+from testbed.local import LinkAsked, TestbedSettings
+
+INFO = ModelInfo("tiny", "1", "input", (1, 8, 8), (8, 8, 1))
+
+
+def prediction(label: int = 1, tier: Tier = Tier.DEVICE, **changes: object) -> Prediction:
+    hop = dict.fromkeys(("queue_seconds", "decode_seconds", "compute_seconds", "encode_seconds"), 0.0)
+    hops = [hop | {"tier": t.label, "network_seconds": 0.001, "bytes_up": 10} for t in Tier if t <= tier]
+    trace = {"seconds": 0.001 * len(hops), "hops": hops, "links": []}
+    fields = {"degraded": False, "degraded_reason": "", "plan": "p", "request_id": "r", "trace": trace} | changes
+    return Prediction(label, np.ones(2, np.float32), 0.9, 0, tier, **fields)  # type: ignore[arg-type]
+
+
+def test_a_summary_counts_failures_degraded_answers_and_bytes() -> None:
+    outcomes = [
+        Outcome(0, 1, 0.002, prediction()),
+        Outcome(1, 0, 0.004, prediction(tier=Tier.EDGE, degraded=True)),
+        Outcome(2, 0, 0.001, error="UNAVAILABLE: no"),
+    ]
+    found = report.summarise(outcomes, 0.5, 64, TestbedSettings(Path("b")))
+    assert (found["requests"], found["failed"], found["degraded"]) == (3, 1, 1)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["answered_at"] == {"device": 1, "edge": 1, "cloud": 0}
+    assert found["bytes_sent"] == {"device_edge": 20, "edge_cloud": 10}
+    assert found["latency_ms"]["cloud"] == {"p50": None, "p95": None, "p99": None}
+    assert found["raw_input_bytes"] == 192
+
+
+def test_a_plan_reads_back_as_it_was_written() -> None:
+    plan = Plan((Stage(Tier.DEVICE, Segment(0, 3)), Stage(Tier.EDGE, Segment(3, 7), "int8+zstd")))
+    assert Plan.parse(str(plan)) == plan
+
+
+@pytest.mark.parametrize("text", ["20mbit", "20mbit,", ",10ms", "20,10", "-1mbit,1ms", "nan,1ms", "1mbit,1ms,1ms"])
+def test_a_link_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="RATE,RTT"):
+        LinkAsked.parse(text)
+
+
+async def test_every_sample_is_sent_once_and_errors_become_outcomes() -> None:
+    class Client:
+        async def infer(self, model: str, image: np.ndarray, **_: object) -> list[Prediction]:
+            if int(image[0, 0, 0, 0]) == 3:
+                raise InvalidInput("no")
+            return [prediction(label=int(image[0, 0, 0, 0]))]
+
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    outcomes = await submit(Client(), "m", images, np.arange(10), seed=1, in_flight=3)  # type: ignore[arg-type]
+    assert sorted(o.sample for o in outcomes) == list(range(10))
+    assert [o.sample for o in outcomes if not o.right] == [3]
+    assert [o.sample for o in outcomes] != list(range(10))
+
+
+def test_an_image_of_any_size_is_fitted_to_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(file)
+    samples, name = ask.read(file, INFO)
+    assert (samples.shape, samples.dtype, name) == ((1, 8, 8, 1), np.uint8, "image")
+
+
+@pytest.mark.parametrize(
+    ("array", "shape", "name"),
+    [
+        (np.zeros((1, 8, 8), np.float32), (1, 1, 8, 8), "input"),
+        (np.zeros((3, 1, 8, 8), np.float64), (3, 1, 8, 8), "input"),
+        (np.zeros((8, 8), np.uint8), (1, 8, 8, 1), "image"),
+        (np.zeros((5, 8, 8, 1), np.uint8), (5, 8, 8, 1), "image"),
+    ],
+)
+def test_an_array_finds_its_input(tmp_path: Path, array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    samples, found = ask.read(tmp_path / "a.npy", INFO)
+    assert (samples.shape, found) == (shape, name)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("ending", [".png", ".npy", ".txt"])
+def test_a_file_that_is_not_what_it_says_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"a\."):
+        ask.read(file, INFO)
+
+
+def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidInput, match=r"not a \.npy array of numbers"):
+        ask.read(tmp_path / "a.npy", INFO)
+
+
+def test_a_waterfall_has_a_bar_for_each_stage_that_took_time() -> None:
+    trace = prediction(tier=Tier.CLOUD).trace
+    assert trace is not None
+    assert ask.waterfall(trace).row_count == 4
