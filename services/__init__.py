@@ -1,1 +1,6 @@
 """What every tier is: the shared runtime. No file in here knows which tier it runs in."""
+
+import os
+
+# onnxruntime's Linux builds report to their maker unless this is set before they load. Nothing here calls home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

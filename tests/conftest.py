@@ -21,8 +21,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real data sets that do not travel with the project; skips where they are absent, unless required."""
-    path = Path(os.environ.get("OFFRAMP_TEST_DATA", ROOT.parent / "shared" / "data"))
+    path = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
-        assert not os.environ.get("OFFRAMP_REQUIRE_DATA"), f"no data sets at {path}"
-        pytest.skip(f"no data sets at {path}; set OFFRAMP_TEST_DATA to a directory that has them")
+        assert not os.environ.get("TEST_REQUIRE_DATA"), f"no data sets at {path}"
+        pytest.skip(f"no data sets at {path}; set TEST_DATA to a directory that has them")
     return path

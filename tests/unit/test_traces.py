@@ -22,7 +22,7 @@ from testbed.traces import (
     read_trace,
 )
 
-DATA = Path(os.environ.get("OFFRAMP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "traces"
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "traces"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded traces at {DATA}")
 
 rates = st.lists(st.one_of(st.just(0.0), st.floats(1.0, 1e8)), min_size=1, max_size=12).filter(any)

@@ -1,0 +1,133 @@
+"""The whole project as containers: up once for all tests here, under a name and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.conftest import ROOT
+
+REQUIRE = "TEST_REQUIRE_CONTAINERS"
+BUILD_SECONDS = 900
+
+
+@dataclass(slots=True)
+class Stack:
+    """A compose project. Commands that fail or hang raise AssertionError with what they printed."""
+
+    project: str
+    image: str
+    ports: dict[str, int]
+    healthy_after_seconds: float = field(default=float("inf"))
+
+    @property
+    def target(self) -> str:
+        """The public door, as the host sees it."""
+        return f"127.0.0.1:{self.ports['PUBLIC_PORT']}"
+
+    def compose(self, *arguments: str, seconds: float = 120) -> str:
+        given = {"IMAGE": self.image} | {name: str(port) for name, port in self.ports.items()}
+        project = ("--project-name", self.project, "--file", str(ROOT / "docker-compose.yml"))
+        # What the file itself says is tested, not what somebody's .env makes of it.
+        options = ("--ansi", "never", "--env-file", os.devnull, *project)
+        return _run("docker", "compose", *options, *arguments, seconds=seconds, more=given)
+
+    def up(self) -> None:
+        """Starts what is not running and waits until everything is healthy."""
+        self.compose("up", "--detach", "--wait", "--wait-timeout", "60")
+
+    def docker(self, *arguments: str, seconds: float = 60) -> str:
+        return _run("docker", *arguments, seconds=seconds)
+
+    def container(self, service: str) -> str:
+        """The id of the container of `service`, running or not."""
+        return self.compose("ps", "--all", "--quiet", service).strip()
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(self.docker("inspect", self.container(service)))
+        return found[0]
+
+    def inside(self, service: str, *command: str) -> str:
+        """What `command` prints in the container of `service`."""
+        return self.docker("exec", self.container(service), *command)
+
+    def logs(self) -> str:
+        return self.compose("logs", "--no-color", "--timestamps", "--tail", "15")
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """All services, healthy, from an image built of this working tree; removed with the image at the end."""
+    _need_engine()
+    name = f"offramp-test-{uuid.uuid4().hex[:8]}"
+    running = Stack(name, f"{name}:latest", _free_ports())
+    try:
+        running.compose("build", seconds=BUILD_SECONDS)
+        started = time.monotonic()
+        _up_or_logs(running)
+        running.healthy_after_seconds = time.monotonic() - started
+        yield running
+    finally:
+        running.compose("down", "--volumes", "--remove-orphans", "--rmi", "all")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Any:
+    """A failed test shows what the containers logged."""
+    report = yield
+    running = item.funcargs.get("stack")
+    if report.failed and isinstance(running, Stack):
+        report.sections.append(("container logs", running.logs()))
+    return report
+
+
+def _up_or_logs(running: Stack) -> None:
+    try:
+        running.up()
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{running.logs()}") from None
+
+
+def _need_engine() -> None:
+    for command in (("docker", "info"), ("docker", "compose", "version")):
+        try:
+            _run(*command, seconds=30)
+        except (AssertionError, OSError) as error:
+            _cannot(f"no container engine: {' '.join(str(error).split())[-300:]}")
+
+
+def _cannot(reason: str) -> NoReturn:
+    if os.environ.get(REQUIRE) == "1":
+        pytest.fail(f"{REQUIRE}=1, but {reason}")
+    pytest.skip(reason)
+
+
+def _free_ports() -> dict[str, int]:
+    """Ports that nobody listens on, held at once so that all differ."""
+    names = ("PUBLIC_PORT", "DEVICE_EDGE_CONTROL_PORT", "EDGE_CLOUD_CONTROL_PORT")
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+
+
+def _run(*command: str, seconds: float, more: dict[str, str] | None = None) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
+    try:
+        done = subprocess.run(
+            command, env=environment | (more or {}), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"`{' '.join(command)}` took more than {seconds} s") from None
+    if done.returncode != 0:
+        raise AssertionError(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr[-6000:].strip()}")
+    return done.stdout
