@@ -150,7 +150,7 @@ def _predictions(reply: Any, trace: dict[str, Any] | None) -> list[Prediction]:
             exit_index=int(arrays["exit_index"][row]),
             tier=Tier(int(arrays["tier_index"][row])),
             degraded=bool(arrays["degraded"][row]),
-            degraded_reason=reason,
+            degraded_reason=reason if arrays["degraded"][row] else "",
             plan=plan,
             request_id=reply.id,
             trace=trace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,7 @@ def announce(tier: Tier, given: TierSettings, port: int, manifest: Manifest, **m
     """One line that says the tier is ready, where, with what."""
     log.event(
         "ready",
+        process=os.getpid(),
         address=f"{given.listen.rpartition(':')[0]}:{port}",
         model=manifest.name,
         model_hash=manifest.model_hash,

@@ -37,10 +37,12 @@ class TierSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
+        env_ignore_empty=True,
         extra="ignore",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
         arbitrary_types_allowed=True,
     )
 
@@ -82,7 +84,7 @@ class DeviceSettings(TierSettings):
     @field_validator("splits")
     @classmethod
     def _two_numbers(cls, value: str | None) -> str | None:
-        if value is not None and (value.count(",") != 1 or not all(p.strip().isdigit() for p in value.split(","))):
+        if value is not None and (value.count(",") != 1 or not all(p.strip().isdecimal() for p in value.split(","))):
             raise ValueError("must be two split points, e.g. 7,14")
         return value
 
@@ -123,8 +125,11 @@ def read(kind: type[S], arguments: list[str] | None = None) -> S:
 
 
 def _refuse_unknown(kind: type[TierSettings]) -> None:
-    """A misspelt variable, in the environment or in `.env`, would otherwise silently do nothing."""
-    known = {PREFIX + name.upper() for name in kind.model_fields}
+    """A misspelt variable, in the environment or in `.env`, would otherwise silently do nothing.
+
+    What only another tier knows is not refused: tiers started side by side share an environment.
+    """
+    known = {PREFIX + name.upper() for each in (kind, DeviceSettings) for name in each.model_fields}
     for name in sorted({*os.environ, *dotenv_values(".env")}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")

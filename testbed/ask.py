@@ -71,8 +71,8 @@ def _array(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
         raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not a .npy array of numbers'}") from None
     if array.dtype == np.uint8 and info.image_shape is not None:
         fits, name = info.image_shape, "image"
-        if array.shape in (fits[:2], (1, *fits[:2])) and fits[2] == 1:
-            array = array.reshape(1, *fits)
+        if fits[2] == 1 and array.shape[-2:] == fits[:2] and array.ndim in (2, 3):
+            array = array.reshape(-1, *fits)
     else:
         array, fits, name = array.astype(np.float32), info.input_shape, info.input_name
     array = array[None] if array.shape == fits else array

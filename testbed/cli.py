@@ -34,7 +34,10 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="Directory of th
 OutOption = Annotated[Path, typer.Option("--out", help="Where summary, pictures and logs go.")]
 DeviceEdgeOption = Annotated[str, typer.Option("--device-edge", help="Link device-edge: RATE,RTT.")]
 EdgeCloudOption = Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")]
-PortOption = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the public door.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option("--port", min=1, max=65535, help="Port of the public door; none: 8001 when serving, else a free one."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the order of requests and of the links' jitter.")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections import Counter
@@ -85,12 +86,14 @@ async def serve(settings: TestbedSettings, console: Console) -> None:
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop, testbed)
         _show_addresses(testbed, console)
         console.print("Ctrl-C drains it. Try: offramp infer IMAGE --target " + testbed.device.address)
+        gone: set[str] = set()
         while not stop.is_set():
-            testbed.check()
-            try:
+            for part in testbed.gone():
+                if part.name not in gone:
+                    console.print(f"[red]{part.name} ended with code {part.process.returncode}; the rest goes on[/]")
+                    gone.add(part.name)
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)
-            except TimeoutError:
-                continue
         console.print("draining …")
 
 
@@ -168,7 +171,7 @@ def _with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _show_addresses(testbed: Testbed, console: Console) -> None:
-    table = Table("part", "address", "process", title="Running", title_justify="left")
+    table = Table("part", "address", "control", "process", title="Running", title_justify="left")
     for part in testbed.parts:
-        table.add_row(part.name, part.address, str(part.process.pid))
+        table.add_row(part.name, part.address, part.announced.get("control", ""), str(part.process.pid))
     console.print(table)

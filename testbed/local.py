@@ -101,11 +101,14 @@ class Testbed:
             if part.process.returncode is None:
                 part.process.kill()
 
+    def gone(self) -> list[Part]:
+        """The parts that went away."""
+        return [part for part in self.parts if part.process.returncode is not None]
+
     def check(self) -> None:
         """Raises TestbedError naming a part that went away."""
-        for part in self.parts:
-            if part.process.returncode is not None:
-                raise TestbedError(f"{part.name} ended with code {part.process.returncode}{_tail(part.log)}")
+        for part in self.gone():
+            raise TestbedError(f"{part.name} ended with code {part.process.returncode}{_tail(part.log)}")
 
 
 @asynccontextmanager

@@ -112,6 +112,20 @@ def test_a_served_testbed_answers_and_drains_on_ctrl_c(tiny: Path, tmp_path: Pat
         assert json.loads((logs / f"{name}.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
 
 
+def test_a_served_testbed_goes_on_when_a_part_is_gone(tiny: Path, tmp_path: Path) -> None:
+    samples = tmp_path / "samples.npy"
+    with np.load(tiny / "samples.npz") as archive:
+        np.save(samples, archive["images"])
+    with up(tiny, tmp_path / "out") as (process, address):
+        assert process.stdout is not None
+        ready = json.loads((tmp_path / "out" / "logs" / "cloud-node.jsonl").read_text().splitlines()[0])
+        os.kill(ready["process"], signal.SIGKILL)
+        assert "cloud-node ended" in process.stdout.readline()
+        answers = json.loads(offramp("infer", samples, "--target", address, "--json").stdout)
+    assert len(answers) == 40
+    assert {a["degraded_reason"] for a in answers} == {"", "upstream_unavailable"}
+
+
 def test_inspect_shows_what_the_manifest_holds(tiny: Path) -> None:
     found = json.loads(offramp("inspect", tiny, "--json").stdout)
     assert len(found["split_points"]) == 9

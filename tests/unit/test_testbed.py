@@ -80,6 +80,7 @@ def test_an_image_of_any_size_is_fitted_to_the_model(tmp_path: Path) -> None:
         (np.zeros((3, 1, 8, 8), np.float64), (3, 1, 8, 8), "input"),
         (np.zeros((8, 8), np.uint8), (1, 8, 8, 1), "image"),
         (np.zeros((5, 8, 8, 1), np.uint8), (5, 8, 8, 1), "image"),
+        (np.zeros((5, 8, 8), np.uint8), (5, 8, 8, 1), "image"),
     ],
 )
 def test_an_array_finds_its_input(tmp_path: Path, array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
