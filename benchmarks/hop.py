@@ -11,11 +11,9 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from services.bundle import ExitSpec, InputSpec, Manifest
 from services.client import GrpcNextTier, channel_options
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.partition import partition
+from testbed.local import part
 
 SIZES = {"1 KiB": 1 << 10, "32 KiB": 32 << 10, "256 KiB": 256 << 10, "1 MiB": 1 << 20}
 TARGET_RATIO = 2.0
@@ -55,8 +54,8 @@ def sized_bundle(path: Path, nbytes: int) -> Path:
         numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("from", [0]), ("to", [2]), ("axis", [1]))
     ]
     nodes = [
-        helper.make_node("Relu", ["input"], ["a1"], name="relu"),
-        helper.make_node("Slice", ["a1", "from", "to", "axis"], ["exit_0"], name="slice"),
+        helper.make_node("Slice", ["input", "from", "to", "axis"], ["a1"], name="slice"),
+        helper.make_node("Relu", ["a1"], ["exit_0"], name="relu"),
     ]
     tensors = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", e]) for n, e in (("input", elements), ("exit_0", 2))
@@ -81,12 +80,11 @@ async def measure(name: str, nbytes: int, calls: int, folder: Path) -> Result:
     path = sized_bundle(folder / str(nbytes), nbytes)
     loaded = bundle.load(path)
     async with AsyncExitStack() as stack:
-        edge = await stack.enter_async_context(
-            _server("-m", "edge_node", "--bundle", str(path), "--listen", "127.0.0.1:0", "--log-level", "info")
-        )
-        bare = await stack.enter_async_context(_server("-m", "benchmarks.hop", "--serve"))
-        next_tier = GrpcNextTier(Tier.DEVICE, edge, 2)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(bare, channel_options()))
+        served = ("edge_node", "--bundle", str(path), "--listen", "127.0.0.1:0")
+        edge = await stack.enter_async_context(part("edge", served, path / "edge.log"))
+        bare = await stack.enter_async_context(part("bare", ("benchmarks.hop", "--serve"), path / "bare.log"))
+        next_tier = GrpcNextTier(Tier.DEVICE, edge.address, 2)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(bare.address, channel_options()))
         last = loaded.manifest.last
         plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, last), "fp32")))
         activation = np.random.default_rng(0).normal(size=(1, nbytes // 4)).astype(np.float32)
@@ -118,28 +116,6 @@ async def _alternate(
     return hops, echoes
 
 
-@asynccontextmanager
-async def _server(*arguments: str) -> AsyncIterator[str]:
-    """A process that announces its address in a JSON line; its address."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    assert child.stdout is not None
-    try:
-        line = await asyncio.wait_for(child.stdout.readline(), 30)
-        draining = asyncio.create_task(_discard(child.stdout))
-        yield json.loads(line)["address"]
-    finally:
-        child.terminate()
-        await asyncio.wait_for(child.wait(), 30)
-    await draining
-
-
-async def _discard(stream: asyncio.StreamReader) -> None:
-    while await stream.read(1 << 16):
-        pass
-
-
 async def _serve_bare() -> None:
     async def echo(request: bytes, context: object) -> bytes:
         return bytes(int.from_bytes(request[:4], "little"))
@@ -150,7 +126,7 @@ async def _serve_bare() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Bare", {"Echo": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
+    print(json.dumps({"event": "ready", "address": f"127.0.0.1:{port}"}), flush=True)
     await server.wait_for_termination()
 
 

@@ -20,7 +20,7 @@ from device_agent.agent import Agent, Answer
 from device_agent.tensors import IMAGE, image_shape, read_input
 from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
-from services.errors import InvalidInput, UnknownModel
+from services.errors import InvalidInput, ModelNotReady, UnknownModel
 from services.limiter import Limiter
 from services.server import Service, unary
 
@@ -108,6 +108,8 @@ class OpenInference:
         self._known(request.model_name, request.model_version)
         if len(request.id) > _MAX_ID:
             raise InvalidInput(f"the request's id is longer than {_MAX_ID} characters")
+        if not self._warm:
+            raise ModelNotReady(f"model {request.model_name!r} is still warming up; try again shortly")
         wanted = self._wanted(request)
         with self._limiter.admit():
             samples = read_input(request, self._manifest.input, self._max_batch)
@@ -116,7 +118,7 @@ class OpenInference:
             answer = await self._agent.infer(
                 samples, Deadline.after(seconds), request.id, self._thresholds(request), arrived
             )
-        log.answered(answer.request_id, Tier.DEVICE, answer.response)
+        log.answered_soon(answer.request_id, Tier.DEVICE, answer.response)
         return self._reply(request, answer, wanted)
 
     def _known(self, name: str, version: str) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from services.bundle import InputSpec
 from services.domain import FloatArray
 from services.errors import InvalidInput
+from services.server import check_batch
 
 IMAGE = "image"
 """The name of the second way in: uint8 pixels, [N, height, width, channels], preprocessed by the tier."""
@@ -30,8 +31,8 @@ def image_shape(spec: InputSpec) -> tuple[int, int, int] | None:
 def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
     """The samples of a ModelInferRequest as float32 [N, *input shape].
 
-    Raises InvalidInput for a wrong name, dtype, shape or size, mixed raw and typed contents, or values that
-    are not finite.
+    Raises TooLarge for a batch over `max_batch`, and InvalidInput for a wrong name, dtype, shape or size, mixed
+    raw and typed contents, or values that are not finite.
     """
     if len(request.inputs) != 1:
         raise InvalidInput(f"give exactly one input, {spec.name!r}{_or_image(spec)}; got {len(request.inputs)}")
@@ -60,11 +61,10 @@ def preprocess(pixels: npt.NDArray[Any], spec: InputSpec) -> FloatArray:
 def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max_batch: int) -> npt.NDArray[Any]:
     if tensor.datatype != datatype:
         raise InvalidInput(f"input {tensor.name!r} must be {datatype}, got {tensor.datatype[:20]!r}")
-    given = tuple(tensor.shape)
-    if len(given) != len(shape) + 1 or given[1:] != shape:
-        raise InvalidInput(f"input {tensor.name!r} must have shape {[-1, *shape]}, got {list(given)[:10]}")
-    if not 1 <= given[0] <= max_batch:
-        raise InvalidInput(f"input {tensor.name!r} has {given[0]} samples, between 1 and {max_batch} are taken")
+    given = tuple(tensor.shape[: len(shape) + 2])
+    if given[1:] != shape:
+        raise InvalidInput(f"input {tensor.name!r} must have shape {[-1, *shape]}, got {list(tensor.shape[:10])}")
+    check_batch(given[0], max_batch)
     count = math.prod(given)
     return _flat(request, tensor, datatype, count).reshape(given)
 

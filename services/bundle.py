@@ -43,12 +43,16 @@ class Preprocessing(_Record):
 
 
 class InputSpec(_Record):
-    """The input tensor. `shape` leaves out the batch dimension; images are [channels, height, width]."""
+    """The input tensor. `shape` leaves out the batch dimension; images are [channels, height, width].
+
+    `max_batch`: the most samples the graph takes at once; none: any number.
+    """
 
     name: str
     shape: tuple[Dimension, ...]
     dtype: Literal["float32"] = "float32"
     preprocessing: Preprocessing | None = None
+    max_batch: Annotated[int, Field(ge=1)] | None = None
 
     def channels_fit(self) -> bool:
         p = self.preprocessing

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from services.domain import Response, Tier
 
@@ -47,6 +50,11 @@ def event(name: str, level: int = logging.INFO, exc_info: bool = False, **fields
     _log.log(level, name, extra={"fields": fields}, exc_info=exc_info)
 
 
+def answered_soon(request_id: str, tier: Tier, response: Response) -> None:
+    """Writes the request's line when the event loop is next free, so that the answer does not wait for it."""
+    asyncio.get_running_loop().call_soon(answered, request_id, tier, response)
+
+
 def answered(request_id: str, tier: Tier, response: Response) -> None:
     """The one line of a request on this tier."""
     if not _log.isEnabledFor(logging.INFO):
@@ -56,8 +64,8 @@ def answered(request_id: str, tier: Tier, response: Response) -> None:
         "request",
         request_id=request_id,
         samples=len(answers),
-        answered_here=int((answers.tiers == tier).sum()),
-        degraded=int((answers.reasons != 0).sum()),
+        answered_here=int(np.count_nonzero(answers.tiers == tier)),
+        degraded=int(np.count_nonzero(answers.reasons)),
         milliseconds=round(1000 * response.trace.seconds, 3),
     )
 

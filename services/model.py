@@ -48,7 +48,7 @@ class Model:
 
     def pieces(self, segment: Segment) -> list[Segment]:
         """`segment` cut after each of its exits, so that a confident sample stops there."""
-        inside = [at for at in sorted(self._exits) if segment.start < at < segment.end]
+        inside = [at for at in self._exits if segment.start < at < segment.end]
         edges = [segment.start, *inside, segment.end]
         return [Segment(a, b) for a, b in pairwise(edges) if a < b]
 
@@ -59,6 +59,9 @@ class Model:
         expected = self.manifest.split_points[split_point].shape
         if shape[1:] != expected:
             raise InvalidInput(f"split point {split_point} carries [N, {_row(expected)}], got [{_row(shape)}]")
+        limit = self.manifest.input.max_batch
+        if limit is not None and shape[0] > limit:
+            raise InvalidInput(f"model {self.manifest.name!r} takes {limit} sample at a time, got {shape[0]}")
 
     def run(self, piece: Segment, tensor: FloatArray) -> SegmentOutput:
         """Runs one of `pieces()` on float32 [N, …]; blocks, and builds the session if it is not resident."""
@@ -110,7 +113,9 @@ def _cutter(bundle: Bundle) -> Cutter:
     if found.exits != exits:
         raise BundleError(f"{bundle.manifest_path}: the exits are not those of {manifest.graph}")
     if found.split_points[-1].shape != (len(manifest.labels),):
-        raise BundleError(f"{bundle.manifest_path}: {len(manifest.labels)} labels are not the output of {manifest.graph}")
+        raise BundleError(
+            f"{bundle.manifest_path}: {len(manifest.labels)} labels are not the output of {manifest.graph}"
+        )
     return Cutter(graph, manifest.split_points, exits)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +28,7 @@ from services.tier import TierRuntime
 TIER_SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
 MAX_PROBE_BYTES = 1 << 16
 _MAX_REQUEST_ID = 200
+_DRAIN_POLL_SECONDS = 0.02
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -76,8 +78,9 @@ def _guarded(handler: Handler) -> Handler:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:  # the one place where the unexpected ends: logged here, masked for the client
-            log.event("failed", level=40, exc_info=True, request_id=_id_of(request))
-            code, message, trailing = wire.status_of(InternalError(f"internal error, id={_id_of(request)}"))
+            name = _id_of(request) or uuid.uuid4().hex
+            log.event("failed", level=40, exc_info=True, request_id=name)
+            code, message, trailing = wire.status_of(InternalError(f"internal error, id={name}"))
         await context.abort(code, message, trailing)
 
     return guarded
@@ -113,7 +116,7 @@ class TierService:
         with self._limiter.admit():
             deadline = self._deadline(message, context.time_remaining())
             response = await self._runtime.infer(self._request(message, deadline), arrived)
-        log.answered(message.request_id, self._runtime.tier, response)
+        log.answered_soon(message.request_id, self._runtime.tier, response)
         return wire.response_to_pb(response)
 
     async def describe(
@@ -138,6 +141,7 @@ class TierService:
 
     def _request(self, message: pb.InferRequest, deadline: Deadline) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
+        self._runtime.check_model(message.model_hash)
         if len(message.request_id) > _MAX_REQUEST_ID:
             raise InvalidInput(f"request_id is longer than {_MAX_REQUEST_ID} characters")
         payload = wire.payload_from_pb(message.activation)
@@ -190,19 +194,31 @@ class TierServer:
             raise SettingsError(f"cannot listen on {address}: in use, or not an address of this machine") from None
         await self._server.start()
         await self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
+        await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         return port
 
     async def ready(self) -> None:
         """Warm: tells health checks to send requests."""
+        await self._set_readiness(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _set_readiness(self, status: Any) -> None:
         for name in ("", "readiness", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(name, status)
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
-        """Not ready, wait until peers know, refuse new requests, finish those in flight, stop."""
+        """Not ready, wait until peers know, refuse new requests, finish those in flight, stop.
+
+        The server stops last: a stopping gRPC server cancels what just arrived, where this one says why it refuses.
+        """
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(delay_seconds)
         self._limiter.draining = True
-        await self._server.stop(grace_seconds)
+        deadline = Deadline.after(grace_seconds)
+        while self._limiter.in_flight and deadline.remaining() > 0:
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        if deadline.remaining() > 0:  # who was answered last may just have asked again
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        await self._server.stop(max(0.0, deadline.remaining()))
 
 
 def _reflection_pool(files: list[bytes]) -> DescriptorPool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +36,7 @@ from services.domain import (
 from services.errors import (
     DeadlineExceeded,
     Draining,
+    InternalError,
     InvalidInput,
     ModelMismatch,
     OfframpError,
@@ -48,8 +48,6 @@ from services.errors import (
 )
 from services.model import Model, SegmentOutput
 from services.profile import Profiler
-
-T = TypeVar("T")
 
 INLINE_SECONDS = 0.0002
 """A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
@@ -160,10 +158,14 @@ class TierRuntime:
         answers = Predictions.empty(count, len(self.model.manifest.labels))
         return _Journey(request, watch, answers, np.arange(count), request.activation, request.at)
 
-    def _check(self, request: Request) -> None:
+    def check_model(self, model_hash: str) -> None:
+        """Raises ModelMismatch naming both hashes. Comes first: another model makes everything else look wrong."""
         ours = self.model.manifest.model_hash
-        if request.model_hash != ours:
-            raise ModelMismatch(f"this {self.tier.label} holds model {ours}, the request names {request.model_hash}")
+        if model_hash != ours:
+            raise ModelMismatch(f"this {self.tier.label} holds model {ours}, the request names {model_hash[:64]}")
+
+    def _check(self, request: Request) -> None:
+        self.check_model(request.model_hash)
         check_plan(request, self.tier, self.model.last)
         self.model.check(request.at, request.activation.shape)
         segment = stage_of(request.plan, self.tier).segment
@@ -196,7 +198,8 @@ class TierRuntime:
             return started, self.model.run(piece, tensor), clock()
 
         inline = self._is_short(piece, len(tensor))
-        started, output, finished = job() if inline else await _in(self._workers, job)
+        loop = asyncio.get_running_loop()
+        started, output, finished = job() if inline else await loop.run_in_executor(self._workers, job)
         waited = started - journey.watch.last
         journey.watch.lap("queue", until=started)
         journey.watch.lap("compute", until=finished)
@@ -213,17 +216,9 @@ class TierRuntime:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
         scores = exits.softmax(logits, spec.temperature)
         confidences = exits.confidence(scores, self.model.manifest.confidence)
-        count, rows = len(scores), journey.travelling
-        journey.answers.put(
-            rows,
-            Predictions(
-                scores,
-                confidences,
-                np.full(count, spec.index, np.int32),
-                np.full(count, self.tier, np.int32),
-                np.zeros(count, np.int32),
-            ),
-        )
+        rows, answers = journey.travelling, journey.answers
+        answers.scores[rows], answers.confidences[rows] = scores, confidences
+        answers.exits[rows], answers.tiers[rows] = spec.index, int(self.tier)
         final = spec.split_point == self.model.last
         chosen = journey.request.thresholds
         stay = ~exits.leaves(confidences, chosen[spec.index] if chosen else spec.threshold) & (not final)
@@ -250,7 +245,11 @@ class TierRuntime:
             raise UpstreamUnavailable(f"the plan goes on to the {following.tier.label}, this tier has no next one")
         if request.deadline.remaining() <= 0:
             raise DeadlineExceeded("no time left to go on")
-        return await self.next_tier.infer(request, following.codec)
+        forwarded = await self.next_tier.infer(request, following.codec)
+        passed = forwarded.response.predictions.exits
+        if not ((passed >= 0) & (passed < len(self.model.manifest.exits))).all():
+            raise InternalError("the next tier's answer names an exit that this model does not have")
+        return forwarded
 
     async def _without_next(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
         """The rest of the network here, if it is held and time is left; else the best exit so far."""
@@ -311,6 +310,8 @@ def check_plan(request: Request, tier: Tier, last: int) -> None:
     tiers = [stage.tier for stage in request.plan.stages]
     if tiers != sorted(set(tiers)):
         raise InvalidInput("the plan visits tiers out of order")
+    if request.at == last:
+        raise InvalidInput(f"nothing is left to run after split point {last}, the output")
     if stage_of(request.plan, tier).segment.start != request.at:
         raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
 
@@ -339,7 +340,3 @@ _REASONS: tuple[tuple[type[OfframpError], DegradedReason], ...] = (
     (ModelMismatch, DegradedReason.UPSTREAM_MISMATCH),
     (UnknownModel, DegradedReason.UPSTREAM_MISMATCH),
 )
-
-
-async def _in(workers: Executor, job: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(workers, job)

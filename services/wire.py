@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from services import codec
 from services.domain import (
     DegradedReason,
     HopTrace,
+    IntArray,
     LinkEstimate,
     Payload,
     Plan,
@@ -46,6 +49,9 @@ from services.pb.offramp.v1 import tier_pb2 as pb
 
 ERROR_DOMAIN = "offramp"
 RETRY_PUSHBACK_MS = "50"
+_MAX_MESSAGE = 500
+"""Characters. Metadata is bounded: an error that quotes its caller at length would otherwise not arrive at all."""
+_MAX_DIMENSIONS = 16
 
 CODEC_TO_PB: dict[str, Any] = {name: pb.Codec.Value("CODEC_" + name.upper().replace("+", "_")) for name in codec.CODECS}
 CODEC_FROM_PB: dict[int, str] = {number: name for name, number in CODEC_TO_PB.items()}
@@ -74,6 +80,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[OfframpError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
     grpc.StatusCode.UNIMPLEMENTED: NotImplementedHere,
     grpc.StatusCode.UNAVAILABLE: UpstreamUnavailable,
+    grpc.StatusCode.CANCELLED: UpstreamUnavailable,  # by a server that stopped; our own never comes as a status
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -84,11 +91,12 @@ def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error), details=[info])
+    message = str(error)[:_MAX_MESSAGE]
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[info])
     metadata: tuple[tuple[str, str | bytes], ...] = ((_DETAILS_KEY, status.SerializeToString()),)
     if isinstance(error, QueueFull):
         metadata += (("grpc-retry-pushback-ms", RETRY_PUSHBACK_MS),)
-    return code, str(error), metadata
+    return code, message, metadata
 
 
 def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str | bytes]) -> OfframpError:
@@ -122,6 +130,13 @@ def plan_to_pb(plan: Plan) -> pb.Plan:
 
 def plan_from_pb(message: pb.Plan) -> Plan:
     """Raises InvalidInput for an unknown tier or codec, or more stages than there are tiers."""
+    return _plan_from_bytes(message.SerializeToString())
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_from_bytes(data: bytes) -> Plan:
+    """Devices send the same few plans again and again; bounded, since they choose what they send."""
+    message = pb.Plan.FromString(data)
     if len(message.stages) > len(Tier):
         raise InvalidInput(f"the plan has {len(message.stages)} stages, there are {len(Tier)} tiers")
     stages = tuple(
@@ -165,7 +180,9 @@ def payload_to_pb(payload: Payload) -> pb.Activation:
 
 
 def payload_from_pb(message: pb.Activation) -> Payload:
-    """Raises InvalidInput for a dtype other than FP32 or an unknown codec. Sizes are the codec's to check."""
+    """Raises InvalidInput for too many dimensions, a dtype other than FP32 or an unknown codec."""
+    if len(message.shape) > _MAX_DIMENSIONS:
+        raise InvalidInput(f"the activation has {len(message.shape)} dimensions")
     if message.dtype != pb.DATA_TYPE_FP32:
         raise InvalidInput("the activation's dtype must be FP32")
     name = codec_from_pb(message.codec)
@@ -208,19 +225,26 @@ def _predictions_to_pb(answers: Predictions) -> pb.Predictions:
 def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> Predictions:
     if message.classes != classes:
         raise ValueError(f"{message.classes} classes instead of {classes}")
-    for rows in (message.exits, message.tiers, message.reasons):
-        if len(rows) != count:
-            raise ValueError(f"{len(rows)} answers instead of {count}")
+    exits, tiers, reasons = (np.array(rows, np.int32) for rows in (message.exits, message.tiers, message.reasons))
+    if not len(exits) == len(tiers) == len(reasons) == count:
+        raise ValueError(f"{len(exits)}, {len(tiers)} and {len(reasons)} answers instead of {count}")
+    if not (_all_within(tiers, 1, len(Tier)) and _all_within(reasons, 0, max(DegradedReason))):
+        raise ValueError("a tier or reason that does not exist")
     scores = np.frombuffer(message.scores, "<f4").reshape(count, classes)
-    if not np.isfinite(scores).all():
+    confidences = np.frombuffer(message.confidences, "<f4").reshape(count)
+    if not (np.isfinite(scores).all() and np.isfinite(confidences).all()):
         raise ValueError("scores that are not finite")
     return Predictions(
         scores,
-        np.frombuffer(message.confidences, "<f4").reshape(count),
-        np.fromiter(message.exits, np.int32, count),
-        np.fromiter((tier_from_pb(tier) for tier in message.tiers), np.int32, count),
-        np.fromiter((DegradedReason(reason) for reason in message.reasons), np.int32, count),
+        confidences,
+        exits,
+        tiers - 1,
+        reasons,
     )
+
+
+def _all_within(numbers: IntArray, low: int, high: int) -> bool:
+    return not numbers.size or bool(low <= numbers.min() and numbers.max() <= high)
 
 
 _HOP_SECONDS = ("queue_seconds", "decode_seconds", "compute_seconds", "encode_seconds", "network_seconds")
@@ -233,6 +257,8 @@ def _hop_to_pb(hop: HopTrace) -> pb.HopTrace:
 
 def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
     times = {name: getattr(message, name) for name in _HOP_SECONDS}
+    if not all(map(math.isfinite, times.values())):
+        raise ValueError("times that are not finite")
     return HopTrace(tier_from_pb(message.tier), bytes_up=message.bytes_up, bytes_down=message.bytes_down, **times)
 
 

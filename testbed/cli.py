@@ -185,6 +185,31 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         Console().print(inspection.shown(bundle))
 
 
+@app.command(
+    epilog="Example: offramp partition model.onnx --out models/mine --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+)
+def partition(
+    model: Annotated[Path, typer.Argument(help="An ONNX classifier.", metavar="MODEL.onnx")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the bundle to write.")] = Path("out/bundle"),
+    output: Annotated[str | None, typer.Option("--output", help="The output to keep, where there are several.")] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="Per channel, of pixels in 0..1; with --std.")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Per channel, of pixels in 0..1; with --mean.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find every place where an ONNX classifier can be split, and write it as a bundle. No retraining."""
+    from testbed import adopt, inspection
+
+    adopted = adopt.adopt(model, out, output, adopt.preprocessing(mean, std))
+    if as_json:
+        print(json.dumps(inspection.as_json(out) | {"notes": adopted.notes}, indent=2))
+        return
+    console = Console()
+    console.print(inspection.shown(out))
+    for note in adopted.notes:
+        console.print(f"note: {note}")
+    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}")
+
+
 @app.command(epilog="Example: offramp health --addr 127.0.0.1:8001 --service readiness")
 def health(
     addr: Annotated[str, typer.Option("--addr", help="Address of the tier, HOST:PORT.")] = "127.0.0.1:8001",

@@ -14,11 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.domain import Deadline
 from services.errors import OfframpError, SettingsError
 from testbed.traces import parse_duration, parse_rate
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0
+_POLL_SECONDS = 0.02
 _LOG_TAIL = 5
 
 
@@ -97,18 +99,18 @@ class Testbed:
 
     def kill(self) -> None:
         """Ends every part at once, without draining."""
-        for part in self.parts:
-            if part.process.returncode is None:
-                part.process.kill()
+        for each in self.parts:
+            if each.process.returncode is None:
+                each.process.kill()
 
     def gone(self) -> list[Part]:
         """The parts that went away."""
-        return [part for part in self.parts if part.process.returncode is not None]
+        return [each for each in self.parts if each.process.returncode is not None]
 
     def check(self) -> None:
         """Raises TestbedError naming a part that went away."""
-        for part in self.gone():
-            raise TestbedError(f"{part.name} ended with code {part.process.returncode}{_tail(part.log)}")
+        for each in self.gone():
+            raise TestbedError(f"{each.name} ended with code {each.process.returncode}{_tail(each.log)}")
 
 
 @asynccontextmanager
@@ -118,7 +120,7 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
     async with AsyncExitStack() as stack:
 
         async def start(name: str, *arguments: str) -> Part:
-            return await stack.enter_async_context(_part(name, arguments, settings.logs / f"{name}.jsonl"))
+            return await stack.enter_async_context(part(name, arguments, settings.logs / f"{name}.jsonl"))
 
         async def link(name: str, asked: LinkAsked, target: str) -> Part:
             control = ("--control", "127.0.0.1:0", "--seed", str(settings.seed))
@@ -137,45 +139,39 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
 
 
 @asynccontextmanager
-async def _part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[Part]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        process_group=0,  # Ctrl-C reaches only us, so that the parts drain in order
-    )
-    ready: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
-    keeping = asyncio.create_task(_keep_log(process, log, ready))
+async def part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[Part]:
+    """Runs `python -m *arguments` until the body ends, from when it announced itself.
+
+    It writes straight to `log`: were its lines piped through this process, they would slow what this one measures.
+    """
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdout=file,
+            stderr=asyncio.subprocess.STDOUT,
+            process_group=0,  # Ctrl-C reaches only us, so that the parts drain in order
+        )
     try:
-        yield Part(name, process, await _announced(name, ready, log), log)
+        yield Part(name, process, await _announced(name, process, log), log)
     finally:
         await _stop(process)
-        await keeping
 
 
-async def _announced(name: str, ready: asyncio.Future[dict[str, str]], log: Path) -> dict[str, str]:
-    try:
-        return await asyncio.wait_for(ready, _START_SECONDS)
-    except (TimeoutError, ChildProcessError):
-        raise TestbedError(f"{name} did not start{_tail(log)}") from None
-
-
-async def _keep_log(process: asyncio.subprocess.Process, log: Path, ready: asyncio.Future[dict[str, str]]) -> None:
-    """Copies what the process prints to `log`; the first line that announces an address makes it ready."""
-    assert process.stdout is not None
-    with log.open("wb") as file:
-        async for line in process.stdout:
-            file.write(line)
-            file.flush()
-            if not ready.done() and (said := _announcement(line)):
-                ready.set_result(said)
-    if not ready.done():
-        ready.set_exception(ChildProcessError())
+async def _announced(name: str, process: asyncio.subprocess.Process, log: Path) -> dict[str, str]:
+    """What the process said when it was ready. Raises TestbedError where it ends or takes too long."""
+    deadline = Deadline.after(_START_SECONDS)
+    while deadline.remaining() > 0 and process.returncode is None:
+        for line in log.read_bytes().splitlines():
+            if said := _announcement(line):
+                return said
+        await asyncio.sleep(_POLL_SECONDS)
+    raise TestbedError(f"{name} did not start{_tail(log)}")
 
 
 def _announcement(line: bytes) -> dict[str, str] | None:
+    """The addresses in a whole line that announces them."""
     try:
         said = json.loads(line)
     except ValueError:

@@ -31,13 +31,13 @@ class Running:
 @asynccontextmanager
 async def upper(tier: Tier, path: Path, next_address: str | None = None, **settings: object) -> AsyncIterator[Running]:
     """An edge or cloud node."""
-    given = TierSettings(bundle=path, next=next_address, **settings)
+    given = TierSettings(**{"bundle": path, "next": next_address, "listen": "127.0.0.1:0"} | settings)
     loaded = bundle.load(path)
     runtime, next_tier = process.runtime(tier, loaded, given)
     limiter = Limiter(given.max_in_flight)
     service = TierService(runtime, limiter, given.max_batch, given.deadline_seconds)
     server = TierServer([service.service()], limiter, given.max_message_bytes)
-    port = await server.start("127.0.0.1:0")
+    port = await server.start(given.listen)
     await server.ready()
     try:
         yield Running(f"127.0.0.1:{port}", runtime, server, limiter)

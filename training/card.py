@@ -34,6 +34,14 @@ _SOURCES = {
     ),
 }
 
+_NOTES = {
+    "digits": (
+        "The parts are narrow on purpose, so that a demonstration uses all three tiers: with a few channels more the "
+        "device alone answers 98 to 100 % of these small digits. The widths were chosen by looking at the shares on "
+        "the calibration images."
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -142,7 +150,8 @@ def _network(bundle: Bundle, record: Record) -> str:
     ]
     header = ("part, with its exit", "parameters", "multiply-accumulates", "elements that leave")
     size = f"{len(bundle.graph):,} bytes of float32 graph, {bundle.manifest.last + 1} split points."
-    return f"## Network\n\n{_table(header, rows)}\n\n{size}"
+    note = _NOTES.get(record.dataset)
+    return f"## Network\n\n{_table(header, rows)}\n\n{size}" + (f"\n\n{note}" if note else "")
 
 
 def _contract(manifest: Manifest) -> str:
@@ -200,8 +209,8 @@ def _training(record: Record, dataset: Dataset) -> str:
     return (
         f"## Training\n\n```\n{record.command}\n```\n\n"
         f"- Images: {counts}. SHA-256 of all pixels and labels: `{record.data_hash}`.\n"
-        f"- Seed {record.seed}, {record.threads} threads, torch {record.torch_version}: the same again gives the "
-        "same weights on the same machine.\n"
+        f"- Seed {record.seed}, `OMP_NUM_THREADS={record.threads}`, torch {record.torch_version}: the same again gives "
+        "the same weights on the same machine.\n"
         f"- {record.epochs} epochs in {record.minutes} minutes; the averaged weights of epoch {record.best_epoch} were "
         f"kept, which had the least loss on the validation images ({exits}).\n"
         f"- The whole recipe is in `{RECORD}`."

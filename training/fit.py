@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ class _Training:
         done = len(self.progress.history)
         return done >= self.recipe.epochs or self.progress.stale() >= self.recipe.patience
 
-    def run_epoch(self, advance: Any) -> None:
+    def run_epoch(self, advance: Callable[[], None]) -> None:
         """One pass over the training split, then validation, then the checkpoint."""
         started, number = time.monotonic(), len(self.progress.history)
         generator = Generator().manual_seed(_stream(self.seed, number))
@@ -196,7 +197,7 @@ class _Training:
         accuracies = tuple((logits.argmax(1) == labels).float().mean().item() for logits in outputs)
         return self._loss(outputs, labels).item(), accuracies
 
-    def _loss(self, outputs: Any, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    def _loss(self, outputs: Sequence[Tensor], labels: Tensor, smoothing: float = 0.0) -> Tensor:
         losses = [functional.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs]
         return torch.stack([w * loss for w, loss in zip(self.recipe.exit_weights, losses, strict=True)]).sum()
 

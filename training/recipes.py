@@ -26,22 +26,25 @@ class Recipe:
 RECIPES = {
     "digits": Recipe(
         NetworkConfig(
-            device=(4, 6),
-            device_sends=4,
-            device_head=8,
-            edge=(16, 16),
-            edge_sends=10,
-            edge_head=16,
+            device=(1, 2),
+            device_sends=1,
+            device_head=2,
+            edge=(12, 16),
+            edge_sends=3,
+            edge_head=8,
             cloud=(48, 48),
         ),
         Augmentation(degrees=10, scale=0.1, shear=0.1, shift=2),
         epochs=60,
         batch_size=32,
+        exit_weights=(0.2, 0.5, 1.0),
+        patience=20,
     ),
     "mnist": Recipe(
-        NetworkConfig(device=(12, 24), edge=(64, 64), edge_sends=24),
+        NetworkConfig(device=(12, 24), device_sends=10, edge=(64, 64), edge_sends=28),
         Augmentation(degrees=12, scale=0.12, shear=0.2, shift=2),
         epochs=20,
+        exit_weights=(0.3, 0.5, 1.0),
     ),
     "fashion-mnist": Recipe(
         NetworkConfig(device=(16, 32), device_sends=14, edge=(64, 64), edge_sends=36, dropout=0.3),

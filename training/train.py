@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,12 @@ def train(config: TrainConfig, console: Console | None = None) -> card.Record:
     if config.threads:
         torch.set_num_threads(config.threads)
     checkpoint = config.out / CHECKPOINT
-    result = fit(dataset, recipe, config.seed, checkpoint, config.resume, console)
+    try:
+        result = fit(dataset, recipe, config.seed, checkpoint, config.resume, console)
+    except KeyboardInterrupt:
+        if console:
+            console.print(f"stopped; {checkpoint} holds the last whole epoch, go on with --resume")
+        raise
     export.write_bundle(result.network, dataset, result.mean, result.std, config.out)
     contract = config.contract or calibrate.CONTRACTS[config.dataset]
     calibrate.calibrate_bundle(config.out, dataset.calibration, contract)
@@ -75,6 +81,6 @@ def _record(config: TrainConfig, dataset: Dataset, recipe: Recipe, result: Train
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         validation_accuracies=tuple(round(a, 6) for a in result.best.validation_accuracies),
-        recipe=dataclasses.asdict(recipe),
+        recipe=json.loads(json.dumps(dataclasses.asdict(recipe))),  # as it reads back: lists for tuples
         parts=tuple(card.Part(**dataclasses.asdict(size)) for size in part_sizes(result.network)),
     )

@@ -166,7 +166,7 @@ def test_a_wrong_call_gives_one_clear_line(arguments: tuple[str, ...], code: int
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "up", "infer", "train", "calibrate", "eval", "inspect", "health", "version"]
+    "command", ["run", "up", "infer", "train", "calibrate", "eval", "inspect", "partition", "health", "version"]
 )
 def test_every_command_shows_an_example(command: str) -> None:
     done = offramp(command, "--help")

@@ -1,0 +1,221 @@
+"""Making a foreign ONNX graph one that can be served: its outputs rows of scores, its batch free.
+
+Each step takes a model and returns it changed, with a sentence on what it did; nothing is done silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from services.errors import InvalidInput
+
+_TOLERANCE = 1e-4
+_SEQUENCES = ("SequenceConstruct", "SequenceInsert")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A graph on its way to a bundle, and what was done to it."""
+
+    model: onnx.ModelProto
+    batch_free: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        return self.model.graph
+
+
+def prepare(model: onnx.ModelProto, output: str | None) -> Prepared:
+    """Makes `model` servable. `output` names the one to keep, where there are several of different kinds.
+
+    Raises InvalidInput with the reason for what is not a classifier or what onnxruntime does not run.
+    """
+    check_runs(model)
+    prepared = Prepared(model)
+    _close_weights(prepared)
+    _unpack_sequence(prepared)
+    _keep(prepared, output)
+    _drop_softmax(prepared)
+    _flatten(prepared)
+    _free_batch(prepared)
+    return prepared
+
+
+def check_runs(model: onnx.ModelProto) -> None:
+    """Raises InvalidInput with onnxruntime's reason, where it refuses the graph."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises many kinds; each means that it does not run this
+        raise InvalidInput(f"onnxruntime refuses the graph: {str(error).strip().splitlines()[0][:300]}") from None
+
+
+def _close_weights(prepared: Prepared) -> None:
+    """Initializers listed as inputs could be overridden by a caller, which keeps them from being optimised."""
+    weights = {tensor.name for tensor in prepared.graph.initializer}
+    listed = [value for value in prepared.graph.input if value.name in weights]
+    for value in listed:
+        prepared.graph.input.remove(value)
+    if listed:
+        prepared.model.ir_version = max(prepared.model.ir_version, 4)
+        prepared.notes.append(f"{len(listed)} weights were listed as inputs; they are constants now")
+
+
+def _unpack_sequence(prepared: Prepared) -> None:
+    """An output that is a sequence of tensors becomes one output for each, in order."""
+    graph = prepared.graph
+    if len(graph.output) != 1 or graph.output[0].type.WhichOneof("value") != "sequence_type":
+        return
+    made_by = {name: node for node in graph.node for name in node.output}
+    elements = list(_elements(graph.output[0].name, made_by))
+    for node in [node for node in graph.node if node.op_type in _SEQUENCES]:
+        graph.node.remove(node)
+    prepared.notes.append(f"the output was a sequence; its {len(elements)} tensors are outputs now")
+    _set_outputs(prepared, elements)
+
+
+def _elements(name: str, made_by: dict[str, onnx.NodeProto]) -> Iterator[str]:
+    node = made_by.get(name)
+    if node is None or node.op_type not in _SEQUENCES:
+        raise InvalidInput(f"output {name!r} is a sequence made in a way that is not understood")
+    if node.op_type == "SequenceConstruct":
+        yield from node.input
+        return
+    if len(node.input) > 2:
+        raise InvalidInput(f"output {name!r} is a sequence with positions; only appending is understood")
+    yield from _elements(node.input[0], made_by)
+    yield node.input[1]
+
+
+def _keep(prepared: Prepared, output: str | None) -> None:
+    """Only `output`, or all where they are exits over the same classes; the last one is the final exit."""
+    names = [value.name for value in prepared.graph.output]
+    if output is not None:
+        if output not in names:
+            raise InvalidInput(f"no output is called {output!r}; there are {', '.join(names)}")
+        _set_outputs(prepared, [output])
+        return
+    classes = {_classes(shape) for shape in _output_shapes(prepared.model)}
+    if len(names) > 1 and (len(classes) > 1 or None in classes):
+        raise InvalidInput(
+            f"the outputs {', '.join(names)} are not exits over the same classes; choose one with --output"
+        )
+
+
+def _drop_softmax(prepared: Prepared) -> None:
+    """Exits apply softmax themselves, with a temperature: they want the scores before it."""
+    made_by = {name: node for node in prepared.graph.node for name in node.output}
+    names = [value.name for value in prepared.graph.output]
+    before = [made_by[n].input[0] if n in made_by and made_by[n].op_type == "Softmax" else n for n in names]
+    if before != names:
+        _set_outputs(prepared, before)
+        prepared.notes.append("the final Softmax was taken off; exits apply it themselves")
+
+
+def _flatten(prepared: Prepared) -> None:
+    """Scores of shape [N, classes, 1, 1] become rows. Raises InvalidInput for what is not a row of scores."""
+    names = [value.name for value in prepared.graph.output]
+    for index, (name, shape) in enumerate(zip(names, _output_shapes(prepared.model), strict=True)):
+        if _classes(shape) is None:
+            raise InvalidInput(f"output {name!r} of shape {list(shape)} is not one row of class scores per sample")
+        if len(shape) > 2:
+            prepared.graph.node.append(helper.make_node("Flatten", [name], [f"{name}_row"], name=f"{name}_row"))
+            names[index] = f"{name}_row"
+    if names != [value.name for value in prepared.graph.output]:
+        _set_outputs(prepared, names)
+
+
+def _free_batch(prepared: Prepared) -> None:
+    """Where the batch is fixed, makes it free, and proves that a batch of 3 gives what 3 single runs give."""
+    if not _batch_is_fixed(prepared.model):
+        prepared.batch_free = True
+        return
+    candidate = onnx.ModelProto()
+    candidate.CopyFrom(prepared.model)
+    _set_batch(candidate.graph)
+    if _batches_agree(candidate):
+        prepared.model, prepared.batch_free = candidate, True
+        prepared.notes.append("the batch was fixed; it is free now, and a batch of 3 gives what 3 runs give")
+    else:
+        prepared.notes.append("the batch is fixed at 1 and the graph does not allow to free it: one sample a request")
+
+
+def _batch_is_fixed(model: onnx.ModelProto) -> bool:
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+
+
+def _set_batch(graph: onnx.GraphProto) -> None:
+    """A name for the first dimension of input and outputs, and 0 (as it comes) where a Reshape says 1."""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute}
+    varying = {graph.input[0].name}
+    for node in graph.node:
+        if not varying & set(node.input):
+            continue
+        varying |= set(node.output)
+        if node.op_type == "Reshape" and node.input[1] in constants:
+            sizes = numpy_helper.to_array(constants[node.input[1]]).copy()
+            if sizes.size and sizes[0] == 1:
+                sizes[0] = 0
+                name = f"{node.output[0]}_free_shape"
+                graph.initializer.append(numpy_helper.from_array(sizes, name))
+                node.input[1] = name
+
+
+def _batches_agree(model: onnx.ModelProto) -> bool:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    value = model.graph.input[0]
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+    samples = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        together = session.run(None, {value.name: samples})
+        alone = [session.run(None, {value.name: sample[None]}) for sample in samples]
+    except Exception:  # whatever onnxruntime says, this graph does not take a batch
+        return False
+    return all(
+        batch.shape[0] == len(samples)
+        and np.allclose(batch, np.concatenate([one[index] for one in alone]), rtol=_TOLERANCE, atol=_TOLERANCE)
+        for index, batch in enumerate(together)
+    )
+
+
+def _set_outputs(prepared: Prepared, names: list[str]) -> None:
+    """Makes `names` the outputs, and leaves out what no longer leads to one."""
+    graph = prepared.graph
+    known = {v.name: v for v in onnx.shape_inference.infer_shapes(prepared.model).graph.value_info}
+    known |= {v.name: v for v in graph.output}
+    values = [known.get(n) or helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]
+    del graph.output[:]
+    graph.output.extend(values)
+    needed = set(names)
+    for node in reversed(list(graph.node)):
+        if needed & set(node.output):
+            needed |= set(node.input)
+        else:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in needed]:
+        graph.initializer.remove(tensor)
+
+
+def _output_shapes(model: onnx.ModelProto) -> list[tuple[int, ...]]:
+    """Shapes of the outputs; 0 for a size that is not known."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    return [tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in inferred.output]
+
+
+def _classes(shape: tuple[int, ...]) -> int | None:
+    """How many classes [N, classes] or [N, classes, 1, …] has, else None."""
+    return shape[1] if len(shape) >= 2 and shape[1] > 1 and all(size == 1 for size in shape[2:]) else None

@@ -1,0 +1,108 @@
+"""A foreign client of the same protocol, in the same process as our own messages and client."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from device_agent import messages
+from device_agent.client import AsyncClient
+from services import bundle
+from tests.tiers import three_tiers
+
+triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+triton_aio = pytest.importorskip("tritonclient.grpc.aio", reason="tritonclient is not installed")
+triton_utils = pytest.importorskip("tritonclient.utils")
+
+
+@pytest.fixture(scope="module")
+def pixels(tiny: Path) -> np.ndarray:
+    return bundle.load_samples(bundle.load(tiny))[0][..., None]
+
+
+def an_input(pixels: np.ndarray) -> Any:
+    given = triton.InferInput("image", list(pixels.shape), "UINT8")
+    given.set_data_from_numpy(pixels)
+    return given
+
+
+def by_triton(address: str, pixels: np.ndarray) -> dict[str, Any]:
+    """Everything the blocking client is asked here; it runs in a thread of its own."""
+    with triton.InferenceServerClient(address) as client:
+        result = client.infer(
+            "tiny", [an_input(pixels)], request_id="t1", client_timeout=20, parameters={"trace": True}
+        )
+        compressed = client.infer("tiny", [an_input(pixels)], client_timeout=20, compression_algorithm="gzip")
+        chosen = client.infer(
+            "tiny", [an_input(pixels)], outputs=[triton.InferRequestedOutput("label")], client_timeout=20
+        )
+        return {
+            "ready": (client.is_server_live(), client.is_server_ready(), client.is_model_ready("tiny", "1")),
+            "server": client.get_server_metadata(as_json=True),
+            "model": client.get_model_metadata("tiny", as_json=True),
+            "labels": result.as_numpy("label"),
+            "scores": result.as_numpy("scores"),
+            "degraded": result.as_numpy("degraded"),
+            "id": result.get_response().id,
+            "tier": result.get_response().parameters["tier"].string_param,
+            "compressed": compressed.as_numpy("scores"),
+            "chosen": [output.name for output in chosen.get_response().outputs],
+        }
+
+
+async def test_the_blocking_client_gets_the_answers_that_ours_gets(tiny: Path, pixels: np.ndarray) -> None:
+    async with three_tiers(tiny) as tiers, AsyncClient(tiers.device.address) as ours:
+        theirs = await asyncio.to_thread(by_triton, tiers.device.address, pixels)
+        answers = await ours.infer("tiny", pixels)
+    assert theirs["ready"] == (True, True, True)
+    assert theirs["server"]["name"] == "offramp"
+    assert [tensor["name"] for tensor in theirs["model"]["inputs"]] == ["input", "image"]
+    assert theirs["labels"].tolist() == [answer.label for answer in answers]
+    assert np.array_equal(theirs["scores"], np.stack([answer.scores for answer in answers]))
+    assert np.array_equal(theirs["compressed"], theirs["scores"])
+    assert not theirs["degraded"].any()
+    assert (theirs["id"], theirs["tier"], theirs["chosen"]) == ("t1", "cloud", ["label"])
+
+
+async def test_the_asynchronous_client_infers_and_passes_a_threshold(tiny: Path, pixels: np.ndarray) -> None:
+    async with three_tiers(tiny) as tiers, triton_aio.InferenceServerClient(tiers.device.address) as client:
+        assert await client.is_server_ready()
+        given = [an_input(pixels)]
+        for threshold, exits in ((0.0, {0}), (1.5, {2}), ("1.5", {2}), (2, {2})):
+            result = await client.infer("tiny", given, client_timeout=20, parameters={"exit_threshold": threshold})
+            assert set(result.as_numpy("exit_index").tolist()) == exits
+
+
+@pytest.mark.parametrize(
+    ("model", "samples", "status"),
+    [
+        ("other", np.zeros((1, 8, 8, 1), np.uint8), "StatusCode.NOT_FOUND"),
+        ("tiny", np.zeros((1, 8, 8, 2), np.uint8), "StatusCode.INVALID_ARGUMENT"),
+        ("tiny", np.zeros((0, 8, 8, 1), np.uint8), "StatusCode.INVALID_ARGUMENT"),
+    ],
+)
+async def test_our_errors_surface_in_the_foreign_client(
+    tiny: Path, model: str, samples: np.ndarray, status: str
+) -> None:
+    async with three_tiers(tiny) as tiers, triton_aio.InferenceServerClient(tiers.device.address) as client:
+        with pytest.raises(triton_utils.InferenceServerException) as refused:
+            await client.infer(model, [an_input(samples)], client_timeout=20)
+        assert refused.value.status() == status
+        assert refused.value.message()
+        with pytest.raises(triton_utils.InferenceServerException) as missing:
+            await client.get_model_config("tiny", client_timeout=20)
+        assert missing.value.status() == str(grpc.StatusCode.UNIMPLEMENTED)
+
+
+def test_our_messages_and_theirs_are_byte_for_byte_the_same() -> None:
+    theirs = triton.service_pb2.ModelInferRequest(model_name="m", id="i", raw_input_contents=[b"abc"])
+    theirs.inputs.add(name="x", datatype="UINT8", shape=[1, 3])
+    ours = messages.ModelInferRequest.FromString(theirs.SerializeToString())
+    assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+    assert type(ours) is not type(theirs)
+    assert (ours.model_name, list(ours.inputs[0].shape)) == ("m", [1, 3])

@@ -1,0 +1,135 @@
+"""Foreign ONNX graphs become bundles, or are refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from services import bundle
+from services.domain import FloatArray, Segment
+from services.errors import InvalidInput
+from services.model import Model
+from testbed.adopt import NEVER, adopt, preprocessing
+from tests.networks import three_exit_graph
+
+CLASSIFIERS = {
+    "models/cifar10/cifar_deep_kw.onnx": 1,
+    "models/cifar10/imageclassifier_winml.onnx": 1,
+    "models/cifar10/resnet_2b.onnx": 1,
+    "models/early_exit/triplewins_mnist_3exits.onnx": 3,
+    "models/mnist/mnist-8.onnx": 1,
+    "models/mnist/mnist_relu_9_200.onnx": 1,
+    "light_graphs/light_squeezenet.onnx": 1,
+}
+REFUSED = {
+    "models/odd/mnist_opset1_2017.onnx": "onnxruntime refuses",
+    "models/other/ultraface_rfb320.onnx": "choose one with --output",
+    "models/other/super_resolution_10.onnx": "not one row of class scores",
+    "models/other/fns_candy_720.onnx": "not one row of class scores",
+}
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def dense(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: list[int | str], out: list[int | str]
+) -> onnx.ModelProto:
+    """A graph from `x` to `y`."""
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", out))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def chained(model: Model, tensor: FloatArray, start: int, end: int) -> FloatArray:
+    for piece in model.pieces(Segment(start, end)):
+        tensor, _ = model.run(piece, tensor)
+    return tensor
+
+
+@pytest.mark.parametrize(("name", "exits"), CLASSIFIERS.items())
+def test_a_real_classifier_split_anywhere_equals_the_whole(data: Path, tmp_path: Path, name: str, exits: int) -> None:
+    manifest = adopt(data / name, tmp_path / "b").manifest
+    assert len(manifest.exits) == exits
+    model = Model(bundle.load(tmp_path / "b"))
+    inputs = np.random.default_rng(0).normal(size=(3, *manifest.input.shape)).astype(np.float32)
+    whole = chained(model, inputs, 0, model.last)
+    for cut in range(1, model.last):
+        split = chained(model, chained(model, inputs, 0, cut), cut, model.last)
+        assert np.abs(split - whole).max() <= 1e-5 * max(1.0, float(np.abs(whole).max())), cut
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_what_cannot_be_served_is_refused_with_the_reason(data: Path, tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        adopt(data / name, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_several_exits_over_the_same_classes_are_kept(tmp_path: Path) -> None:
+    manifest = adopt(save(three_exit_graph(), tmp_path), tmp_path / "b").manifest
+    assert [spec.split_point for spec in manifest.exits] == [2, 4, 8]
+    assert [spec.threshold for spec in manifest.exits] == [NEVER, NEVER, 0]
+
+
+def test_one_output_can_be_chosen(tmp_path: Path) -> None:
+    manifest = adopt(save(three_exit_graph(), tmp_path), tmp_path / "b", output="exit_1").manifest
+    assert [spec.output for spec in manifest.exits] == ["exit_1"]
+    assert "c3" not in [point.tensor for point in manifest.split_points]
+
+
+def test_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="exit_0, exit_1, exit_2"):
+        adopt(save(three_exit_graph(), tmp_path), tmp_path / "b", output="nonsense")
+
+
+def test_a_softmax_at_the_end_does_not_happen_twice(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["s"]), helper.make_node("Softmax", ["s"], ["y"])]
+    model = dense(nodes, {"w": np.eye(3, dtype=np.float32)}, ["n", 3], ["n", 3])
+    adopted = adopt(save(model, tmp_path), tmp_path / "b")
+    assert adopted.manifest.exits[0].output == "s"
+    assert any("Softmax" in note for note in adopted.notes)
+
+
+def test_a_graph_that_needs_its_fixed_batch_keeps_it_and_says_so(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Concat", ["x", "c"], ["j"], axis=1), helper.make_node("MatMul", ["j", "w"], ["y"])]
+    weights = {"c": np.ones((1, 1), np.float32), "w": np.ones((4, 2), np.float32)}
+    adopted = adopt(save(dense(nodes, weights, [1, 3], [1, 2]), tmp_path), tmp_path / "b")
+    assert adopted.manifest.input.max_batch == 1
+    assert any("does not allow" in note for note in adopted.notes)
+    with pytest.raises(InvalidInput, match="1 sample at a time"):
+        Model(bundle.load(tmp_path / "b")).check(0, (2, 3))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph", b"\x08\x08"])
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"model\.onnx"):
+        adopt(tmp_path / "model.onnx", tmp_path / "b")
+
+
+def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
+    model = three_exit_graph()
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    model.graph.initializer[0].external_data.add(key="location", value="../secret")
+    with pytest.raises(InvalidInput, match="other files"):
+        adopt(save(model, tmp_path), tmp_path / "b")
+
+
+@pytest.mark.parametrize(("mean", "std"), [("0.5", None), (None, "1"), ("a", "1"), ("0", "0"), ("nan", "1")])
+def test_preprocessing_that_makes_no_sense_is_refused(mean: str | None, std: str | None) -> None:
+    with pytest.raises(InvalidInput, match="--mean and --std"):
+        preprocessing(mean, std)
+
+
+def test_preprocessing_must_fit_the_channels(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="1 channels"):
+        adopt(save(three_exit_graph(), tmp_path), tmp_path / "b", preprocessing=preprocessing("0,0", "1,1"))

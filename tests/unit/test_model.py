@@ -1,0 +1,142 @@
+"""Running segments, and the sessions they need."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from services import bundle
+from services.domain import Segment
+from services.errors import BundleError, InvalidInput
+from services.model import Model
+from tests.networks import CLASSES, SHAPE
+
+
+@pytest.fixture
+def model(tiny: Path) -> Model:
+    return Model(bundle.load(tiny))
+
+
+def test_a_segment_is_cut_after_each_exit_inside_it(model: Model) -> None:
+    assert model.pieces(Segment(0, 8)) == [Segment(0, 2), Segment(2, 4), Segment(4, 8)]
+    assert model.pieces(Segment(0, 2)) == [Segment(0, 2)]
+    assert model.pieces(Segment(1, 3)) == [Segment(1, 2), Segment(2, 3)]
+    assert model.pieces(Segment(3, 3)) == []
+
+
+def test_pieces_give_the_activations_and_logits_of_the_whole(model: Model, tiny: Path) -> None:
+    whole = ort.InferenceSession(bundle.load(tiny).graph, providers=["CPUExecutionProvider"])
+    tensor = x = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
+    logits = []
+    for piece in model.pieces(Segment(0, model.last)):
+        tensor, at_exit = model.run(piece, tensor)
+        logits.append(at_exit)
+    for got, expected in zip(logits, whole.run(["exit_0", "exit_1", "exit_2"], {"input": x}), strict=True):
+        assert got is not None
+        assert np.abs(got - expected).max() <= 1e-5
+
+
+def test_a_piece_that_ends_between_exits_has_no_logits(model: Model) -> None:
+    activation, logits = model.run(Segment(0, 1), model.zeros(0, 2))
+    assert activation.shape == (2, 4, 8, 8)
+    assert logits is None
+
+
+def test_what_does_not_cross_a_split_point_is_refused(model: Model) -> None:
+    model.check(2, (7, 4, 8, 8))
+    for at, shape in [(2, (7, 4, 8, 9)), (2, (7, 4, 8)), (2, (4, 8, 8)), (2, ()), (-1, (1, 8, 8)), (9, (1, 4))]:
+        with pytest.raises(InvalidInput):
+            model.check(at, shape)
+
+
+def test_a_graph_with_a_fixed_batch_takes_no_more(tiny: Path, tmp_path: Path) -> None:
+    model = Model(lie(tiny, tmp_path, lambda m: m["input"].update(max_batch=2)))
+    model.check(2, (2, 4, 8, 8))
+    for shape in [(3, 4, 8, 8), (2,), ()]:
+        with pytest.raises(InvalidInput):
+            model.check(2, shape)
+
+
+def test_sessions_are_bounded_and_the_oldest_goes_first(tiny: Path) -> None:
+    model = Model(bundle.load(tiny), max_sessions=3)
+    for end in range(1, 6):
+        model.run(Segment(0, end), model.zeros(0, 1))
+    assert [end for end in range(1, 6) if model.resident(Segment(0, end))] == [3, 4, 5]
+    assert model.run(Segment(0, 1), model.zeros(0, 1))[0].shape == (1, 4, 8, 8)
+
+
+def test_warming_makes_the_pieces_resident(model: Model) -> None:
+    assert not model.resident(Segment(2, 4))
+    model.warm([Segment(0, 4)])
+    assert model.resident(Segment(0, 2))
+    assert model.resident(Segment(2, 4))
+    assert not model.resident(Segment(4, 8))
+
+
+def test_two_threads_that_want_the_same_piece_build_it_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, both, inside = [], threading.Barrier(2, timeout=10), threading.Barrier(2)
+    real = ort.InferenceSession
+
+    def counted(*args: Any) -> ort.InferenceSession:
+        built.append(args)
+        with suppress(threading.BrokenBarrierError):
+            inside.wait(0.3)  # long enough for the other thread to come, if nothing holds it back
+        return real(*args)
+
+    def run(_: int) -> ort.InferenceSession:
+        both.wait()
+        return model.session(Segment(0, 8))
+
+    monkeypatch.setattr(ort, "InferenceSession", counted)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+    assert first is second
+    assert len(built) == 1
+
+
+def lie(tiny: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> bundle.Bundle:
+    """A bundle whose manifest is well-formed, and not true."""
+    path = shutil.copytree(tiny, tmp_path / "lie")
+    manifest = json.loads((path / bundle.MANIFEST).read_text())
+    change(manifest)
+    (path / bundle.MANIFEST).write_text(json.dumps(manifest))
+    return bundle.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda m: m["split_points"][3].update(shape=[96]), "split points"),
+        (lambda m: m["split_points"][3].update(tensor="a2"), "split points"),
+        (lambda m: m["split_points"][1].update(natural=True), "split points"),
+        (lambda m: m["split_points"][7].update(elements=5), "split points"),
+        (lambda m: m["exits"][0].update(split_point=1), "exits"),
+        (lambda m: m["exits"][0].update(output="exit_1"), "exits"),
+        (lambda m: m["exits"].pop(1) and m["exits"][1].update(index=1), "exits"),
+        (lambda m: m.update(labels=["a"] * (CLASSES - 1)), "labels"),
+        (lambda m: m.update(labels=["a"] * (CLASSES + 1)), "labels"),
+    ],
+)
+def test_a_manifest_that_lies_about_its_graph_is_refused(
+    tiny: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    with pytest.raises(BundleError, match=rf"manifest.json: .*{complaint}"):
+        Model(lie(tiny, tmp_path, change))
+
+
+def test_bytes_that_are_no_graph_are_refused(tiny: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(tiny, tmp_path / "lie")
+    (path / "model.onnx").write_bytes(b"not a graph")
+    lying = lie(path, tmp_path / "again", lambda m: m.update(graph_sha256=bundle.sha256(b"not a graph")))
+    with pytest.raises(BundleError, match="not a graph Offramp can split"):
+        Model(lying)

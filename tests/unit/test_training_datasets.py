@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.errors import InvalidInput
+from training import datasets
+from training.datasets import Split
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def _write_set(folder: Path, train: int = 120, test: int = 30, compress: bool = True) -> Path:
+    """The four files of a data set in the format of MNIST, of random pixels."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("t10k", test)):
+        images = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for stem, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            raw = _idx(array)
+            name = f"{stem}.gz" if compress else stem
+            (folder / name).write_bytes(gzip.compress(raw) if compress else raw)
+    return folder
+
+
+def test_digits_are_1797_real_images_of_which_360_are_held_out() -> None:
+    digits = datasets.load("digits")
+    sizes = [len(split) for split in (digits.train, digits.validation, digits.calibration, digits.test)]
+    assert sum(sizes) == 1797
+    assert sizes[-1] == 360
+    assert digits.test.images.shape == (360, 28, 28)
+    assert digits.test.images.dtype == np.uint8
+    assert digits.test.labels.dtype == np.int64
+
+
+def test_the_splits_of_digits_share_no_image() -> None:
+    digits = datasets.load("digits")
+    splits = (digits.train, digits.validation, digits.calibration, digits.test)
+    whole = np.concatenate([split.images.reshape(len(split), -1) for split in splits])
+    from sklearn.datasets import load_digits
+
+    distinct = len(np.unique(load_digits().data, axis=0))
+    assert len(np.unique(whole, axis=0)) == distinct
+
+
+def test_loading_twice_gives_the_same_splits() -> None:
+    one, two = datasets.load("digits"), datasets.load("digits")
+    assert one.data_hash == two.data_hash
+    np.testing.assert_array_equal(one.test.images, two.test.images)
+    np.testing.assert_array_equal(one.calibration.labels, two.calibration.labels)
+
+
+@given(st.lists(st.integers(0, 4), min_size=5, max_size=200), st.integers(0, 99))
+def test_every_prefix_of_the_order_holds_the_classes_in_proportion(labels: list[int], seed: int) -> None:
+    values = np.array(labels)
+    order = datasets.stratified_order(values, seed)
+    assert sorted(order) == list(range(len(values)))
+    half = values[order[: len(values) // 2]]
+    for label in set(labels):
+        assert abs(np.sum(half == label) - np.sum(values == label) / 2) <= 3
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_idx_files_are_read_plain_and_compressed(tmp_path: Path, compress: bool) -> None:
+    found = datasets.load("mnist", _write_set(tmp_path, compress=compress))
+    sizes = [len(split) for split in (found.train, found.validation, found.calibration, found.test)]
+    assert sizes == [94, 6, 20, 30]
+    assert found.labels == tuple("0123456789")
+
+
+def test_the_data_set_is_found_in_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "fashion_mnist").mkdir()
+    _write_set(tmp_path / "fashion_mnist")
+    assert datasets.load("fashion-mnist", tmp_path).labels[-1] == "Ankle boot"
+
+
+def test_the_test_split_needs_only_its_own_two_files(tmp_path: Path) -> None:
+    _write_set(tmp_path)
+    for file in tmp_path.glob("train-*"):
+        file.unlink()
+    assert len(datasets.load_test("mnist", tmp_path)) == 30
+
+
+def test_the_data_hash_follows_pixels_and_labels() -> None:
+    split = Split(np.zeros((2, 28, 28), np.uint8), np.array([0, 1]))
+    other_pixel = Split(split.images.copy(), split.labels)
+    other_pixel.images[1, 3, 3] = 1
+    other_label = Split(split.images, np.array([1, 1]))
+    assert len({datasets.data_hash(s) for s in (split, other_pixel, other_label)}) == 3
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match="digits, mnist, fashion-mnist"):
+        datasets.load("imagenet")
+
+
+def test_a_missing_folder_says_what_to_give() -> None:
+    with pytest.raises(InvalidInput, match="--data"):
+        datasets.load("mnist")
+
+
+def test_a_folder_without_the_files_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="t10k-labels"):
+        datasets.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x00\x00\x08",
+        b"\x00\x00\x08\x03\x00\x00",
+        b"not an idx file at all",
+        _idx(np.zeros((2, 28, 28), np.uint8))[:-1],
+        _idx(np.zeros((2, 28, 28), np.uint8)) + b"\0",
+        _idx(np.zeros(5, np.uint8)),
+        gzip.compress(_idx(np.zeros((2, 28, 28), np.uint8)))[:-9],
+        b"\x1f\x8bnot gzip",
+        struct.pack(">HBB3I", 0, 8, 3, *(0xFFFFFFFF,) * 3),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, raw: bytes) -> None:
+    file = tmp_path / "images"
+    file.write_bytes(raw)
+    with pytest.raises(InvalidInput, match=r"images.*download it again"):
+        datasets.read_idx(file, 3)
+
+
+def test_labels_that_do_not_fit_the_images_are_refused(tmp_path: Path) -> None:
+    _write_set(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(_idx(np.zeros(29, np.uint8)))
+    with pytest.raises(InvalidInput, match="do not fit"):
+        datasets.load("mnist", tmp_path)
+
+
+def test_the_official_files_split_into_47000_3000_10000_and_10000(data: Path) -> None:
+    for name in ("mnist", "fashion-mnist"):
+        found = datasets.load(name, data)
+        sizes = [len(split) for split in (found.train, found.validation, found.calibration, found.test)]
+        assert sizes == [47_000, 3_000, 10_000, 10_000]
