@@ -20,7 +20,7 @@ from device_agent.agent import Agent, Answer
 from device_agent.tensors import IMAGE, image_shape, read_input
 from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
-from services.errors import InvalidInput, ModelNotReady, UnknownModel
+from services.errors import InvalidInput, UnknownModel
 from services.limiter import Limiter
 from services.server import Service, unary
 
@@ -48,7 +48,6 @@ class OpenInference:
         self._limiter = limiter
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
-        self._warm = False
 
     def service(self) -> Service:
         return Service(
@@ -64,23 +63,15 @@ class OpenInference:
             messages.FILE,
         )
 
-    def warmed(self) -> None:
-        """The model has run once: from now on the server says it is ready."""
-        self._warm = True
-
-    @property
-    def _ready(self) -> bool:
-        return self._warm and not self._limiter.draining
-
     async def server_live(self, request: Any, context: Context) -> Any:
         return messages.ServerLiveResponse(live=True)
 
     async def server_ready(self, request: Any, context: Context) -> Any:
-        return messages.ServerReadyResponse(ready=self._ready)
+        return messages.ServerReadyResponse(ready=self._limiter.ready)
 
     async def model_ready(self, request: Any, context: Context) -> Any:
         self._known(request.name, request.version)
-        return messages.ModelReadyResponse(ready=self._ready)
+        return messages.ModelReadyResponse(ready=self._limiter.ready)
 
     async def server_metadata(self, request: Any, context: Context) -> Any:
         return messages.ServerMetadataResponse(
@@ -108,8 +99,6 @@ class OpenInference:
         self._known(request.model_name, request.model_version)
         if len(request.id) > _MAX_ID:
             raise InvalidInput(f"the request's id is longer than {_MAX_ID} characters")
-        if not self._warm:
-            raise ModelNotReady(f"model {request.model_name!r} is still warming up; try again shortly")
         wanted = self._wanted(request)
         with self._limiter.admit():
             samples = read_input(request, self._manifest.input, self._max_batch)

@@ -6,6 +6,7 @@ OfframpError
 │   │   └── CorruptPayload     bytes that do not decode to what they claim  INVALID_ARGUMENT
 │   ├── UnknownModel           no such model or version                     NOT_FOUND
 │   ├── ModelMismatch          two tiers hold different models              FAILED_PRECONDITION
+│   ├── NotHeld                a part of the network that is not held here FAILED_PRECONDITION
 │   ├── TooLarge               over a size limit                            RESOURCE_EXHAUSTED
 │   └── NotImplementedHere     a call this server does not offer            UNIMPLEMENTED
 ├── Unavailable                try again, or elsewhere                      UNAVAILABLE
@@ -51,6 +52,12 @@ class ModelMismatch(CallerError):
     """Two tiers hold different models under one name."""
 
     reason = "MODEL_MISMATCH"
+
+
+class NotHeld(CallerError):
+    """The plan gives this tier a part of the network that it does not hold."""
+
+    reason = "NOT_HELD"
 
 
 class TooLarge(CallerError):

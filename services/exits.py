@@ -37,4 +37,4 @@ def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArr
 
 def leaves(confidences: FloatArray, threshold: float) -> npt.NDArray[np.bool_]:
     """Which samples are sure enough, bool [N]. Threshold 0: all. Above 1: none."""
-    return confidences >= np.float32(threshold)
+    return np.asarray(confidences >= np.float64(threshold))  # in float32, what is just above 1 would be 1

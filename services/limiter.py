@@ -6,20 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from services.errors import Draining, QueueFull
+from services.errors import Draining, ModelNotReady, QueueFull
 
 
 @dataclass(slots=True)
 class Limiter:
-    """Admits up to `max_in_flight` requests, waiting ones included; none while draining."""
+    """Admits up to `max_in_flight` requests, waiting ones included; none before it is warm or while draining."""
 
     max_in_flight: int
     in_flight: int = 0
+    warm: bool = True
     draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome."""
+        return self.warm and not self.draining
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Holds a place for the body. Raises Draining or QueueFull instead of waiting."""
+        """Holds a place for the body. Raises ModelNotReady, Draining or QueueFull instead of waiting."""
+        if not self.warm:
+            raise ModelNotReady("the model is still warming up; try again shortly")
         if self.draining:
             raise Draining("this tier is shutting down; try another")
         if self.in_flight >= self.max_in_flight:

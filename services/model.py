@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from services.bundle import Bundle, ExitSpec
 from services.domain import FloatArray, Segment
-from services.errors import BundleError, InvalidInput
+from services.errors import BundleError, InvalidInput, TooLarge
 from services.partition import Cutter, partition
 
 MAX_SESSIONS = 64
@@ -53,7 +53,7 @@ class Model:
         return [Segment(a, b) for a, b in pairwise(edges) if a < b]
 
     def check(self, split_point: int, shape: tuple[int, ...]) -> None:
-        """Raises InvalidInput unless `shape`, [N, …], is what crosses `split_point`."""
+        """Raises InvalidInput unless `shape`, [N, …], is what crosses `split_point`, TooLarge for too many samples."""
         if not 0 <= split_point <= self.last:
             raise InvalidInput(f"split point {split_point} is outside 0..{self.last}")
         expected = self.manifest.split_points[split_point].shape
@@ -61,7 +61,7 @@ class Model:
             raise InvalidInput(f"split point {split_point} carries [N, {_row(expected)}], got [{_row(shape)}]")
         limit = self.manifest.input.max_batch
         if limit is not None and shape[0] > limit:
-            raise InvalidInput(f"model {self.manifest.name!r} takes {limit} sample at a time, got {shape[0]}")
+            raise TooLarge(f"model {self.manifest.name!r} takes {limit} sample at a time, got {shape[0]}")
 
     def run(self, piece: Segment, tensor: FloatArray) -> SegmentOutput:
         """Runs one of `pieces()` on float32 [N, …]; blocks, and builds the session if it is not resident."""

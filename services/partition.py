@@ -37,6 +37,10 @@ def partition(model: onnx.ModelProto) -> Partition:
     an unknown shape where it could be cut, or nothing to cut.
     """
     graph = _inferred(model).graph
+    if looping := {node.op_type for node in graph.node if any(a.HasField("g") for a in node.attribute)}:
+        raise InvalidInput(
+            f"{', '.join(sorted(looping))} reads tensors that its inputs do not show; it cannot be split"
+        )
     source, outputs = _input_name(graph), [o.name for o in graph.output]
     shapes, foreign = _shapes(graph), _not_float32(graph)
     if wrong := foreign & {source, *outputs}:
@@ -53,6 +57,11 @@ def partition(model: onnx.ModelProto) -> Partition:
     points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
     if len(points) < 2 or points[-1].tensor != outputs[-1]:
         raise InvalidInput(f"no single tensor leads to {outputs[-1]!r}: this graph cannot be split")
+    for name in outputs:
+        if exits[name] == 0:
+            raise InvalidInput(f"exit {name!r} hangs off the input itself; there is no split point before it")
+        if shapes.get(name) != points[-1].shape:
+            raise InvalidInput(f"exit {name!r} has not the shape of the last one, {list(points[-1].shape)}")
     return Partition(points, {name: exits[name] for name in outputs})
 
 

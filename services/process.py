@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from services import log, settings
 from services.bundle import Bundle, Manifest
 from services.client import GrpcNextTier
-from services.domain import Tier
-from services.errors import BundleError, SettingsError
+from services.domain import Plan, Tier
+from services.errors import BundleError, NotHeld, SettingsError
 from services.model import Model
 from services.settings import TierSettings
-from services.tier import TierRuntime
+from services.tier import TierRuntime, stage_of
 
 S = TypeVar("S", bound=TierSettings)
 
@@ -58,6 +58,14 @@ def runtime(tier: Tier, bundle: Bundle, given: TierSettings) -> tuple[TierRuntim
         next_tier = GrpcNextTier(tier, given.next, len(manifest.labels), given.max_message_bytes)
     workers = ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
     return TierRuntime(tier, model, workers, next_tier, given.holds), next_tier
+
+
+def check_holds(running: TierRuntime, plan: Plan) -> None:
+    """Raises SettingsError where the settings plan for this tier what the settings say it does not hold."""
+    try:
+        running.check_held(stage_of(plan, running.tier).segment)
+    except NotHeld as error:
+        raise SettingsError(f"holds: {error}") from None
 
 
 async def close(running: TierRuntime, next_tier: GrpcNextTier | None) -> None:

@@ -192,13 +192,15 @@ class TierServer:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise SettingsError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+        self._limiter.warm = False
         await self._server.start()
         await self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
         await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         return port
 
     async def ready(self) -> None:
-        """Warm: tells health checks to send requests."""
+        """Warm: takes requests, and tells health checks so."""
+        self._limiter.warm = True
         await self._set_readiness(health_pb2.HealthCheckResponse.SERVING)
 
     async def _set_readiness(self, status: Any) -> None:
@@ -210,7 +212,7 @@ class TierServer:
 
         The server stops last: a stopping gRPC server cancels what just arrived, where this one says why it refuses.
         """
-        await self._health.enter_graceful_shutdown()
+        await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(delay_seconds)
         self._limiter.draining = True
         deadline = Deadline.after(grace_seconds)

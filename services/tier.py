@@ -35,17 +35,14 @@ from services.domain import (
 )
 from services.errors import (
     DeadlineExceeded,
-    Draining,
     InternalError,
     InvalidInput,
     ModelMismatch,
+    NotHeld,
     OfframpError,
-    QueueFull,
-    TooLarge,
-    Unavailable,
-    UnknownModel,
     UpstreamUnavailable,
 )
+from services.fallback import degraded_by, is_callers
 from services.model import Model, SegmentOutput
 from services.profile import Profiler
 
@@ -168,9 +165,7 @@ class TierRuntime:
         self.check_model(request.model_hash)
         check_plan(request, self.tier, self.model.last)
         self.model.check(request.at, request.activation.shape)
-        segment = stage_of(request.plan, self.tier).segment
-        if not self._held(segment):
-            raise InvalidInput(f"this {self.tier.label} holds {self._holds}, the plan gives it {segment}")
+        self.check_held(stage_of(request.plan, self.tier).segment)
         expected = len(self.model.manifest.exits)
         if request.thresholds is not None and len(request.thresholds) != expected:
             raise InvalidInput(f"{len(request.thresholds)} thresholds were given, the model has {expected} exits")
@@ -230,9 +225,9 @@ class TierRuntime:
         request = replace(journey.request, at=journey.at, activation=journey.activation)
         try:
             forwarded = await self._call(request, following)
-        except (InvalidInput, TooLarge):
-            raise  # the caller's own error: no fallback may hide it
         except OfframpError as error:
+            if is_callers(error):
+                raise  # no fallback may hide it
             journey.watch.lap("network")
             await self._without_next(journey, degraded_by(error), error)
             return
@@ -261,6 +256,11 @@ class TierRuntime:
         reasons = journey.answers.reasons[travelling]
         journey.answers.reasons[travelling] = np.where(reasons == 0, int(reason), reasons)
 
+    def check_held(self, segment: Segment) -> None:
+        """Raises NotHeld where `segment` is not within what this tier holds."""
+        if not self._held(segment):
+            raise NotHeld(f"this {self.tier.label} holds {self._holds}, the plan gives it {segment}")
+
     def _held(self, segment: Segment) -> bool:
         return segment.empty or (self._holds.start <= segment.start and segment.end <= self._holds.end)
 
@@ -276,7 +276,8 @@ class TierRuntime:
         watch = journey.watch
         call = self._clock() - watch.last
         watch.spent["encode"] += forwarded.encode_seconds
-        watch.spent["network"] += call - forwarded.encode_seconds - forwarded.response.trace.seconds
+        outside = call - forwarded.encode_seconds - forwarded.response.trace.seconds
+        watch.spent["network"] += max(outside, 0.0)  # a tier that overstates its time does not make ours negative
         watch.last += call
 
     def _finish(self, journey: _Journey) -> Response:
@@ -322,21 +323,3 @@ def stage_of(plan: Plan, tier: Tier) -> Stage:
     if stage is None:
         raise InvalidInput(f"the plan has no part for the {tier.label}")
     return stage
-
-
-def degraded_by(error: OfframpError) -> DegradedReason:
-    """Why an answer is degraded when the call to the next tier raised `error`."""
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return DegradedReason.UPSTREAM_ERROR
-
-
-_REASONS: tuple[tuple[type[OfframpError], DegradedReason], ...] = (
-    (DeadlineExceeded, DegradedReason.DEADLINE),
-    (QueueFull, DegradedReason.UPSTREAM_OVERLOADED),
-    (Draining, DegradedReason.UPSTREAM_DRAINING),
-    (Unavailable, DegradedReason.UPSTREAM_UNAVAILABLE),
-    (ModelMismatch, DegradedReason.UPSTREAM_MISMATCH),
-    (UnknownModel, DegradedReason.UPSTREAM_MISMATCH),
-)

@@ -58,7 +58,6 @@ async def device(path: Path, next_address: str | None = None, **settings: object
     server = TierServer([door.service()], limiter, given.max_message_bytes)
     port = await server.start("127.0.0.1:0")
     runtime.warm(Segment(0, loaded.manifest.last))
-    door.warmed()
     await server.ready()
     try:
         yield Running(f"127.0.0.1:{port}", runtime, server, limiter)

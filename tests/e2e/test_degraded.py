@@ -13,7 +13,7 @@ import pytest
 from device_agent.client import AsyncClient, Prediction
 from services import bundle
 from services.domain import Segment, Tier
-from services.errors import DeadlineExceeded, InvalidInput, TooLarge, UpstreamUnavailable
+from services.errors import DeadlineExceeded, TooLarge, UpstreamUnavailable
 from tests.calls import until
 from tests.networks import write_bundle
 from tests.tiers import Running, device, three_tiers, upper
@@ -193,16 +193,20 @@ async def test_what_the_edge_finds_wrong_with_the_request_is_the_callers_to_know
 ) -> None:
     async with (
         upper(Tier.EDGE, tiny, max_batch=2) as edge,
-        upper(Tier.EDGE, tiny, holds=Segment(4, 8)) as elsewhere,
         device(tiny, edge.address) as front,
-        device(tiny, elsewhere.address) as lost,
         AsyncClient(front.address) as client,
-        AsyncClient(lost.address) as other,
     ):
         with pytest.raises(TooLarge, match="this tier takes 2"):
             await client.infer("tiny", pixels)
-        with pytest.raises(InvalidInput, match="holds 4:8"):
-            await other.infer("tiny", pixels)
+
+
+async def test_an_edge_that_does_not_hold_its_part_costs_no_answer(tiny: Path, pixels: np.ndarray) -> None:
+    async with (
+        upper(Tier.EDGE, tiny, holds=Segment(4, 8)) as edge,
+        device(tiny, edge.address) as front,
+        AsyncClient(front.address) as client,
+    ):
+        assert reasons(await client.infer("tiny", pixels)) == {"upstream_mismatch"}
 
 
 async def restarted(stack: AsyncExitStack, tier: Tier, path: Path, gone: Running, above: str | None) -> Running:

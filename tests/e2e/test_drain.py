@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -192,3 +193,28 @@ async def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tiny: Path) -> N
     last = log.decode().splitlines()[-1]
     assert last == f"{Tier.CLOUD.label}: cannot listen on {front.address}: in use, or not an address of this machine"
     assert b"Traceback" not in log
+
+
+async def test_a_draining_tier_is_alive_but_not_ready(tiny: Path) -> None:
+    async with device(tiny) as front, calling(front.address) as call:
+        draining = asyncio.create_task(front.server.drain(PATIENCE, 0))
+
+        async def status(service: str) -> int:
+            return int((await call(f"{HEALTH}/Check", health_pb2.HealthCheckRequest(service=service))).status)
+
+        async def not_ready() -> bool:
+            return await status("readiness") == health_pb2.HealthCheckResponse.NOT_SERVING
+
+        await until(not_ready)
+        assert await status("liveness") == health_pb2.HealthCheckResponse.SERVING
+        draining.cancel()
+
+
+def test_a_device_that_does_not_hold_its_part_of_the_plan_does_not_start(tiny: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
+    command = [sys.executable, "-m", "device_agent", "--bundle", str(tiny), "--holds", "0:1", "--listen", "127.0.0.1:0"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "holds 0:1, the plan gives it 0:2" in done.stderr

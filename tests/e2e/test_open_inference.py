@@ -69,7 +69,6 @@ async def test_until_it_is_warm_a_server_is_live_not_ready_and_refuses_for_now(t
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call(f"{DOOR}/ModelInfer", asking(pixels[:1]))
             assert (refused.value.code(), reason(refused.value)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-            door.warmed()
             await server.ready()
             await call(f"{DOOR}/ModelInfer", asking(pixels[:1]))
             assert (await call(f"{HEALTH}/Check", health(service=""))).status == SERVING

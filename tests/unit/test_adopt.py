@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from services import bundle
 from services.domain import FloatArray, Segment
-from services.errors import InvalidInput
+from services.errors import InvalidInput, TooLarge
 from services.model import Model
 from testbed.adopt import NEVER, adopt, preprocessing
 from tests.networks import three_exit_graph
@@ -105,7 +105,7 @@ def test_a_graph_that_needs_its_fixed_batch_keeps_it_and_says_so(tmp_path: Path)
     adopted = adopt(save(dense(nodes, weights, [1, 3], [1, 2]), tmp_path), tmp_path / "b")
     assert adopted.manifest.input.max_batch == 1
     assert any("does not allow" in note for note in adopted.notes)
-    with pytest.raises(InvalidInput, match="1 sample at a time"):
+    with pytest.raises(TooLarge, match="1 sample at a time"):
         Model(bundle.load(tmp_path / "b")).check(0, (2, 3))
 
 

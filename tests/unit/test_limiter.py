@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.errors import Draining, QueueFull
+from services.errors import Draining, ModelNotReady, QueueFull
 from services.limiter import Limiter
 
 
@@ -17,6 +17,16 @@ def test_as_many_as_allowed_are_held_and_no_more() -> None:
     with limiter.admit():
         assert limiter.in_flight == 1
     assert limiter.in_flight == 0
+
+
+def test_nobody_is_admitted_before_it_is_warm() -> None:
+    limiter = Limiter(1, warm=False)
+    with pytest.raises(ModelNotReady, match="warming up"), limiter.admit():
+        pytest.fail("was admitted")
+    assert not limiter.ready
+    limiter.warm = True
+    with limiter.admit():
+        assert limiter.ready
 
 
 def test_a_place_is_given_back_when_its_request_fails() -> None:

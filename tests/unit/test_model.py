@@ -17,7 +17,7 @@ import pytest
 
 from services import bundle
 from services.domain import Segment
-from services.errors import BundleError, InvalidInput
+from services.errors import BundleError, InvalidInput, TooLarge
 from services.model import Model
 from tests.networks import CLASSES, SHAPE
 
@@ -62,7 +62,9 @@ def test_what_does_not_cross_a_split_point_is_refused(model: Model) -> None:
 def test_a_graph_with_a_fixed_batch_takes_no_more(tiny: Path, tmp_path: Path) -> None:
     model = Model(lie(tiny, tmp_path, lambda m: m["input"].update(max_batch=2)))
     model.check(2, (2, 4, 8, 8))
-    for shape in [(3, 4, 8, 8), (2,), ()]:
+    with pytest.raises(TooLarge, match="takes 2"):
+        model.check(2, (3, 4, 8, 8))
+    for shape in [(2,), ()]:
         with pytest.raises(InvalidInput):
             model.check(2, shape)
 

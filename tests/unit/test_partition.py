@@ -246,3 +246,26 @@ def test_a_sequence_of_logits_is_refused_with_its_reason(data: Path) -> None:
         pytest.skip(f"no {path}")
     with pytest.raises(InvalidInput, match="exit"):
         partition(onnx.load(path))
+
+
+def test_a_graph_that_reads_behind_the_back_of_its_inputs_is_refused() -> None:
+    branches = (
+        "then_branch = b () => (float[N,4] b) { b = Identity(x) }, else_branch = c () => (float[N,4] c) { c = Neg(x) }"
+    )
+    body = f"r = Relu(x) flag = Constant <value = bool {{1}}> () y = If (flag) <{branches}>"
+    with pytest.raises(InvalidInput, match="If reads tensors"):
+        partition(graph(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("e = Neg(x) r = Relu(x) y = Sigmoid(r)", "hangs off the input"),
+        ("r = Relu(x) e = Slice(r, a, b, c) y = Sigmoid(r)", "not the shape"),
+    ],
+)
+def test_an_exit_that_cannot_be_one_is_refused(body: str, reason: str) -> None:
+    width = 2 if "Slice" in body else 4
+    weights = "int64[1] a = {0}, int64[1] b = {2}, int64[1] c = {1}" if "Slice" in body else ""
+    with pytest.raises(InvalidInput, match=reason):
+        partition(graph(body, outputs=f"float[N,{width}] e, float[N,4] y", weights=weights))

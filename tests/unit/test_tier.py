@@ -28,12 +28,14 @@ from services.domain import (
 )
 from services.errors import (
     CallerError,
+    CorruptPayload,
     DeadlineExceeded,
     Draining,
     InternalError,
     InvalidInput,
     ModelMismatch,
     ModelNotReady,
+    NotHeld,
     NotImplementedHere,
     OfframpError,
     QueueFull,
@@ -42,8 +44,9 @@ from services.errors import (
     UnknownModel,
     UpstreamUnavailable,
 )
+from services.fallback import degraded_by
 from services.model import Model, SegmentOutput
-from services.tier import NextTier, TierRuntime, degraded_by
+from services.tier import NextTier, TierRuntime
 from tests.fakes import Above, FakeClock, FakeNext, InlineWorkers
 from tests.networks import CLASSES, SHAPE
 
@@ -196,6 +199,8 @@ UPSTREAM: list[tuple[OfframpError, DegradedReason]] = [
     (Unavailable(""), DegradedReason.UPSTREAM_UNAVAILABLE),
     (ModelMismatch(""), DegradedReason.UPSTREAM_MISMATCH),
     (UnknownModel(""), DegradedReason.UPSTREAM_MISMATCH),
+    (NotHeld(""), DegradedReason.UPSTREAM_MISMATCH),
+    (CorruptPayload(""), DegradedReason.UPSTREAM_ERROR),
     (NotImplementedHere(""), DegradedReason.UPSTREAM_ERROR),
     (InternalError(""), DegradedReason.UPSTREAM_ERROR),
 ]
@@ -287,7 +292,7 @@ async def test_a_part_that_is_not_held_is_refused(model: Model, clock: FakeClock
     edge = runtime(model, clock, tier=Tier.EDGE, holds=Segment(2, 4))
     inside = request(model, clock, model.zeros(2, 1), at=2)
     await edge.infer(inside)
-    with pytest.raises(InvalidInput, match="holds 2:4, the plan gives it 2:5"):
+    with pytest.raises(NotHeld, match="holds 2:4, the plan gives it 2:5"):
         await edge.infer(replace(inside, plan=plan(2, 5)))
 
 
