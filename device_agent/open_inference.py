@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from device_agent import messages
 from device_agent.agent import Agent, Answer
-from device_agent.tensors import IMAGE, image_shape, read_input
+from device_agent.tensors import IMAGE, read_input
 from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
 from services.errors import InvalidInput, UnknownModel
+from services.images import image_shape
 from services.limiter import Limiter
 from services.server import Service, unary
 

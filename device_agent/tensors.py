@@ -11,6 +11,7 @@ import numpy.typing as npt
 from services.bundle import InputSpec
 from services.domain import FloatArray
 from services.errors import InvalidInput
+from services.images import image_shape, preprocess
 from services.server import check_batch
 
 IMAGE = "image"
@@ -18,14 +19,6 @@ IMAGE = "image"
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}
-
-
-def image_shape(spec: InputSpec) -> tuple[int, int, int] | None:
-    """[height, width, channels] of a model that takes images, else None."""
-    if spec.preprocessing is None:
-        return None
-    channels, height, width = spec.shape
-    return height, width, channels
 
 
 def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
@@ -46,16 +39,6 @@ def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
     if not np.isfinite(samples).all():
         raise InvalidInput(f"input {tensor.name!r} has values that are not finite (NaN or infinity)")
     return np.ascontiguousarray(samples, np.float32)
-
-
-def preprocess(pixels: npt.NDArray[Any], spec: InputSpec) -> FloatArray:
-    """uint8 [N, H, W, C] to float32 [N, C, H, W] as the manifest says: (pixel / 255 - mean) / std."""
-    if spec.preprocessing is None:
-        raise InvalidInput("this model does not take images")
-    mean = np.asarray(spec.preprocessing.mean, np.float32)
-    std = np.asarray(spec.preprocessing.std, np.float32)
-    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max_batch: int) -> npt.NDArray[Any]:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from services import codec as codecs
 from services import exits as exit_rules
 from services.bundle import CodecAccuracy, Manifest
+from services.codec import Codec
 from services.domain import FloatArray, Segment
-from services.errors import InvalidInput
+from services.images import preprocess as images_to_input
 from services.model import Model
 from training.datasets import Split
 
@@ -35,35 +36,32 @@ class Evaluation:
     bytes_per_hop: tuple[int, ...]
 
 
-def evaluate(model: Model, split: Split, codec: str = "int8") -> Evaluation:
-    """Runs every exit over `split`, and lets each sample leave where the bundle's thresholds say."""
+def evaluate(model: Model, split: Split, codec: str = "int8+zstd") -> Evaluation:
+    """Runs `split` as three tiers would, with every activation that crosses encoded by `codec`.
+
+    Each sample leaves where the bundle's thresholds say. `full_accuracy` is the whole network, uncut.
+    """
     exits = model.manifest.exits
-    logits = exit_logits(model, preprocess(split.images, model.manifest))
+    inputs = preprocess(split.images, model.manifest)
+    whole = exit_logits(model, inputs)[-1].argmax(axis=1) == split.labels
+    logits, crossing = _travel(model, inputs, codecs.get(codec))
     right = logits.argmax(axis=2) == split.labels
     left = assign(confidences(model.manifest, logits), [spec.threshold for spec in exits])
     return Evaluation(
         samples=len(split),
-        full_accuracy=float(right[-1].mean()),
+        full_accuracy=float(whole.mean()),
         accuracy=float(right[left, np.arange(len(left))].mean()),
         exit_accuracies=tuple(float(row.mean()) for row in right),
         answered=tuple(int(np.sum(left == e)) for e in range(len(exits))),
-        bytes_per_hop=_bytes_per_hop(model, split.images, left, codec),
+        bytes_per_hop=tuple(
+            sum(codecs.get(codec).encode(row[None]).nbytes for row in sent[left > e]) for e, sent in enumerate(crossing)
+        ),
     )
 
 
 def preprocess(images: npt.NDArray[np.uint8], manifest: Manifest) -> FloatArray:
-    """uint8 [N, H, W] or [N, H, W, C] to the float32 [N, C, H, W] that the bundle takes.
-
-    Raises InvalidInput where the images are not of the bundle's shape.
-    """
-    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    if planes.shape[1:] != manifest.input.shape:
-        raise InvalidInput(f"images are {planes.shape[1:]}, {manifest.name} takes {manifest.input.shape}")
-    scaled = planes.astype(np.float32) / np.float32(255)
-    if (spec := manifest.input.preprocessing) is None:
-        return scaled
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
-    return np.asarray((scaled - mean) / std, np.float32)
+    """uint8 [N, H, W] or [N, H, W, C] to the float32 [N, C, H, W] that the bundle takes."""
+    return images_to_input(images[..., None] if images.ndim == 3 else images, manifest.input)
 
 
 def exit_logits(model: Model, inputs: FloatArray) -> FloatArray:
@@ -128,12 +126,16 @@ def _accuracy(model: Model, start: int, crossing: Sequence[FloatArray], labels: 
     return float(np.mean(np.concatenate(said) == labels))
 
 
-def _bytes_per_hop(
-    model: Model, images: npt.NDArray[np.uint8], left: npt.NDArray[np.int64], codec: str
-) -> tuple[int, ...]:
-    chosen, totals = codecs.get(codec), []
-    for spec in model.manifest.exits[:-1]:
-        going_on = preprocess(images[left > spec.index], model.manifest)
-        sent = (_activation(model, spec.split_point, batch) for batch in _batches(going_on))
-        totals.append(sum(chosen.encode(row[None]).nbytes for batch in sent for row in batch))
-    return tuple(totals)
+def _travel(model: Model, inputs: FloatArray, codec: Codec) -> tuple[FloatArray, list[FloatArray]]:
+    """Logits [E, N, C] where what leaves each early exit is encoded and decoded, and those activations."""
+    logits: list[list[FloatArray]] = [[] for _ in model.manifest.exits]
+    crossing: list[list[FloatArray]] = [[] for _ in model.manifest.exits[:-1]]
+    for activation in _batches(inputs):
+        for index, piece in enumerate(model.pieces(Segment(0, model.last))):
+            activation, scores = model.run(piece, activation)
+            if scores is not None:
+                logits[index].append(scores)
+            if piece.end != model.last:
+                crossing[index].append(activation)
+                activation = codec.decode(codec.encode(activation))
+    return np.stack([np.concatenate(rows) for rows in logits]), [np.concatenate(rows) for rows in crossing]
