@@ -67,18 +67,23 @@ def run(
     port: PortOption = None,
     device_edge: DeviceEdgeOption = "20mbit,10ms",
     edge_cloud: EdgeCloudOption = "50mbit,40ms",
+    data: DataOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
     seed: SeedOption = 0,
 ) -> None:
-    """Start three tiers and two emulated links, send the bundle's held-out inputs, show what happened."""
+    """Start three tiers and two emulated links, send held-out inputs, show what happened."""
+    from services.bundle import load
     from testbed import demo, report
+    from testbed.samples import held_out
 
     console = Console()
     settings = _testbed_settings(bundle, device_edge, edge_cloud, port, seed, out, serve)
     if serve:
         _await(demo.serve(settings, console))
         return
-    summary = _await(demo.demonstrate(settings, out, in_flight, console))
+    split = held_out(load(bundle), data, limit)
+    summary = _await(demo.demonstrate(settings, split, out, in_flight, console))
     console.print(report.table(summary))
     console.print(
         f"accuracy {summary['accuracy']:.2%} (whole network {summary['full_model_accuracy']:.2%}), "

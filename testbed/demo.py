@@ -29,6 +29,7 @@ from testbed import figures, load, local, report
 from testbed.load import Outcome
 from testbed.local import Testbed, TestbedSettings
 from training import evaluate
+from training.datasets import Split
 
 
 @dataclass(slots=True)
@@ -65,11 +66,13 @@ class _Progress:
         return Group(self.bar, table, f"accuracy {accuracy}   failed {self.counts['failed']}")
 
 
-async def demonstrate(settings: TestbedSettings, out: Path, in_flight: int, console: Console) -> dict[str, Any]:
-    """Runs everything once and writes `summary.json`, `exits.png` and `journey.png` into `out`."""
+async def demonstrate(
+    settings: TestbedSettings, split: Split, out: Path, in_flight: int, console: Console
+) -> dict[str, Any]:
+    """Sends `split` through the testbed and writes `summary.json`, `exits.png` and `journey.png` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     loaded = bundle.load(settings.bundle)
-    images, labels = bundle.load_samples(loaded)
+    images, labels = split.images, split.labels
     async with local.running(settings) as testbed:
         _show_addresses(testbed, console)
         outcomes = await _submit(

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from services import bundle, codec
-from services.bundle import Bundle
-from services.errors import InvalidInput, SettingsError
+from services.errors import SettingsError
 from services.model import Model
+from testbed.samples import dataset_of, held_out
 from training import datasets
 from training import evaluate as evaluation
-from training.datasets import Split
 
 
 def train(
@@ -38,7 +37,7 @@ def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float
     from training import calibrate as calibration
     from training import card
 
-    name = _dataset_of(bundle.load(path))
+    name = dataset_of(bundle.load(path))
     asked = {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
     contract = dataclasses.replace(calibration.CONTRACTS[name], **asked)
     dataset = datasets.load(name, data)
@@ -54,7 +53,7 @@ def evaluate(path: Path, data: Path | None, codec_name: str) -> dict[str, Any]:
     """What the bundle makes of the test split, as JSON values. `answered_at` counts samples by exit."""
     codec.get(codec_name)
     loaded = bundle.load(path)
-    split = _test_split(loaded, data)
+    split = held_out(loaded, data)
     found = evaluation.evaluate(Model(loaded), split, codec_name)
     exits = loaded.manifest.exits
     hops = [f"{a.name}_{b.name}" for a, b in itertools.pairwise(exits)]
@@ -92,16 +91,3 @@ def shown(found: dict[str, Any]) -> Table:
     sent = ", ".join(f"{hop.replace('_', '–')} {size:,}" for hop, size in found["bytes_per_hop"].items())
     table.caption = f"bytes sent, {found['codec']}: {sent}; raw inputs {found['raw_input_bytes']:,}"
     return table
-
-
-def _test_split(loaded: Bundle, data: Path | None) -> Split:
-    if data is None and loaded.manifest.samples is not None:
-        return Split(*bundle.load_samples(loaded))
-    return datasets.load_test(_dataset_of(loaded), data)
-
-
-def _dataset_of(loaded: Bundle) -> str:
-    name = loaded.manifest.name
-    if name not in datasets.NAMES:
-        raise InvalidInput(f"{loaded.path}: there is no loader for its data set; known: {', '.join(datasets.NAMES)}")
-    return name
