@@ -1,134 +1,37 @@
-"""The request path, with a small real network and fakes of one method around it."""
+"""The request path: who leaves where, and where the time goes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from services import bundle
 from services.domain import (
-    Deadline,
-    DegradedReason,
     FloatArray,
     LinkEstimate,
     Plan,
-    Predictions,
     Request,
-    Response,
     Segment,
     Stage,
     Tier,
-    Trace,
 )
 from services.errors import (
-    CallerError,
-    CorruptPayload,
-    DeadlineExceeded,
-    Draining,
-    InternalError,
-    InvalidInput,
-    ModelMismatch,
-    ModelNotReady,
-    NotHeld,
-    NotImplementedHere,
-    OfframpError,
-    QueueFull,
-    TooLarge,
-    Unavailable,
-    UnknownModel,
     UpstreamUnavailable,
 )
-from services.fallback import degraded_by
 from services.model import Model, SegmentOutput
-from services.tier import NextTier, TierRuntime
-from tests.fakes import Above, FakeClock, FakeNext, InlineWorkers
-from tests.networks import CLASSES, SHAPE
-
-NEVER = (2.0, 2.0, 0.0)
-ALWAYS = (0.0, 0.0, 0.0)
-D, E, C = Tier
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return Model(bundle.load(tiny))
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-def plan(first: int = 2, second: int = 4, last: int = 8) -> Plan:
-    return Plan(
-        (
-            Stage(Tier.DEVICE, Segment(0, first)),
-            Stage(Tier.EDGE, Segment(first, second), "int8"),
-            Stage(Tier.CLOUD, Segment(second, last), "fp16"),
-        )
-    )
-
-
-def stages(*parts: tuple[Tier, int, int]) -> Plan:
-    return Plan(tuple(Stage(tier, Segment(start, end)) for tier, start, end in parts))
-
-
-def samples(count: int = 24, seed: int = 3) -> FloatArray:
-    return np.random.default_rng(seed).uniform(-2, 2, (count, *SHAPE)).astype(np.float32)
-
-
-def request(
-    model: Model, clock: FakeClock, tensor: FloatArray | None = None, seconds: float = 1e6, **changes: object
-) -> Request:
-    tensor = samples() if tensor is None else tensor
-    made = Request("r", model.manifest.model_hash, plan(), 0, tensor, Deadline.after(seconds, clock))
-    return replace(made, **changes)
-
-
-def runtime(
-    model: Model,
-    clock: FakeClock,
-    next_tier: NextTier | None = None,
-    tier: Tier = Tier.DEVICE,
-    holds: Segment | None = None,
-) -> TierRuntime:
-    return TierRuntime(tier, model, InlineWorkers(), next_tier, holds, clock)
-
-
-def three(model: Model, clock: FakeClock) -> TierRuntime:
-    cloud = runtime(model, clock, tier=Tier.CLOUD)
-    edge = runtime(model, clock, Above(cloud, clock), Tier.EDGE)
-    return runtime(model, clock, Above(edge, clock))
-
-
-class Busy(InlineWorkers):
-    """Workers that take a job only after `seconds`."""
-
-    def __init__(self, clock: FakeClock, seconds: float):
-        self._clock, self._seconds = clock, seconds
-
-    def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self._clock.now += self._seconds
-        return super().submit(job, *args, **kwargs)
-
-
-def answers(count: int, exit_index: int = 2, tier: Tier = Tier.EDGE) -> Predictions:
-    """Answers whose label tells the row they were given for."""
-    given = Predictions.empty(count, CLASSES)
-    given.scores[np.arange(count), np.arange(count) % CLASSES] = 1
-    given.confidences[:] = np.arange(count) / 100
-    given.exits[:], given.tiers[:] = exit_index, tier
-    return given
-
-
-def answering(request: Request) -> Response:
-    return Response(answers(len(request.activation)), Trace())
+from services.tier import TierRuntime
+from tests.fakes import Above, FakeClock, FakeNext
+from tests.journeys import (
+    ALWAYS,
+    NEVER,
+    Busy,
+    answering,
+    plan,
+    request,
+    runtime,
+    samples,
+    three,
+)
+from tests.networks import CLASSES
 
 
 async def test_each_sample_leaves_at_its_own_exit(model: Model, clock: FakeClock) -> None:
@@ -188,175 +91,6 @@ async def test_a_plan_may_leave_out_the_edge(model: Model, clock: FakeClock) -> 
     above = FakeNext(answering)
     await runtime(model, clock, above).infer(request(model, clock, thresholds=NEVER, plan=chosen))
     assert above.asked[0][1] == "fp16"
-
-
-UPSTREAM: list[tuple[OfframpError, DegradedReason]] = [
-    (DeadlineExceeded(""), DegradedReason.DEADLINE),
-    (QueueFull(""), DegradedReason.UPSTREAM_OVERLOADED),
-    (Draining(""), DegradedReason.UPSTREAM_DRAINING),
-    (UpstreamUnavailable(""), DegradedReason.UPSTREAM_UNAVAILABLE),
-    (ModelNotReady(""), DegradedReason.UPSTREAM_UNAVAILABLE),
-    (Unavailable(""), DegradedReason.UPSTREAM_UNAVAILABLE),
-    (ModelMismatch(""), DegradedReason.UPSTREAM_MISMATCH),
-    (UnknownModel(""), DegradedReason.UPSTREAM_MISMATCH),
-    (NotHeld(""), DegradedReason.UPSTREAM_MISMATCH),
-    (CorruptPayload(""), DegradedReason.UPSTREAM_ERROR),
-    (NotImplementedHere(""), DegradedReason.UPSTREAM_ERROR),
-    (InternalError(""), DegradedReason.UPSTREAM_ERROR),
-]
-
-
-@pytest.mark.parametrize(("error", "reason"), UPSTREAM, ids=[type(e).__name__ for e, _ in UPSTREAM])
-async def test_each_error_from_above_has_its_reason(
-    model: Model, clock: FakeClock, error: OfframpError, reason: DegradedReason
-) -> None:
-    assert degraded_by(error) is reason
-    given = (await runtime(model, clock, FakeNext(error)).infer(request(model, clock))).predictions
-    stayed = given.reasons != 0
-    assert stayed.any()
-    assert not stayed.all()
-    assert set(given.reasons[stayed].tolist()) == {int(reason)}
-    assert set(given.tiers.tolist()) == {Tier.DEVICE}
-
-
-async def test_the_rest_is_run_here_when_it_is_held(model: Model, clock: FakeClock) -> None:
-    alone = (await runtime(model, clock, FakeNext(UpstreamUnavailable(""))).infer(request(model, clock))).predictions
-    whole = (await three(model, clock).infer(request(model, clock))).predictions
-    assert np.array_equal(alone.exits, whole.exits)
-    assert np.array_equal(alone.scores, whole.scores)
-    assert np.array_equal(alone.reasons != 0, whole.tiers != Tier.DEVICE)
-
-
-async def test_where_the_rest_is_not_held_the_best_exit_so_far_answers(model: Model, clock: FakeClock) -> None:
-    device = runtime(model, clock, FakeNext(UpstreamUnavailable("")), holds=Segment(0, 2))
-    given = (await device.infer(request(model, clock))).predictions
-    assert set(given.exits.tolist()) == {0}
-    assert set(given.reasons.tolist()) == {0, DegradedReason.UPSTREAM_UNAVAILABLE}
-    assert np.array_equal(given.reasons != 0, given.confidences < np.float32(0.6))
-
-
-async def test_a_deadline_missed_above_leaves_no_time_to_run_the_rest_here(model: Model, clock: FakeClock) -> None:
-    given = (await runtime(model, clock, FakeNext(DeadlineExceeded(""))).infer(request(model, clock))).predictions
-    assert set(given.exits.tolist()) == {0}
-
-
-@pytest.mark.parametrize("error", [UpstreamUnavailable("gone"), ModelMismatch("other"), DeadlineExceeded("late")])
-async def test_without_an_exit_or_the_rest_the_error_is_the_answer(
-    model: Model, clock: FakeClock, error: OfframpError
-) -> None:
-    device = runtime(model, clock, FakeNext(error), holds=Segment(0, 1))
-    with pytest.raises(type(error), match=str(error)):
-        await device.infer(request(model, clock, plan=plan(first=1)))
-
-
-async def test_without_a_next_tier_the_rest_runs_here(model: Model, clock: FakeClock) -> None:
-    given = await runtime(model, clock).infer(request(model, clock, thresholds=NEVER))
-    assert set(given.predictions.exits.tolist()) == {2}
-    assert set(given.predictions.reasons.tolist()) == {DegradedReason.UPSTREAM_UNAVAILABLE}
-
-
-@pytest.mark.parametrize("error", [InvalidInput("bad"), TooLarge("big")])
-async def test_the_callers_own_error_is_never_hidden_by_a_fallback(
-    model: Model, clock: FakeClock, error: CallerError
-) -> None:
-    with pytest.raises(type(error), match=str(error)):
-        await runtime(model, clock, FakeNext(error)).infer(request(model, clock))
-
-
-async def test_what_is_no_error_of_ours_is_not_swallowed(model: Model, clock: FakeClock) -> None:
-    with pytest.raises(ZeroDivisionError):
-        await runtime(model, clock, FakeNext(ZeroDivisionError())).infer(request(model, clock))
-
-
-async def test_a_deadline_over_before_the_first_exit_is_exceeded(model: Model, clock: FakeClock) -> None:
-    with pytest.raises(DeadlineExceeded):
-        await three(model, clock).infer(request(model, clock, seconds=0))
-
-
-async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, clock: FakeClock) -> None:
-    def slow(next_tier: NextTier | None) -> TierRuntime:
-        return TierRuntime(Tier.DEVICE, model, Busy(clock, 10), next_tier, clock=clock)
-
-    above = FakeNext(answering)
-    given = (await slow(above).infer(request(model, clock, seconds=5))).predictions
-    assert not above.asked
-    assert set(given.exits.tolist()) == {0}
-    assert set(given.reasons.tolist()) == {0, DegradedReason.DEADLINE}
-    alone = request(model, clock, seconds=15, plan=stages((D, 0, 8)), thresholds=NEVER)
-    given = (await slow(None).infer(alone)).predictions
-    assert set(given.exits.tolist()) == {1}
-    assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
-
-
-async def test_a_part_that_is_not_held_is_refused(model: Model, clock: FakeClock) -> None:
-    edge = runtime(model, clock, tier=Tier.EDGE, holds=Segment(2, 4))
-    inside = request(model, clock, model.zeros(2, 1), at=2)
-    await edge.infer(inside)
-    with pytest.raises(NotHeld, match="holds 2:4, the plan gives it 2:5"):
-        await edge.infer(replace(inside, plan=plan(2, 5)))
-
-
-async def test_warming_leaves_out_what_is_not_held(tiny: Path, clock: FakeClock) -> None:
-    model = Model(bundle.load(tiny))
-    runtime(model, clock, holds=Segment(0, 4)).warm(Segment(0, 8))
-    assert model.resident(Segment(2, 4))
-    assert not model.resident(Segment(4, 8))
-
-
-async def test_another_model_is_refused_with_both_hashes(model: Model, clock: FakeClock) -> None:
-    with pytest.raises(ModelMismatch) as refused:
-        await runtime(model, clock).infer(request(model, clock, model_hash="f" * 64))
-    assert "f" * 64 in str(refused.value)
-    assert model.manifest.model_hash in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "complaint"),
-    [
-        (stages((D, 0, 2), (E, 3, 4), (C, 4, 8)), "does not join up"),
-        (stages((D, 1, 2), (E, 2, 4), (C, 4, 8)), "does not join up"),
-        (stages((D, 0, 2), (E, 2, 1), (C, 1, 8)), "does not join up"),
-        (stages((D, 0, 4), (E, 2, 8)), "does not join up"),
-        (stages((D, 0, 2), (E, 2, 4)), "ends at split point 4"),
-        (stages((D, 0, 2), (E, 2, 4), (C, 4, 9)), "ends at split point 9"),
-        (stages(), "ends at split point 0"),
-        (stages((E, 0, 2), (D, 2, 4), (C, 4, 8)), "out of order"),
-        (stages((D, 0, 2), (D, 2, 4), (C, 4, 8)), "out of order"),
-        (stages((E, 0, 4), (C, 4, 8)), "no part for the device"),
-    ],
-)
-async def test_a_plan_that_cannot_be_followed_is_refused(
-    model: Model, clock: FakeClock, chosen: Plan, complaint: str
-) -> None:
-    with pytest.raises(InvalidInput, match=complaint):
-        await runtime(model, clock).infer(request(model, clock, plan=chosen))
-
-
-async def test_an_activation_from_another_split_point_than_planned_is_refused(model: Model, clock: FakeClock) -> None:
-    with pytest.raises(InvalidInput, match="does not give split point 3 to the edge"):
-        await runtime(model, clock, tier=Tier.EDGE).infer(request(model, clock, model.zeros(3, 1), at=3))
-
-
-async def test_a_request_with_nothing_left_to_run_is_refused(model: Model, clock: FakeClock) -> None:
-    done = request(model, clock, model.zeros(8, 1), at=8, plan=plan(8, 8))
-    with pytest.raises(InvalidInput, match="nothing is left to run"):
-        await runtime(model, clock, tier=Tier.EDGE).infer(done)
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 9), (1, 8), (8, 8)])
-async def test_an_activation_of_another_shape_is_refused(
-    model: Model, clock: FakeClock, shape: tuple[int, ...]
-) -> None:
-    with pytest.raises(InvalidInput, match=r"carries \[N, 1, 8, 8\]"):
-        await runtime(model, clock).infer(request(model, clock, np.zeros((2, *shape), np.float32)))
-
-
-@pytest.mark.parametrize("thresholds", [(), (0.5,), (0.5, 0.5), (0.5,) * 4])
-async def test_thresholds_for_another_number_of_exits_are_refused(
-    model: Model, clock: FakeClock, thresholds: tuple[float, ...]
-) -> None:
-    with pytest.raises(InvalidInput, match="the model has 3 exits"):
-        await runtime(model, clock).infer(request(model, clock, thresholds=thresholds))
 
 
 async def test_the_trace_is_every_tick_of_the_clock_exactly_once(model: Model, clock: FakeClock) -> None:

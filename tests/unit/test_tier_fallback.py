@@ -1,0 +1,142 @@
+"""What a tier does when the next one cannot answer, or time is short."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.domain import (
+    DegradedReason,
+    Segment,
+    Tier,
+)
+from services.errors import (
+    CallerError,
+    CorruptPayload,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidInput,
+    ModelMismatch,
+    ModelNotReady,
+    NotHeld,
+    NotImplementedHere,
+    OfframpError,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    UpstreamUnavailable,
+)
+from services.fallback import degraded_by
+from services.model import Model
+from services.tier import NextTier, TierRuntime
+from tests.fakes import FakeClock, FakeNext
+from tests.journeys import (
+    NEVER,
+    Busy,
+    D,
+    answering,
+    plan,
+    request,
+    runtime,
+    stages,
+    three,
+)
+
+UPSTREAM: list[tuple[OfframpError, DegradedReason]] = [
+    (DeadlineExceeded(""), DegradedReason.DEADLINE),
+    (QueueFull(""), DegradedReason.UPSTREAM_OVERLOADED),
+    (Draining(""), DegradedReason.UPSTREAM_DRAINING),
+    (UpstreamUnavailable(""), DegradedReason.UPSTREAM_UNAVAILABLE),
+    (ModelNotReady(""), DegradedReason.UPSTREAM_UNAVAILABLE),
+    (Unavailable(""), DegradedReason.UPSTREAM_UNAVAILABLE),
+    (ModelMismatch(""), DegradedReason.UPSTREAM_MISMATCH),
+    (UnknownModel(""), DegradedReason.UPSTREAM_MISMATCH),
+    (NotHeld(""), DegradedReason.UPSTREAM_MISMATCH),
+    (CorruptPayload(""), DegradedReason.UPSTREAM_ERROR),
+    (NotImplementedHere(""), DegradedReason.UPSTREAM_ERROR),
+    (InternalError(""), DegradedReason.UPSTREAM_ERROR),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), UPSTREAM, ids=[type(e).__name__ for e, _ in UPSTREAM])
+async def test_each_error_from_above_has_its_reason(
+    model: Model, clock: FakeClock, error: OfframpError, reason: DegradedReason
+) -> None:
+    assert degraded_by(error) is reason
+    given = (await runtime(model, clock, FakeNext(error)).infer(request(model, clock))).predictions
+    stayed = given.reasons != 0
+    assert stayed.any()
+    assert not stayed.all()
+    assert set(given.reasons[stayed].tolist()) == {int(reason)}
+    assert set(given.tiers.tolist()) == {Tier.DEVICE}
+
+
+async def test_the_rest_is_run_here_when_it_is_held(model: Model, clock: FakeClock) -> None:
+    alone = (await runtime(model, clock, FakeNext(UpstreamUnavailable(""))).infer(request(model, clock))).predictions
+    whole = (await three(model, clock).infer(request(model, clock))).predictions
+    assert np.array_equal(alone.exits, whole.exits)
+    assert np.array_equal(alone.scores, whole.scores)
+    assert np.array_equal(alone.reasons != 0, whole.tiers != Tier.DEVICE)
+
+
+async def test_where_the_rest_is_not_held_the_best_exit_so_far_answers(model: Model, clock: FakeClock) -> None:
+    device = runtime(model, clock, FakeNext(UpstreamUnavailable("")), holds=Segment(0, 2))
+    given = (await device.infer(request(model, clock))).predictions
+    assert set(given.exits.tolist()) == {0}
+    assert set(given.reasons.tolist()) == {0, DegradedReason.UPSTREAM_UNAVAILABLE}
+    assert np.array_equal(given.reasons != 0, given.confidences < np.float32(0.6))
+
+
+async def test_a_deadline_missed_above_leaves_no_time_to_run_the_rest_here(model: Model, clock: FakeClock) -> None:
+    given = (await runtime(model, clock, FakeNext(DeadlineExceeded(""))).infer(request(model, clock))).predictions
+    assert set(given.exits.tolist()) == {0}
+
+
+@pytest.mark.parametrize("error", [UpstreamUnavailable("gone"), ModelMismatch("other"), DeadlineExceeded("late")])
+async def test_without_an_exit_or_the_rest_the_error_is_the_answer(
+    model: Model, clock: FakeClock, error: OfframpError
+) -> None:
+    device = runtime(model, clock, FakeNext(error), holds=Segment(0, 1))
+    with pytest.raises(type(error), match=str(error)):
+        await device.infer(request(model, clock, plan=plan(first=1)))
+
+
+async def test_without_a_next_tier_the_rest_runs_here(model: Model, clock: FakeClock) -> None:
+    given = await runtime(model, clock).infer(request(model, clock, thresholds=NEVER))
+    assert set(given.predictions.exits.tolist()) == {2}
+    assert set(given.predictions.reasons.tolist()) == {DegradedReason.UPSTREAM_UNAVAILABLE}
+
+
+@pytest.mark.parametrize("error", [InvalidInput("bad"), TooLarge("big")])
+async def test_the_callers_own_error_is_never_hidden_by_a_fallback(
+    model: Model, clock: FakeClock, error: CallerError
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        await runtime(model, clock, FakeNext(error)).infer(request(model, clock))
+
+
+async def test_what_is_no_error_of_ours_is_not_swallowed(model: Model, clock: FakeClock) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await runtime(model, clock, FakeNext(ZeroDivisionError())).infer(request(model, clock))
+
+
+async def test_a_deadline_over_before_the_first_exit_is_exceeded(model: Model, clock: FakeClock) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await three(model, clock).infer(request(model, clock, seconds=0))
+
+
+async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, clock: FakeClock) -> None:
+    def slow(next_tier: NextTier | None) -> TierRuntime:
+        return TierRuntime(Tier.DEVICE, model, Busy(clock, 10), next_tier, clock=clock)
+
+    above = FakeNext(answering)
+    given = (await slow(above).infer(request(model, clock, seconds=5))).predictions
+    assert not above.asked
+    assert set(given.exits.tolist()) == {0}
+    assert set(given.reasons.tolist()) == {0, DegradedReason.DEADLINE}
+    alone = request(model, clock, seconds=15, plan=stages((D, 0, 8)), thresholds=NEVER)
+    given = (await slow(None).infer(alone)).predictions
+    assert set(given.exits.tolist()) == {1}
+    assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
