@@ -20,7 +20,7 @@ from services.errors import CorruptPayload, InvalidInput
 Encoded = tuple[bytes | memoryview, bytes]
 """Data, then the parameters that decoding needs besides it."""
 
-_RANGE = np.dtype([("low", "<f4"), ("step", "<f4")])
+_RANGE_BYTES = 8  # per quantisation group: a float32 minimum and a float32 step
 _WIDEST = float(np.finfo(np.float32).max) / 2
 _ZSTD_LEVEL = 1
 _ZSTD_RATIO = 0.75
@@ -32,7 +32,7 @@ class Quantiser:
     """How numbers become bytes. `data_bytes` and `parameter_bytes` give exact sizes for a shape [N, …]."""
 
     encode: Callable[[FloatArray], Encoded]
-    decode: Callable[[Payload, bytes | memoryview], FloatArray]
+    decode: Callable[[tuple[int, ...], Encoded], FloatArray]
     data_bytes: Callable[[tuple[int, ...]], int]
     parameter_bytes: Callable[[tuple[int, ...]], int]
 
@@ -52,7 +52,7 @@ class Codec:
             raise InvalidInput("the activation is not finite; no codec can carry it")
         data, parameters = self.quantiser.encode(tensor)
         if self.lossless:
-            data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(data)
+            data, parameters = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(parameters + data), b""
         return Payload(tensor.shape, self.name, data, parameters, checksum(parameters, data))
 
     def decode(self, payload: Payload) -> FloatArray:
@@ -61,21 +61,26 @@ class Codec:
             raise CorruptPayload(f"shape {list(payload.shape)} is not [samples, …] with sizes of at least 0")
         if checksum(payload.parameters, payload.data) != payload.crc32c:
             raise CorruptPayload("the checksum (CRC32C) of the activation does not match")
-        self._expect("parameters", len(payload.parameters), self.quantiser.parameter_bytes(payload.shape))
-        size = self.quantiser.data_bytes(payload.shape)
-        data = _inflate(payload.data, size) if self.lossless else payload.data
-        self._expect("data", len(data), size)
-        tensor = self.quantiser.decode(payload, data)
+        tensor = self.quantiser.decode(payload.shape, self._unpacked(payload))
         if not _finite(tensor):
             raise CorruptPayload("the activation decodes to values that are not finite")
         return tensor
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes on the wire for [N, …]: exact without a lossless stage, a typical ratio with one."""
-        size = self.quantiser.data_bytes(shape)
+        size = self.quantiser.data_bytes(shape) + self.quantiser.parameter_bytes(shape)
+        return math.ceil(size * _ZSTD_RATIO) if self.lossless else size
+
+    def _unpacked(self, payload: Payload) -> Encoded:
+        """Data and parameters, each of exactly the size that the shape needs."""
+        size = self.quantiser.data_bytes(payload.shape)
+        parameters = self.quantiser.parameter_bytes(payload.shape)
+        self._expect("parameters", len(payload.parameters), 0 if self.lossless else parameters)
         if self.lossless:
-            size = math.ceil(size * _ZSTD_RATIO)
-        return size + self.quantiser.parameter_bytes(shape)
+            frame = _inflate(payload.data, parameters + size)
+            return memoryview(frame)[parameters:], frame[:parameters]
+        self._expect("data", len(payload.data), size)
+        return payload.data, payload.parameters
 
     def _expect(self, what: str, actual: int, expected: int) -> None:
         if actual != expected:
@@ -122,8 +127,8 @@ def _plain(dtype: str) -> Quantiser:
         fitting = tensor if kind.itemsize == 4 else tensor.clip(limits.min, limits.max)
         return fitting.astype(kind, copy=False).tobytes(), b""
 
-    def decode(payload: Payload, data: bytes | memoryview) -> FloatArray:
-        return np.frombuffer(data, kind).astype(np.float32, copy=False).reshape(payload.shape)
+    def decode(shape: tuple[int, ...], encoded: Encoded) -> FloatArray:
+        return np.frombuffer(encoded[0], kind).astype(np.float32, copy=False).reshape(shape)
 
     return Quantiser(encode, decode, lambda shape: math.prod(shape) * kind.itemsize, lambda shape: 0)
 
@@ -136,36 +141,35 @@ def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _encode_int8(tensor: FloatArray) -> Encoded:
     rows = tensor.reshape(_rows(tensor.shape))
-    ranges = np.empty(len(rows), _RANGE)
-    if rows.size:
-        ranges["low"] = rows.min(axis=1)
-        spans = rows.max(axis=1).astype(np.float64) - ranges["low"]
-        if spans.max() > _WIDEST:
-            raise InvalidInput(f"the activation ranges over more than {_WIDEST:.1e}; int8 cannot carry it")
-        ranges["step"] = spans / 255
-    else:
-        ranges.fill(0)
-    step = np.where(ranges["step"] > 0, ranges["step"], 1)[:, None]
-    levels = np.rint((rows - ranges["low"][:, None]) / step).clip(0, 255).astype(np.uint8)
-    return levels.tobytes(), ranges.tobytes()
+    if not rows.size:
+        return b"", bytes(_RANGE_BYTES * len(rows))
+    low = rows.min(axis=1)
+    spans = rows.max(axis=1).astype(np.float64) - low
+    if spans.max() > _WIDEST:
+        raise InvalidInput(f"the activation ranges over more than {_WIDEST:.1e}; int8 cannot carry it")
+    step = (spans / 255).astype("<f4")
+    divisor = np.where(step > 0, step, 1)[:, None]
+    levels = np.rint((rows - low[:, None]) / divisor).clip(0, 255).astype(np.uint8)
+    return levels.tobytes(), low.astype("<f4", copy=False).tobytes() + step.tobytes()
 
 
-def _decode_int8(payload: Payload, data: bytes | memoryview) -> FloatArray:
-    ranges = np.frombuffer(payload.parameters, _RANGE)
-    if not (np.isfinite(ranges["low"]).all() and np.isfinite(ranges["step"]).all() and (ranges["step"] >= 0).all()):
+def _decode_int8(shape: tuple[int, ...], encoded: Encoded) -> FloatArray:
+    data, parameters = encoded
+    low, step = np.frombuffer(parameters, "<f4").reshape(2, -1, 1)
+    if not (np.isfinite(low).all() and np.isfinite(step).all() and (step >= 0).all()):
         raise CorruptPayload("a quantisation range is not finite or negative")
-    levels = np.frombuffer(data, np.uint8).reshape(_rows(payload.shape))
+    levels = np.frombuffer(data, np.uint8).reshape(_rows(shape))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by the caller
-        numbers = levels * ranges["step"][:, None] + ranges["low"][:, None]
-    return np.asarray(numbers, np.float32).reshape(payload.shape)
+        return np.asarray(levels * step + low, np.float32).reshape(shape)
 
 
 QUANTISERS: dict[str, Quantiser] = {
     "fp32": _plain("<f4"),
     "fp16": _plain("<f2"),
-    "int8": Quantiser(_encode_int8, _decode_int8, math.prod, lambda shape: _rows(shape)[0] * _RANGE.itemsize),
+    "int8": Quantiser(_encode_int8, _decode_int8, math.prod, lambda shape: _rows(shape)[0] * _RANGE_BYTES),
 }
 """int8: affine per sample and channel, q = round((x - low) / step), step = (high - low) / 255.
+Its parameters are all the lows, then all the steps: the lows of what passed a ReLU are mostly zeros in a row.
 Error at most step / 2, plus float32 rounding."""
 
 CODECS: dict[str, Codec] = {

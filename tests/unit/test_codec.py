@@ -148,7 +148,7 @@ def test_parameters_too_many_are_refused(name: str) -> None:
         codec.get(name).decode(signed(payload, parameters=payload.parameters + bytes(8)))
 
 
-@pytest.mark.parametrize("name", ["int8", "int8+zstd"])
+@pytest.mark.parametrize("name", ["int8"])
 def test_parameters_too_few_are_refused(name: str) -> None:
     payload = example(name)
     with pytest.raises(CorruptPayload, match="parameters"):
@@ -219,7 +219,7 @@ def test_a_frame_that_announces_nothing_is_refused() -> None:
 def test_a_frame_that_becomes_more_than_it_announces_is_refused() -> None:
     bomb = bytearray(zstandard.ZstdCompressor().compress(bytes(1 << 20)))
     assert bomb[4] >> 5 == 0b101, "a single segment, its size in four bytes"
-    bomb[5:9] = struct.pack("<I", 48)
+    bomb[5:9] = struct.pack("<I", 96)
     with pytest.raises(CorruptPayload, match="zstd"):
         codec.get("int8+zstd").decode(signed(example("int8+zstd"), data=bytes(bomb)))
 
