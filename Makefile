@@ -33,7 +33,7 @@ bench: .venv/.installed-dev ## Benchmarks: links (asked against got) and the hop
 	@$(BIN)/python -m benchmarks.links --json out/bench/links.json
 	@$(BIN)/python -m benchmarks.hop --json out/bench/hop.json
 
-up: ## The testbed in containers: http://127.0.0.1:8001 is the public door (gRPC)
+up: ## The testbed in containers: the public door is 127.0.0.1:8001 (gRPC)
 	@docker compose up -d --build --wait
 
 down: ## Stop and remove the containers

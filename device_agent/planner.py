@@ -29,6 +29,9 @@ def fixed_plan(manifest: Manifest, splits: tuple[int, int] | None, codecs: tuple
 
 
 def default_splits(manifest: Manifest) -> tuple[int, int]:
-    """After the first two exits; with fewer exits, the later tiers get nothing to do."""
-    at = [spec.split_point for spec in manifest.exits] + [manifest.last] * 2
+    """After the first two exits. Where there are fewer, at the first and last compressive bottleneck beyond."""
+    at = [spec.split_point for spec in manifest.exits[:-1]][:2]
+    beyond = [p.index for p in manifest.split_points[1:-1] if p.compressive and p.index > max(at, default=0)]
+    while len(at) < 2:
+        at.append(beyond.pop(0 if not at else -1) if beyond else manifest.last)
     return at[0], at[1]

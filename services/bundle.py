@@ -195,7 +195,7 @@ def read_manifest(path: Path) -> Manifest:
     """Reads `manifest.json` alone. Raises BundleError with every fault it found."""
     file = path / MANIFEST
     if not path.is_dir():
-        raise BundleError(f"{path}: no such bundle directory; 'offramp train' makes one")
+        raise BundleError(f"{path}: no such bundle directory here; 'offramp train' or 'offramp partition' makes one")
     if file.is_file() and file.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{file}: over {MAX_MANIFEST_BYTES} bytes, not a manifest")
     text = _read(file)

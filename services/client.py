@@ -17,7 +17,7 @@ from services.tier import Forwarded
 
 INFER = f"/{pb.DESCRIPTOR.services_by_name['Tier'].full_name}/Infer"
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
-_MIN_MARGIN_SECONDS = 0.002
+_MIN_MARGIN_SECONDS = 0.010
 _MARGIN_SHARE = 0.05
 
 
@@ -32,7 +32,7 @@ def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # how long connecting itself may take
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),
     ]
@@ -60,9 +60,11 @@ class GrpcNextTier:
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
         started = self._clock()
-        remaining = _spendable(request.deadline.remaining())
+        rtt = self.link().rtt_seconds or 0.0
+        remaining = _spendable(request.deadline.remaining(), rtt)
         payload = codec.get(codec_name).encode(request.activation)
-        message = Framed(_header(request, remaining), wire.payload_to_pb(payload), payload.data)
+        header = _header(request, remaining - rtt / 2)  # what is left when it arrives
+        message = Framed(header, wire.payload_to_pb(payload), payload.data)
         encoded = self._clock()
         reply: pb.InferReply = await self._call(message, remaining)
         answered = self._clock()
@@ -84,10 +86,13 @@ class GrpcNextTier:
         return reply
 
 
-def _spendable(remaining: float) -> float:
-    """What the next tier may take of what remains: less a margin in which this tier can still answer."""
+def _spendable(remaining: float, rtt_seconds: float) -> float:
+    """What the call to the next tier may take: what remains, less a margin in which this tier can still answer.
+
+    Raises DeadlineExceeded where not even the way there and back fits, as far as is known.
+    """
     spendable = remaining - max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * remaining)
-    if spendable <= 0:
+    if spendable <= rtt_seconds:
         raise DeadlineExceeded("no time left to go on to the next tier")
     return spendable
 

@@ -130,6 +130,13 @@ def _refuse_unknown(kind: type[TierSettings]) -> None:
     What only another tier knows is not refused: tiers started side by side share an environment.
     """
     known = {PREFIX + name.upper() for each in (kind, DeviceSettings) for name in each.model_fields}
-    for name in sorted({*os.environ, *dotenv_values(".env")}):
+    for name in sorted({*os.environ, *_env_file()}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")
+
+
+def _env_file() -> dict[str, str | None]:
+    try:
+        return dotenv_values(".env")
+    except (UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f".env: cannot be read as text ({error.__class__.__name__})") from None

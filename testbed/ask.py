@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 
 from device_agent.client import AsyncClient, ModelInfo, Prediction
-from services.errors import InvalidInput, Unavailable
+from services.errors import DeadlineExceeded, InvalidInput, Unavailable
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _STAGES = ("queue", "decode", "compute", "encode", "network")
@@ -28,7 +28,7 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
     """One request per file. Raises InvalidInput for a file that cannot be read or does not fit the model."""
     for file in files:
         if not file.is_file():
-            raise InvalidInput(f"{file}: no such file")
+            raise InvalidInput(f"{file}: {'a directory, give files' if file.is_dir() else 'no such file'}")
     found: list[Asked] = []
     async with AsyncClient(target, timeout_seconds) as client:
         try:
@@ -37,7 +37,10 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
             raise Unavailable(f"no device agent answers at {target}; 'offramp up' starts one") from None
         for file in files:
             samples, name = read(file, info)
-            found.append((file, await client.infer(info.name, samples, name, file.name[:100], trace=True)))
+            try:
+                found.append((file, await client.infer(info.name, samples, name, file.name[:100], trace=True)))
+            except DeadlineExceeded:
+                raise DeadlineExceeded(f"{file}: no answer within {timeout_seconds} s; give more --timeout") from None
     return found
 
 

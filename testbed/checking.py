@@ -13,5 +13,7 @@ def status(address: str, service: str, timeout_seconds: float) -> str:
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds)
         except grpc.RpcError as error:
-            return f"{error.code().name}: no health answer from {address}"
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return f"UNKNOWN: {address} has no service {service!r}"
+            return f"{error.code().name}: no health answer from {address}; give HOST:PORT of a tier"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Coroutine
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from services.errors import InvalidInput, OfframpError, SettingsError
+
+if TYPE_CHECKING:
+    from testbed.local import TestbedSettings
 
 T = TypeVar("T")
 
@@ -28,7 +32,7 @@ app = typer.Typer(
 )
 
 BundleArgument = Annotated[Path, typer.Argument(help="Directory of the bundle.", metavar="BUNDLE")]
-BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory of the bundle to run.")]
+BundleOption = Annotated[Path, typer.Option("--bundle", envvar="OFFRAMP_BUNDLE", help="Directory of the bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where summary, pictures and logs go.")]
@@ -38,7 +42,15 @@ PortOption = Annotated[
     int | None,
     typer.Option("--port", min=1, max=65535, help="Port of the public door; none: 8001 when serving, else a free one."),
 ]
+SplitsOption = Annotated[
+    str | None,
+    typer.Option("--splits", envvar="OFFRAMP_SPLITS", help="The two split points, e.g. 7,14; none: after exits."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the order of requests and of the links' jitter.")]
+
+
+class Interrupted(OfframpError):
+    """Ctrl-C or SIGTERM."""
 
 
 class DatasetName(StrEnum):
@@ -49,14 +61,28 @@ class DatasetName(StrEnum):
     fashion_mnist = "fashion-mnist"
 
 
+@app.callback(invoke_without_command=True)
+def _root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show_version:
+        version()
+        raise typer.Exit
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 it did not work, 2 it was asked for wrongly."""
     try:
         app()
     except (InvalidInput, SettingsError) as error:
         sys.exit(_complain(error, 2))
+    except Interrupted as error:
+        sys.exit(_complain(error, 130))
     except OfframpError as error:
         sys.exit(_complain(error, 1))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has what they wanted
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(_complain(OfframpError(f"{error.filename or 'system'}: {error.strerror or error}"), 2))
 
 
 @app.command(epilog="Example: offramp run --edge-cloud 5mbit,80ms")
@@ -70,6 +96,7 @@ def run(
     data: DataOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
+    splits: SplitsOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Start three tiers and two emulated links, send held-out inputs, show what happened."""
@@ -78,7 +105,7 @@ def run(
     from testbed.samples import held_out
 
     console = Console()
-    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, seed, out, serve)
+    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, splits, seed, out, serve)
     if serve:
         _await(demo.serve(settings, console))
         return
@@ -101,12 +128,13 @@ def up(
     port: PortOption = None,
     device_edge: DeviceEdgeOption = "20mbit,10ms",
     edge_cloud: EdgeCloudOption = "50mbit,40ms",
+    splits: SplitsOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Start three tiers and two emulated links and leave them up until Ctrl-C."""
     from testbed import demo
 
-    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, seed, out, serve=True)
+    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, splits, seed, out, serve=True)
     _await(demo.serve(settings, Console()))
 
 
@@ -237,8 +265,15 @@ def version() -> None:
 
 
 def _testbed_settings(
-    bundle: Path, device_edge: str, edge_cloud: str, port: int | None, seed: int, out: Path, serve: bool
-) -> Any:
+    bundle: Path,
+    device_edge: str,
+    edge_cloud: str,
+    port: int | None,
+    splits: str | None,
+    seed: int,
+    out: Path,
+    serve: bool,
+) -> TestbedSettings:
     from testbed.local import LinkAsked, TestbedSettings
 
     default_port = 8001 if serve else 0
@@ -247,6 +282,7 @@ def _testbed_settings(
         LinkAsked.parse(device_edge),
         LinkAsked.parse(edge_cloud),
         f"127.0.0.1:{default_port if port is None else port}",
+        splits,
         seed,
         out / "logs",
     )
@@ -263,7 +299,7 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(interruptible())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise OfframpError("interrupted") from None
+        raise Interrupted("interrupted") from None
 
 
 def _complain(error: Exception, code: int) -> int:

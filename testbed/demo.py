@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -142,10 +143,15 @@ def _write(
         out / "exits.png",
     )
     hard = _hardest(outcomes)
-    title = f"sample {hard.sample}, answered at the {hard.prediction.tier.label if hard.prediction else '–'}"
     figures.journey_figure(
-        model, inputs[hard.sample : hard.sample + 1], images[hard.sample], _cuts(hard), title, out / "journey.png"
+        model,
+        inputs[hard.sample : hard.sample + 1],
+        images[hard.sample],
+        _cuts(hard),
+        _title(hard, manifest.labels),
+        out / "journey.png",
     )
+    Image.fromarray(images[hard.sample].squeeze()).save(out / "sample.png")
     return summary
 
 
@@ -161,6 +167,16 @@ def _hardest(outcomes: list[Outcome]) -> Outcome:
     if not answered:
         raise OfframpError("no request was answered; see the logs of the tiers")
     return max(answered, key=lambda o: (o.prediction.tier, -o.prediction.confidence) if o.prediction else (-1, 0))
+
+
+def _title(outcome: Outcome, labels: tuple[str, ...]) -> str:
+    given = outcome.prediction
+    if given is None:
+        return f"sample {outcome.sample}, not answered"
+    return (
+        f"sample {outcome.sample}, a {labels[outcome.truth]}: answered {labels[given.label]} "
+        f"at the {given.tier.label}, confidence {given.confidence:.3f}"
+    )
 
 
 def _cuts(outcome: Outcome) -> list[tuple[int, str]]:

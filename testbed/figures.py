@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def exits_figure(
 
     `confidences`: one float32 [N] per exit; `right`: bool [exits, N]; `shipped`: the bundle's own thresholds.
     """
-    answered = np.stack([_answering(confidences, threshold) for threshold in _THRESHOLDS])
+    answered = np.stack([_answering(confidences, [threshold] * len(right)) for threshold in _THRESHOLDS])
     accuracy = [right[exit_of, np.arange(len(exit_of))].mean() for exit_of in answered]
     shares = [[(exit_of == e).mean() for exit_of in answered] for e in range(len(right))]
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
@@ -38,14 +39,14 @@ def exits_figure(
     top.plot(x, 100 * np.array(accuracy), color=_INK, linewidth=2, label="with exits")
     top.axhline(100 * right[-1].mean(), color=_GREY, linestyle="--", label="whole network, no exits")
     bottom.stackplot(x, 100 * np.array(shares), labels=_names(len(right)), colors=_COLOURS[: len(right)])
-    _mark_shipped(top, shipped)
+    _mark_shipped(top, confidences, right, shipped)
     top.set(ylabel="accuracy, %", title=title)
     ticks = [np.abs(_THRESHOLDS - t).argmin() for t in (0, 0.3, 0.6, 0.9, 0.99, 0.999, 0.9999)]
     bottom.set(
         ylabel="answered at, %", xlabel="confidence threshold of every exit (log scale above 0.9)", ylim=(0, 100)
     )
     bottom.set_xticks(ticks, ["0", "0.3", "0.6", "0.9", "0.99", "0.999", "0.9999"])
-    top.legend(loc="lower right", frameon=False)
+    top.legend(loc="lower right", framealpha=1, edgecolor="white")
     bottom.legend(loc="lower left", framealpha=0.9)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
@@ -76,15 +77,22 @@ def journey_figure(
     figure.savefig(path, dpi=150)
 
 
-def _answering(confidences: list[FloatArray], threshold: float) -> npt.NDArray[np.int64]:
+def _answering(confidences: list[FloatArray], thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
     """The first exit that is sure enough for each sample; the last one where none is."""
     chosen = np.full(len(confidences[0]), len(confidences) - 1)
     for index in reversed(range(len(confidences) - 1)):
-        chosen[exits.leaves(confidences[index], threshold)] = index
+        chosen[exits.leaves(confidences[index], thresholds[index])] = index
     return chosen
 
 
-def _mark_shipped(axes: Axes, shipped: list[float]) -> None:
+def _mark_shipped(
+    axes: Axes, confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: list[float]
+) -> None:
+    """A line at each shipped threshold, and the accuracy they give together, which no single threshold is."""
+    answered = _answering(confidences, shipped)
+    together = 100 * right[answered, np.arange(len(answered))].mean()
+    at = float(np.interp(shipped[0], _THRESHOLDS, np.arange(len(_THRESHOLDS))))
+    axes.plot(at, together, "o", color=_COLOURS[-1], zorder=3, label=f"shipped thresholds together, {together:.2f} %")
     for index, threshold in enumerate(shipped[:-1]):
         at = np.interp(threshold, _THRESHOLDS, np.arange(len(_THRESHOLDS)))
         label = f"shipped {_NAMES[index]} threshold, {threshold:.4g}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from services import bundle
 from services.bundle import Bundle, ExitSpec, Manifest
@@ -52,7 +53,7 @@ def _head(manifest: Manifest, path: Path) -> Table:
             f"{1 - found.delta:.0%}, from {found.samples:,} calibration samples"
         )
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(f"[bold]{name}[/]", Text(value, overflow="fold"))
     return table
 
 
@@ -65,7 +66,7 @@ def _split_points(manifest: Manifest) -> Table:
         exit_mark = f"  [bold green]exit {exits[point.index]}[/]" if point.index in exits else ""
         table.add_row(
             str(point.index),
-            point.after + exit_mark,
+            point.after.rsplit("/", 1)[-1] + exit_mark,
             "×".join(map(str, point.shape)),
             f"{point.elements:,}",
             f"{point.ratio:.3f}",

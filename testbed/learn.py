@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services import bundle, codec
-from services.errors import SettingsError
+from services.errors import InvalidInput, SettingsError
 from services.model import Model
 from testbed.samples import dataset_of, held_out
 from training import datasets
@@ -26,7 +26,9 @@ def train(
         from training.train import TrainConfig
         from training.train import train as run
     except ImportError as error:
-        raise SettingsError(f"training needs {error.name}; install it with: pip install 'offramp[train]'") from None
+        raise SettingsError(
+            f"training needs {error.name}; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[train]'"
+        ) from None
     run(TrainConfig(name, out, data, epochs, seed, resume), console)
     console.print(shown(evaluate(out, data, "int8+zstd")))
     console.print(f"wrote {out}; its card is {out / 'README.md'}")
@@ -41,6 +43,9 @@ def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float
     asked = {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
     contract = dataclasses.replace(calibration.CONTRACTS[name], **asked)
     dataset = datasets.load(name, data)
+    record = card.read_record(path)
+    if record is not None and record.data_hash != dataset.data_hash:
+        raise InvalidInput(f"{data}: not the data {path} was trained on; its card has their SHA-256")
     manifest = calibration.calibrate_bundle(path, dataset.calibration, contract)
     card.write_card(path, dataset)
     table = Table("exit", "temperature", "threshold", title=f"{name}: new thresholds", title_justify="left")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -63,6 +64,7 @@ class TestbedSettings:
     device_edge: LinkAsked = LinkAsked("20mbit", "10ms")
     edge_cloud: LinkAsked = LinkAsked("50mbit", "40ms")
     listen: str = "127.0.0.1:0"
+    splits: str | None = None
     seed: int = 0
     logs: Path = Path("out/run/logs")
 
@@ -116,6 +118,7 @@ class Testbed:
 @asynccontextmanager
 async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
     """Starts the parts from the cloud down, and drains them from the device up."""
+    _check_free(settings.listen)
     settings.logs.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
 
@@ -133,9 +136,21 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
         edge = await start("edge-node", "edge_node", *served, *free, "--next", far.address)
         near = await link("link-device-edge", settings.device_edge, edge.address)
-        door = ("--listen", settings.listen, "--next", near.address)
+        plan = ("--splits", settings.splits) if settings.splits else ()
+        door = ("--listen", settings.listen, "--next", near.address, *plan)
         device = await start("device-agent", "device_agent", *served, *door)
         yield Testbed(device, near, edge, far, cloud)
+
+
+def _check_free(address: str) -> None:
+    """Raises SettingsError where the door's port is taken, before anything of a running testbed is touched."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise SettingsError(f"port {port} cannot be used ({error.strerror}); choose one with --port") from None
 
 
 @asynccontextmanager
@@ -148,6 +163,7 @@ async def part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
+            "testbed.child",
             *arguments,
             stdout=file,
             stderr=asyncio.subprocess.STDOUT,

@@ -207,7 +207,7 @@ def _training(record: Record, dataset: Dataset) -> str:
     counts = ", ".join(f"{len(getattr(dataset, name)):,} {name}" for name in splits)
     exits = " / ".join(_percent(a) for a in record.validation_accuracies)
     return (
-        f"## Training\n\n```\n{record.command}\n```\n\n"
+        f"## Training\n\n```\nOMP_NUM_THREADS={record.threads} {record.command}\n```\n\n"
         f"- Images: {counts}. SHA-256 of all pixels and labels: `{record.data_hash}`.\n"
         f"- Seed {record.seed}, `OMP_NUM_THREADS={record.threads}`, torch {record.torch_version}: the same again gives "
         "the same weights on the same machine.\n"

@@ -24,11 +24,12 @@ def test_without_splits_the_plan_cuts_after_the_exits(manifest: Manifest) -> Non
     assert str(fixed_plan(manifest, None, CODECS)) == "device 0:2 > edge 2:4 int8+zstd > cloud 4:8 fp16"
 
 
-def test_with_fewer_exits_later_tiers_get_nothing(manifest: Manifest) -> None:
+def test_with_fewer_exits_the_compressive_bottlenecks_are_cut(manifest: Manifest) -> None:
     one = manifest.model_copy(update={"exits": manifest.exits[-1:]})
     two = manifest.model_copy(update={"exits": manifest.exits[1:]})
-    assert default_splits(one) == (8, 8)
-    assert default_splits(two) == (4, 8)
+    assert [p.index for p in manifest.split_points if p.compressive] == [7]
+    assert default_splits(one) == (7, 8)
+    assert default_splits(two) == (4, 7)
 
 
 @pytest.mark.parametrize("splits", [(0, 0), (0, 8), (8, 8), (3, 3), (1, 7)])
