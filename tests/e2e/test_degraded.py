@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from device_agent.client import AsyncClient, Prediction
 from services import bundle
 from services.domain import Segment, Tier
 from services.errors import DeadlineExceeded, TooLarge, UpstreamUnavailable
+from testbed.links import EmulatedLink, symmetric
 from tests.calls import until
 from tests.networks import write_bundle
 from tests.tiers import Running, device, three_tiers, upper
@@ -242,3 +244,21 @@ async def test_a_degraded_answer_still_accounts_for_its_time(tiny: Path, pixels:
     assert trace is not None
     assert [hop["tier"] for hop in trace["hops"]] == ["client", "device"]
     assert json.dumps(trace, allow_nan=False)
+
+
+async def test_a_link_too_slow_for_the_deadline_gives_the_best_exit_in_time(tiny: Path, pixels: np.ndarray) -> None:
+    up, down = symmetric(1e6, round_trip_seconds=0.6)
+    async with upper(Tier.EDGE, tiny) as edge:
+        host, port = edge.address.split(":")
+        link = EmulatedLink(("127.0.0.1", 0), (host, int(port)), up, down)
+        link.start()
+        try:
+            async with device(tiny, "{}:{}".format(*link.address)) as front, AsyncClient(front.address) as client:
+                for _ in range(3):
+                    started = time.monotonic()
+                    answers = await client.infer("tiny", pixels, timeout_seconds=0.3)
+                    assert time.monotonic() - started < 0.3
+                    assert reasons(answers) == {"deadline"}
+                    assert {answer.tier for answer in answers} == {Tier.DEVICE}
+        finally:
+            link.close()
