@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -141,14 +142,40 @@ def test_eval_reports_accuracy_shares_and_bytes(tiny: Path) -> None:
     assert 0 <= found["accuracy"] <= 1
 
 
-def test_version_is_that_of_the_package() -> None:
-    assert offramp("version").stdout.strip() == metadata.version("offramp")
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version_is_that_of_the_package(asked: str) -> None:
+    assert offramp(asked).stdout.strip() == metadata.version("offramp")
+
+
+def test_a_second_testbed_on_the_same_port_leaves_the_first_alone(tiny: Path, tmp_path: Path) -> None:
+    with up(tiny, tmp_path / "out") as (_, address):
+        logs = {file.name: file.read_bytes() for file in (tmp_path / "out" / "logs").iterdir()}
+        again = offramp("up", "--port", address.split(":")[1], "--bundle", tiny, "--out", tmp_path / "out")
+        assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+        assert "choose one with --port" in again.stderr
+        assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "logs").iterdir()} == logs
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="parts end with their parent on Linux only")
+def test_a_testbed_that_is_killed_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    with up(tiny, tmp_path / "out") as (process, _):
+        ready = json.loads((tmp_path / "out" / "logs" / "cloud-node.jsonl").read_text().splitlines()[0])
+        process.kill()
+        process.wait(30)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{ready['process']}/cmdline").exists() and time.monotonic() < deadline:
+            if not Path(f"/proc/{ready['process']}/cmdline").read_bytes():
+                break  # ended, and waiting to be collected
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (("infer", "missing.png"), 2, "missing.png: no such file"),
+        (("infer", "tests"), 2, "tests: a directory"),
+        (("run", "--out", "/dev/null/out"), 2, "Not a directory"),
+        (("run", "--splits", "9,1"), 1, "must be rising"),
         (("infer", "pyproject.toml", "--target", "127.0.0.1:1"), 1, "no device agent answers"),
         (("inspect", "missing"), 1, "no such bundle directory"),
         (("eval", "missing"), 1, "no such bundle directory"),
