@@ -119,7 +119,9 @@ class OpenInference:
             raise UnknownModel(f"model {name!r} has version {manifest.version}, not {version[:20]!r}")
 
     def _wanted(self, request: Any) -> list[str]:
-        names = [output.name for output in request.outputs] or list(OUTPUTS)
+        if len(request.outputs) > len(OUTPUTS):
+            raise InvalidInput(f"{len(request.outputs)} outputs are asked for; there are {len(OUTPUTS)}")
+        names = list(dict.fromkeys(output.name for output in request.outputs)) or list(OUTPUTS)
         for name in names:
             if name not in OUTPUTS:
                 raise InvalidInput(f"no output is called {name[:60]!r}; there are {', '.join(OUTPUTS)}")

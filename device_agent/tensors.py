@@ -30,7 +30,7 @@ def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
     if len(request.inputs) != 1:
         raise InvalidInput(f"give exactly one input, {spec.name!r}{_or_image(spec)}; got {len(request.inputs)}")
     tensor = request.inputs[0]
-    if tensor.name == spec.name:
+    if tensor.name == spec.name and not (tensor.name == IMAGE and tensor.datatype == "UINT8"):
         samples = _array(request, tensor, "FP32", spec.shape, max_batch)
     elif tensor.name == IMAGE and (shape := image_shape(spec)) is not None:
         samples = preprocess(_array(request, tensor, "UINT8", shape, max_batch), spec)

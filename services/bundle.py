@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +24,7 @@ from services.errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_FILE_BYTES = 2 << 30
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -39,7 +41,7 @@ class Preprocessing(_Record):
     """How pixels become the input: x = (pixel / 255 - mean) / std, per channel."""
 
     mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    std: tuple[Annotated[float, Field(ge=1e-6)], ...]
 
 
 class InputSpec(_Record):
@@ -92,7 +94,7 @@ class ExitSpec(_Record):
     name: Name
     output: str
     split_point: Annotated[int, Field(ge=1)]
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     threshold: Annotated[float, Field(ge=0)] = 0.0
     curve: tuple[CurvePoint, ...] = ()
 
@@ -196,15 +198,13 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle directory here; 'offramp train' or 'offramp partition' makes one")
-    if file.is_file() and file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{file}: over {MAX_MANIFEST_BYTES} bytes, not a manifest")
-    text = _read(file)
+    text = _read(file, MAX_MANIFEST_BYTES)
     try:
         version = json.loads(text).get("format_version")
     except (ValueError, AttributeError, RecursionError):
         raise BundleError(f"{file}: not a JSON object") from None
-    if version != FORMAT_VERSION:
-        raise BundleError(f"{file}: format_version is {version!r}, this release reads {FORMAT_VERSION}")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BundleError(f"{file}: format_version is {repr(version)[:20]}, this release reads {FORMAT_VERSION}")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -221,7 +221,9 @@ def load_samples(bundle: Bundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             images, labels = archive["images"].astype(np.uint8), archive["labels"].astype(np.int64)
-    except (KeyError, ValueError, OSError, BadZipFile):
+        if images.ndim not in (3, 4) or labels.ndim != 1:
+            raise ValueError("other dimensions")
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError, OSError, MemoryError, BadZipFile):
         raise BundleError(f"{bundle.path / spec.file}: not an .npz with images and labels") from None
     if not len(images) == len(labels) == spec.count:
         raise BundleError(f"{bundle.path / spec.file}: {len(images)} images and {len(labels)} labels, not {spec.count}")
@@ -255,18 +257,23 @@ def _replace(file: Path, data: bytes) -> None:
     draft.replace(file)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, limit: int) -> bytes:
+    """The bytes of a regular file inside its bundle. Raises BundleError for anything else, before reading it."""
     try:
+        inside = file.resolve().is_relative_to(file.parent.resolve())
+        found = file.stat()
+        if not inside:
+            raise BundleError(f"{file}: links outside its bundle")
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+            raise BundleError(f"{file}: not a regular file of at most {limit:,} bytes")
         return file.read_bytes()
     except OSError as error:
-        raise BundleError(f"{file}: {error.strerror or 'cannot be read'}") from None
+        raise BundleError(f"{str(file)[:500]}: {error.strerror or 'cannot be read'}") from None
 
 
 def _verified(path: Path, name: str, expected: str) -> bytes:
     file = path / name
-    if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
-        raise BundleError(f"{file}: links outside its bundle")
-    data = _read(file)
+    data = _read(file, MAX_FILE_BYTES)
     if (actual := sha256(data)) != expected:
         raise BundleError(f"{file}: SHA-256 is {actual}, the manifest says {expected}")
     return data

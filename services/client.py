@@ -9,7 +9,7 @@ import grpc
 
 from services import codec, framing, wire
 from services.domain import Clock, LinkEstimate, Request, Tier
-from services.errors import DeadlineExceeded, OfframpError
+from services.errors import DeadlineExceeded, InternalError, OfframpError, TooLarge
 from services.framing import Framed
 from services.link import LinkEstimator
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -80,9 +80,11 @@ class GrpcNextTier:
 
     async def _call(self, message: Framed, timeout_seconds: float) -> pb.InferReply:
         try:
-            reply: pb.InferReply = await self._infer(message, timeout=timeout_seconds)
+            reply: pb.InferReply | None = await self._infer(message, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+            raise _own_or_above(error) from None
+        if reply is None:  # what gRPC makes of bytes that do not parse
+            raise InternalError("the next tier's answer is not one")
         return reply
 
 
@@ -108,8 +110,19 @@ def _header(request: Request, remaining_seconds: float) -> pb.InferRequest:
     )
 
 
+def _own_or_above(error: grpc.aio.AioRpcError) -> OfframpError:
+    """A reply too large to receive is the next tier's doing, not the caller's; only its own TooLarge says so."""
+    found = error_of(error)
+    said = wire.DETAILS_KEY in _trailing(error)
+    return found if said or not isinstance(found, TooLarge) else InternalError(str(found))
+
+
 def error_of(error: grpc.aio.AioRpcError) -> OfframpError:
     """The domain error behind a failed gRPC call."""
-    trailing: Any = error.trailing_metadata() or ()
-    metadata = {str(key): value for key, value in trailing}
+    metadata = _trailing(error)
     return wire.error_from(error.code(), error.details() or error.code().name, metadata)
+
+
+def _trailing(error: grpc.aio.AioRpcError) -> dict[str, str | bytes]:
+    trailing: Any = error.trailing_metadata() or ()
+    return {str(key): value for key, value in trailing}

@@ -14,9 +14,10 @@ Measure = Literal["max_softmax", "entropy", "margin"]
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
     """Probabilities, float32 [N, classes], of logits [N, classes] scaled by 1 / temperature (Guo et al., 2017)."""
-    scaled = logits / np.float32(temperature)
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    with np.errstate(all="ignore"):  # logits that overflowed give NaN, which the caller looks for
+        scaled = logits / np.float32(temperature)
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArray:

@@ -90,10 +90,17 @@ class Model:
         with self._building:
             if piece not in self._sessions:
                 graph = self._cutter.cut(piece).SerializeToString()
-                self._sessions[piece] = ort.InferenceSession(graph, self._options, ["CPUExecutionProvider"])
+                self._sessions[piece] = self._session_of(graph, piece)
                 if len(self._sessions) > self._max_sessions:
                     self._sessions.popitem(last=False)
             return self._sessions[piece]
+
+    def _session_of(self, graph: bytes, piece: Segment) -> ort.InferenceSession:
+        try:
+            return ort.InferenceSession(graph, self._options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises many kinds; each means that the graph cannot be run
+            reason = str(error).strip().splitlines()[0][:300]
+            raise BundleError(f"segment {piece} of model {self.manifest.name!r} cannot be run: {reason}") from None
 
     def _tensor(self, split_point: int) -> str:
         return self.manifest.split_points[split_point].tensor
@@ -105,7 +112,7 @@ def _cutter(bundle: Bundle) -> Cutter:
     try:
         graph = onnx.load_model_from_string(bundle.graph)
         found = partition(graph)
-    except (InvalidInput, DecodeError) as error:
+    except (InvalidInput, DecodeError, ValueError, KeyError, IndexError) as error:
         raise BundleError(f"{bundle.path / manifest.graph}: not a graph Offramp can split: {error}") from None
     if found.split_points != manifest.split_points:
         raise BundleError(f"{bundle.manifest_path}: the split points are not those of {manifest.graph}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import onnx
 from onnx.utils import Extractor
+from pydantic import ValidationError
 
 from services.bundle import SplitPointSpec
 from services.domain import Segment
@@ -42,6 +43,8 @@ def partition(model: onnx.ModelProto) -> Partition:
             f"{', '.join(sorted(looping))} reads tensors that its inputs do not show; it cannot be split"
         )
     source, outputs = _input_name(graph), [o.name for o in graph.output]
+    if not outputs:
+        raise InvalidInput("the graph has no output")
     shapes, foreign = _shapes(graph), _not_float32(graph)
     if wrong := foreign & {source, *outputs}:
         raise InvalidInput(f"input and outputs must be float32; {', '.join(sorted(wrong))} is not")
@@ -54,10 +57,15 @@ def partition(model: onnx.ModelProto) -> Partition:
             tensors.setdefault(tensor, after)
             exits |= {name: len(tensors) - 1 for name in waiting}
             waiting.clear()
-    points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
+    try:
+        points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
+    except ValidationError as error:
+        raise InvalidInput(f"a tensor of this graph cannot cross: {error.errors()[0]['msg']}") from None
     if len(points) < 2 or points[-1].tensor != outputs[-1]:
         raise InvalidInput(f"no single tensor leads to {outputs[-1]!r}: this graph cannot be split")
     for name in outputs:
+        if name not in exits:
+            raise InvalidInput(f"nothing in this graph leads to output {name!r}")
         if exits[name] == 0:
             raise InvalidInput(f"exit {name!r} hangs off the input itself; there is no split point before it")
         if shapes.get(name) != points[-1].shape:
@@ -117,15 +125,13 @@ def _heads_first(graph: onnx.GraphProto, source: str, final: str) -> list[onnx.N
         if variable & set(node.input):
             variable |= set(node.output)
             nodes.append(node)
-    trunk = _ancestors(nodes, final)
-    order, made, waiting = [], {source}, nodes
-    while waiting:
-        ready = [n for n in waiting if all(i in made or i not in variable for i in n.input)]
-        chosen = next((n for n in ready if id(n) not in trunk), ready[0])
-        order.append(chosen)
-        made |= set(chosen.output)
-        waiting = [n for n in waiting if n is not chosen]
-    return order
+    trunk, anchors, keyed = _ancestors(nodes, final), {source: -1}, []
+    for position, node in enumerate(nodes):
+        on_trunk = id(node) in trunk
+        anchor = position if on_trunk else max(anchors.get(name, -1) for name in node.input)
+        anchors |= dict.fromkeys(node.output, anchor)
+        keyed.append((anchor, not on_trunk, position))
+    return [nodes[position] for _, _, position in sorted(keyed)]
 
 
 def _ancestors(nodes: list[onnx.NodeProto], tensor: str) -> set[int]:

@@ -144,6 +144,10 @@ class TierService:
         self._runtime.check_model(message.model_hash)
         if len(message.request_id) > _MAX_REQUEST_ID:
             raise InvalidInput(f"request_id is longer than {_MAX_REQUEST_ID} characters")
+        if len(message.thresholds) > len(self._runtime.model.manifest.exits):
+            raise InvalidInput(f"{len(message.thresholds)} thresholds were given, the model has fewer exits")
+        if not all(threshold >= 0 for threshold in message.thresholds):  # NaN is not either
+            raise InvalidInput("a threshold is negative or not a number")
         payload = wire.payload_from_pb(message.activation)
         self._runtime.model.check(message.at, payload.shape)
         check_batch(payload.shape[0], self._max_batch)
@@ -158,7 +162,9 @@ class TierService:
         )
 
     def _deadline(self, message: pb.InferRequest, remaining: float | None) -> Deadline:
-        asked = message.remaining_seconds if message.remaining_seconds > 0 else self._deadline_seconds
+        if not message.remaining_seconds >= 0:
+            raise InvalidInput("remaining_seconds is negative or not a number")
+        asked = message.remaining_seconds or self._deadline_seconds
         return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
 
 

@@ -210,6 +210,8 @@ class TierRuntime:
     def _pass_exit(self, journey: _Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
         scores = exits.softmax(logits, spec.temperature)
+        if not np.isfinite(scores).all():
+            raise InvalidInput("the input makes this network overflow; its scores are not finite")
         confidences = exits.confidence(scores, self.model.manifest.confidence)
         rows, answers = journey.travelling, journey.answers
         answers.scores[rows], answers.confidences[rows] = scores, confidences

@@ -85,7 +85,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[OfframpError]] = {
     grpc.StatusCode.CANCELLED: UpstreamUnavailable,  # by a server that stopped; our own never comes as a status
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
 
 
 def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
@@ -95,7 +95,7 @@ def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
     message = str(error)[:_MAX_MESSAGE]
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[info])
-    metadata: tuple[tuple[str, str | bytes], ...] = ((_DETAILS_KEY, status.SerializeToString()),)
+    metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
     if isinstance(error, QueueFull):
         metadata += (("grpc-retry-pushback-ms", RETRY_PUSHBACK_MS),)
     return code, message, metadata
@@ -103,7 +103,7 @@ def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
 
 def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str | bytes]) -> OfframpError:
     """The domain error behind a failed call: by its ErrorInfo where there is one, else by its code."""
-    kind = _BY_REASON.get(_reason(metadata.get(_DETAILS_KEY)), _BY_STATUS.get(code, InternalError))
+    kind = _BY_REASON.get(_reason(metadata.get(DETAILS_KEY)), _BY_STATUS.get(code, InternalError))
     return kind(message)
 
 
@@ -132,24 +132,26 @@ def plan_to_pb(plan: Plan) -> pb.Plan:
 
 def plan_from_pb(message: pb.Plan) -> Plan:
     """Raises InvalidInput for an unknown tier or codec, or more stages than there are tiers."""
-    return _plan_from_bytes(message.SerializeToString())
+    if len(message.stages) > len(Tier):
+        raise InvalidInput(f"the plan has {len(message.stages)} stages, there are {len(Tier)} tiers")
+    stages = tuple((stage.tier, stage.start, stage.end, stage.codec) for stage in message.stages)
+    return _plan(stages, message.expected_seconds if message.HasField("expected_seconds") else None)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan_from_bytes(data: bytes) -> Plan:
-    """Devices send the same few plans again and again; bounded, since they choose what they send."""
-    message = pb.Plan.FromString(data)
-    if len(message.stages) > len(Tier):
-        raise InvalidInput(f"the plan has {len(message.stages)} stages, there are {len(Tier)} tiers")
-    stages = tuple(
-        Stage(
-            tier_from_pb(stage.tier),
-            Segment(stage.start, stage.end),
-            codec_from_pb(stage.codec) if stage.codec else "fp32",
-        )
-        for stage in message.stages
+def _plan(stages: tuple[tuple[int, int, int, int], ...], expected_seconds: float | None) -> Plan:
+    """Devices send the same few plans again and again. What is kept is numbers only, whatever a caller adds."""
+    return Plan(
+        tuple(
+            Stage(
+                tier_from_pb(tier),
+                Segment(start, end),
+                "fp32" if tier == pb.TIER_NAME_DEVICE and not number else codec_from_pb(number),
+            )
+            for tier, start, end, number in stages
+        ),
+        expected_seconds,
     )
-    return Plan(stages, message.expected_seconds if message.HasField("expected_seconds") else None)
 
 
 def codec_from_pb(number: int) -> str:
@@ -273,6 +275,8 @@ def profile_to_pb(profile: TierProfile) -> pb.TierProfile:
 
 
 def profile_from_pb(message: pb.TierProfile) -> TierProfile:
+    if not all(map(math.isfinite, (message.queue_seconds, *(t.seconds for t in message.segments)))):
+        raise ValueError("a profile that is not finite")
     segments = tuple(SegmentTime(Segment(t.start, t.end), t.batch_size, t.seconds) for t in message.segments)
     return TierProfile(tier_from_pb(message.tier), message.queue_seconds, segments)
 
@@ -287,4 +291,6 @@ def _link_to_pb(link: LinkEstimate) -> pb.LinkEstimate:
 
 def _link_from_pb(message: pb.LinkEstimate) -> LinkEstimate:
     known = {name: getattr(message, name) for name in _LINK_FIELDS if message.HasField(name)}
+    if not all(map(math.isfinite, known.values())):
+        raise ValueError("a link estimate that is not finite")
     return LinkEstimate(tier_from_pb(message.source), **known)

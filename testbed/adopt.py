@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from services import bundle
-from services.bundle import ExitSpec, InputSpec, Manifest, Preprocessing
+from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
 from services.errors import InvalidInput
 from services.model import Model
 from services.partition import partition
@@ -58,8 +58,8 @@ def adopt(file: Path, out: Path, output: str | None = None, preprocessing: Prepr
             for i, (name, at) in enumerate(found.exits.items())
         ),
     )
+    Model(Bundle(out, manifest, graph))  # as a tier will at its start
     bundle.write(out, manifest, graph)
-    Model(bundle.load(out))  # as a tier will at its start
     return Adopted(manifest, tuple(prepared.notes))
 
 

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Group
 from rich.table import Table
 
 from device_agent.client import AsyncClient, ModelInfo, Prediction
-from services.errors import DeadlineExceeded, InvalidInput, Unavailable
+from services.errors import DeadlineExceeded, InvalidInput, NotImplementedHere, Unavailable
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 _COLOURS = {"queue": "red", "decode": "cyan", "compute": "green", "encode": "blue", "network": "yellow"}
 _WIDTH = 36
 _MAX_PIXELS = 50_000_000
+_MAX_ARRAY_BYTES = 64 << 20
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    TokenError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What decoders raise for files that are not what they say."""
 
 Asked = tuple[Path, list[Prediction]]
 
@@ -33,15 +48,23 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
     async with AsyncClient(target, timeout_seconds) as client:
         try:
             info = await client.model(model)
+        except NotImplementedHere:
+            raise InvalidInput(
+                f"{target} is not a device agent; give --target the address of its public door"
+            ) from None
         except Unavailable:
             raise Unavailable(f"no device agent answers at {target}; 'offramp up' starts one") from None
         for file in files:
             samples, name = read(file, info)
             try:
-                found.append((file, await client.infer(info.name, samples, name, file.name[:100], trace=True)))
+                found.append((file, await client.infer(info.name, samples, name, _id_of(file), trace=True)))
             except DeadlineExceeded:
                 raise DeadlineExceeded(f"{file}: no answer within {timeout_seconds} s; give more --timeout") from None
     return found
+
+
+def _id_of(file: Path) -> str:
+    return file.name.encode(errors="replace").decode()[:100]
 
 
 def read(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
@@ -58,26 +81,30 @@ def read(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
 def _image(file: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     height, width, channels = shape
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=("PNG", "JPEG")) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise InvalidInput(f"{file}: more than {_MAX_PIXELS:,} pixels")
             fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not an image that can be read'}") from None
     return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
 
 
 def _array(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
     try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")  # only .npy, nothing read yet
+    except _UNREADABLE as error:
         raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not a .npy array of numbers'}") from None
+    if array.dtype.kind not in "buif" or array.nbytes > _MAX_ARRAY_BYTES:
+        raise InvalidInput(f"{file}: not a .npy array of real numbers below {_MAX_ARRAY_BYTES:,} bytes")
     if array.dtype == np.uint8 and info.image_shape is not None:
         fits, name = info.image_shape, "image"
         if fits[2] == 1 and array.shape[-2:] == fits[:2] and array.ndim in (2, 3):
             array = array.reshape(-1, *fits)
     else:
-        array, fits, name = array.astype(np.float32), info.input_shape, info.input_name
+        fits, name = info.input_shape, info.input_name
+        with np.errstate(over="ignore"):  # what is infinite then is refused by the tier
+            array = array.astype(np.float32)
     array = array[None] if array.shape == fits else array
     if array.shape[1:] != fits:
         raise InvalidInput(f"{file}: shape {list(array.shape)} does not fit {name!r}, [N, {', '.join(map(str, fits))}]")

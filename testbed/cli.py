@@ -46,7 +46,9 @@ SplitsOption = Annotated[
     str | None,
     typer.Option("--splits", envvar="OFFRAMP_SPLITS", help="The two split points, e.g. 7,14; none: after exits."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the order of requests and of the links' jitter.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of the order of requests and of the links' jitter.")
+]
 
 
 class Interrupted(OfframpError):
@@ -143,7 +145,7 @@ def infer(
     files: Annotated[list[Path], typer.Argument(help="Images (.png, .jpg) or arrays (.npy).", metavar="FILE…")],
     target: Annotated[str, typer.Option("--target", help="The device agent, HOST:PORT.")] = "127.0.0.1:8001",
     model: Annotated[str, typer.Option("--model", help="Name of the model; none: the one that is served.")] = "",
-    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for each answer.")] = 10.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, max=3600, help="Seconds for each answer.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running device agent about images: label, confidence, tier, exit and where the time went."""
@@ -164,7 +166,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Directory of the bundle to write.")] = Path("out/bundle"),
     data: DataOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs; none: the recipe's.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything drawn.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train a three-exit network, calibrate it, and write it as a bundle with its model card."""
@@ -293,7 +295,8 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
 
     async def interruptible() -> T:
         task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await task
 
     try:

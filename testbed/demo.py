@@ -86,7 +86,7 @@ async def serve(settings: TestbedSettings, console: Console) -> None:
     """Keeps the testbed up until Ctrl-C, then drains it from the device up; a second Ctrl-C does not wait."""
     stop = asyncio.Event()
     async with local.running(settings) as testbed:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop, testbed)
         _show_addresses(testbed, console)
         console.print("Ctrl-C drains it. Try: offramp infer IMAGE --target " + testbed.device.address)

@@ -5,10 +5,13 @@ Each step takes a model and returns it changed, with a sentence on what it did; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
@@ -16,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from services.errors import InvalidInput
 
 _TOLERANCE = 1e-4
+_MAX_ELEMENTS = 1 << 26
 _SEQUENCES = ("SequenceConstruct", "SequenceInsert")
 
 
@@ -40,6 +44,7 @@ def prepare(model: onnx.ModelProto, output: str | None) -> Prepared:
     check_runs(model)
     prepared = Prepared(model)
     _close_weights(prepared)
+    _check_ends(prepared.graph)
     _unpack_sequence(prepared)
     _keep(prepared, output)
     _drop_softmax(prepared)
@@ -67,6 +72,19 @@ def _close_weights(prepared: Prepared) -> None:
     if listed:
         prepared.model.ir_version = max(prepared.model.ir_version, 4)
         prepared.notes.append(f"{len(listed)} weights were listed as inputs; they are constants now")
+
+
+def _check_ends(graph: onnx.GraphProto) -> None:
+    """Raises InvalidInput unless the graph has one input of a sensible size, with a batch, and an output."""
+    if len(graph.input) != 1 or not graph.output:
+        raise InvalidInput(
+            f"the graph has {len(graph.input)} inputs and {len(graph.output)} outputs; one and some needed"
+        )
+    sizes = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+    if len(sizes) < 2 or math.prod(max(size, 1) for size in sizes) > _MAX_ELEMENTS:
+        raise InvalidInput(
+            f"input {graph.input[0].name!r} of shape {sizes} is not a batch of samples that can be served"
+        )
 
 
 def _unpack_sequence(prepared: Prepared) -> None:
@@ -157,20 +175,30 @@ def _set_batch(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.value_info[:]
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants |= {n.output[0]: a for n in graph.node if n.op_type == "Constant" and (a := _constant(n)) is not None}
     varying = {graph.input[0].name}
     for node in graph.node:
         if not varying & set(node.input):
             continue
         varying |= set(node.output)
         if node.op_type == "Reshape" and node.input[1] in constants:
-            sizes = numpy_helper.to_array(constants[node.input[1]]).copy()
+            sizes = np.array(constants[node.input[1]], np.int64)
             if sizes.size and sizes[0] == 1:
                 sizes[0] = 0
                 name = f"{node.output[0]}_free_shape"
                 graph.initializer.append(numpy_helper.from_array(sizes, name))
                 node.input[1] = name
+
+
+def _constant(node: onnx.NodeProto) -> npt.NDArray[Any] | None:
+    """The numbers of a Constant node, however it holds them; None for text and sparse tensors."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return np.asarray(numpy_helper.to_array(attribute.t))
+        if attribute.name in ("value_int", "value_ints"):
+            return np.atleast_1d(np.asarray(helper.get_attribute_value(attribute), np.int64))
+    return None
 
 
 def _batches_agree(model: onnx.ModelProto) -> bool:

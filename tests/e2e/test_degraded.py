@@ -8,6 +8,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -262,3 +263,19 @@ async def test_a_link_too_slow_for_the_deadline_gives_the_best_exit_in_time(tiny
                     assert {answer.tier for answer in answers} == {Tier.DEVICE}
         finally:
             link.close()
+
+
+async def test_an_edge_that_answers_garbage_costs_no_answer(tiny: Path, pixels: np.ndarray) -> None:
+    async def garbage(request: bytes, context: object) -> bytes:
+        return b"\xff" * 40
+
+    server = grpc.aio.server()
+    methods = {"Infer": grpc.unary_unary_rpc_method_handler(garbage)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("offramp.v1.Tier", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with device(tiny, f"127.0.0.1:{port}") as front, AsyncClient(front.address) as client:
+            assert reasons(await client.infer("tiny", pixels)) == {"upstream_error"}
+    finally:
+        await server.stop(0)

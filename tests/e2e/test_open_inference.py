@@ -14,10 +14,12 @@ from grpc_health.v1 import health_pb2
 
 from device_agent import messages
 from device_agent.agent import Agent
+from device_agent.client import AsyncClient
 from device_agent.open_inference import OUTPUTS, OpenInference
 from device_agent.planner import fixed_plan
 from services import bundle, process
 from services.domain import Tier
+from services.errors import InvalidInput
 from services.limiter import Limiter
 from services.server import TierServer
 from services.settings import DeviceSettings
@@ -209,3 +211,22 @@ async def test_the_trace_is_given_when_asked_for(tiny: Path, pixels: np.ndarray)
     assert sum(parts) == pytest.approx(trace["seconds"])
     assert trace["hops"][0]["bytes_up"] > 0
     assert [link["source"] for link in trace["links"]] == ["device", "edge"]
+
+
+async def test_asking_for_more_outputs_than_there_are_is_refused(tiny: Path, pixels: np.ndarray) -> None:
+    asked = asking(pixels)
+    for _ in range(20_000):
+        asked.outputs.add(name="scores")
+    async with device(tiny) as front, calling(front.address) as call:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(f"{DOOR}/ModelInfer", asked)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        del asked.outputs[2:]
+        assert [output.name for output in (await call(f"{DOOR}/ModelInfer", asked)).outputs] == ["scores"]
+
+
+async def test_an_input_that_makes_the_network_overflow_is_refused(tiny: Path) -> None:
+    huge = np.full((1, 1, 8, 8), 3e38, np.float32) * np.sign(np.random.default_rng(0).normal(size=(1, 1, 8, 8)))
+    async with device(tiny) as front, AsyncClient(front.address) as client:
+        with pytest.raises(InvalidInput, match="not finite"):
+            await client.infer("tiny", huge.astype(np.float32), "input")

@@ -172,7 +172,36 @@ async def test_a_message_over_the_limit_is_refused(tiny: Path) -> None:
         await call(f"{TIER}/Infer", infer(tiny))
 
 
-@pytest.mark.parametrize("remaining", [0.0, -5.0, float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "remaining_seconds", -5.0),
+        lambda m: setattr(m, "remaining_seconds", float("nan")),
+        lambda m: m.thresholds.extend([0.5, -1.0, 0.5]),
+        lambda m: m.thresholds.extend([0.5, float("nan"), 0.5]),
+        lambda m: m.thresholds.extend([0.5] * 100_000),
+        lambda m: setattr(m.plan.stages[1], "codec", 0),
+    ],
+)
+async def test_numbers_that_make_no_sense_are_refused(call: Call, tiny: Path, change: Callable[[Any], object]) -> None:
+    error = await refused(call, f"{TIER}/Infer", infer(tiny, change))
+    assert (error.code(), reason(error)) == (BAD, "INVALID_INPUT")
+
+
+async def test_what_a_caller_adds_to_a_plan_is_not_kept(call: Call, tiny: Path) -> None:
+    def padded(message: pb.InferRequest) -> None:
+        unknown = b"\xfa\x7f" + b"\x80\x80\x40" + b"x" * (1 << 20)  # field 2047, length 1 MiB
+        message.plan.ParseFromString(message.plan.SerializeToString() + unknown)
+
+    wire._plan.cache_clear()
+    plain, stuffed = infer(tiny), infer(tiny, padded)
+    assert stuffed.plan.ByteSize() > 1 << 20
+    for message in (plain, stuffed, plain):
+        await call(f"{TIER}/Infer", message)
+    assert wire._plan.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("remaining", [0.0, float("inf"), 1e300])
 async def test_a_deadline_that_is_none_falls_back_to_the_tiers_own(call: Call, tiny: Path, remaining: float) -> None:
     reply = await call(f"{TIER}/Infer", infer(tiny, lambda m: setattr(m, "remaining_seconds", remaining)))
     assert len(reply.predictions.exits) == 2

@@ -133,3 +133,20 @@ def test_preprocessing_that_makes_no_sense_is_refused(mean: str | None, std: str
 def test_preprocessing_must_fit_the_channels(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="1 channels"):
         adopt(save(three_exit_graph(), tmp_path), tmp_path / "b", preprocessing=preprocessing("0,0", "1,1"))
+
+
+def test_a_batch_that_a_constant_fixes_is_freed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["sizes"], value_ints=[1, 4]),
+        helper.make_node("Reshape", ["x", "sizes"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["y"]),
+    ]
+    model = dense(nodes, {"w": np.ones((4, 3), np.float32)}, [1, 2, 2], [1, 3])
+    assert adopt(save(model, tmp_path), tmp_path / "b").manifest.input.max_batch is None
+
+
+@pytest.mark.parametrize("shape", [[], ["n"], [1, 1 << 40]])
+def test_an_input_that_is_no_batch_of_samples_is_refused(tmp_path: Path, shape: list[int | str]) -> None:
+    model = dense([helper.make_node("Relu", ["x"], ["y"])], {}, shape, shape)
+    with pytest.raises(InvalidInput, match="batch"):
+        adopt(save(model, tmp_path), tmp_path / "b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_manifest_that_is_not_a_json_object_is_refused(copy: Path, text: bytes
 def test_an_oversized_manifest_is_refused_unread(copy: Path) -> None:
     with (copy / bundle.MANIFEST).open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(BundleError, match="not a manifest"):
+    with pytest.raises(BundleError, match="not a regular file of at most 4,194,304 bytes"):
         bundle.load(copy)
 
 
@@ -194,3 +195,16 @@ def test_a_write_goes_to_its_place_in_one_step(copy: Path, monkeypatch: pytest.M
     bundle.write(copy, loaded.manifest, loaded.graph)
     assert seen == [(copy, "model.onnx"), (copy, "manifest.json")]
     assert sorted(file.name for file in copy.iterdir()) == ["manifest.json", "model.onnx", "samples.npz"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_what_is_not_a_regular_file_is_not_read(tiny: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(BundleError, match="not a regular file"):
+        bundle.load(copy)
+    (copy / name).unlink()
+    (copy / name).symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match="links outside its bundle"):
+        bundle.load(copy)
