@@ -197,11 +197,8 @@ def test_an_early_answer_arrives_before_the_reset_that_follows_it() -> None:
 def test_a_target_that_refuses_or_does_not_resolve_resets_the_client(host: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with (
-            EmulatedLink(("127.0.0.1", 0), (host, unused.getsockname()[1]), *FAST) as link,
-            connect(link) as client,
-        ):
-            with pytest.raises(ConnectionResetError):
+        with EmulatedLink(("127.0.0.1", 0), (host, unused.getsockname()[1]), *FAST) as link:
+            with pytest.raises(ConnectionResetError), connect(link) as client:  # the reset may come while connecting
                 client.recv(1)
             assert link.stats().refused_connections == 1
 
