@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, TypeVar
@@ -25,21 +25,17 @@ S = TypeVar("S", bound=TierSettings)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def main(tier: Tier, kind: type[S], serve: Callable[[S], Awaitable[None]]) -> None:
+def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
     """Reads settings and serves. Exit codes: 0 drained, 1 a bundle that must not be served, 2 settings."""
     try:
         given = settings.read(kind)
         log.configure(tier.label, given.log_level)
         tune_allocator()
-        asyncio.run(_awaited(serve, given))
+        asyncio.run(serve(given))
     except SettingsError as error:
         sys.exit(_complain(tier, error, 2))
     except BundleError as error:
         sys.exit(_complain(tier, error, 1))
-
-
-async def _awaited(serve: Callable[[S], Awaitable[None]], given: S) -> None:
-    await serve(given)
 
 
 def _complain(tier: Tier, error: Exception, code: int) -> int:
