@@ -111,11 +111,16 @@ class CalibrationSpec(_Record):
 
 
 class CodecAccuracy(_Record):
-    """Accuracy of the rest of the network behind this codec at this split point, minus without it."""
+    """What a codec does at a split point, measured on held-out samples; None is not measured.
+
+    delta: accuracy of the rest of the network behind this codec, minus without it. bytes_per_sample: mean bytes
+    on the wire of one sample encoded alone.
+    """
 
     split_point: Annotated[int, Field(ge=0)]
     codec: str
-    delta: float
+    delta: float | None = None
+    bytes_per_sample: Annotated[float, Field(gt=0)] | None = None
 
 
 class SamplesSpec(_Record):

@@ -204,12 +204,51 @@ class SegmentTime:
 
 
 @dataclass(frozen=True, slots=True)
+class CodecCost:
+    """What a codec costs on one machine, per byte of the float32 activation, and what it makes of one byte."""
+
+    codec: str
+    encode_seconds_per_byte: float
+    decode_seconds_per_byte: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class TierProfile:
-    """Belief about one machine: what its segments cost and how long work waits there."""
+    """Belief about one machine: what its segments and codecs cost and how long work waits there.
+
+    slowdown: what runs take lately over what `segments` says, 1 on an idle machine. holds: the part of the
+    network it may run; None is all of it.
+    """
 
     tier: Tier
     queue_seconds: float = 0.0
     segments: tuple[SegmentTime, ...] = ()
+    codecs: tuple[CodecCost, ...] = ()
+    slowdown: float = 1.0
+    holds: Segment | None = None
+
+
+class Objective(enum.StrEnum):
+    """What a plan is chosen to have least of, in expectation."""
+
+    LATENCY = "latency"
+    ENERGY = "energy"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the caller wants. privacy: the raw input may not leave the device.
+
+    min_accuracy: the expected accuracy (0..1) that a plan must keep; None: what the calibration promises, less
+    the loss that the settings allow. deadline_seconds: a plan expected to take longer is not chosen if another does.
+    """
+
+    objective: Objective = Objective.LATENCY
+    min_accuracy: float | None = None
+    deadline_seconds: float | None = None
+    privacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from services.errors import InternalError, InvalidInput, OfframpError, SettingsE
 from services.limiter import Limiter
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.tier import TierRuntime
+from services.wire_beliefs import profile_to_pb
+from services.wire_names import tier_to_pb
 
 TIER_SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
 MAX_PROBE_BYTES = 1 << 16
@@ -124,12 +126,12 @@ class TierService:
     ) -> pb.DescribeReply:
         manifest = self._runtime.model.manifest
         return pb.DescribeReply(
-            tier=wire.tier_to_pb(self._runtime.tier),
+            tier=tier_to_pb(self._runtime.tier),
             model_name=manifest.name,
             model_version=manifest.version,
             model_hash=manifest.model_hash,
             split_points=len(manifest.split_points),
-            profile=wire.profile_to_pb(self._runtime.profiler.profile()),
+            profile=profile_to_pb(self._runtime.profiler.profile()),
             offramp_version=metadata.version("offramp"),
         )
 

@@ -5,28 +5,23 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import grpc
 import numpy as np
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from services import codec
 from services.domain import (
     DegradedReason,
     HopTrace,
     IntArray,
-    LinkEstimate,
     Payload,
     Plan,
     Predictions,
     Response,
     Segment,
-    SegmentTime,
     Stage,
     Tier,
-    TierProfile,
     Trace,
 )
 from services.errors import (
@@ -47,16 +42,14 @@ from services.errors import (
     UpstreamUnavailable,
 )
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.wire_beliefs import link_from_pb, link_to_pb, profile_from_pb, profile_to_pb
+from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 
 ERROR_DOMAIN = "offramp"
 RETRY_PUSHBACK_MS = "50"
 _MAX_MESSAGE = 500
 """Characters. Metadata is bounded: an error that quotes its caller at length would otherwise not arrive at all."""
 _MAX_DIMENSIONS = 16
-
-CODEC_TO_PB: dict[str, Any] = {name: pb.Codec.Value("CODEC_" + name.upper().replace("+", "_")) for name in codec.CODECS}
-CODEC_FROM_PB: dict[int, str] = {number: name for name, number in CODEC_TO_PB.items()}
-"""Built at import, so that a codec the protocol does not know stops the process, not a request."""
 
 _STATUS: dict[type[OfframpError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -154,24 +147,6 @@ def _plan(stages: tuple[tuple[int, int, int, int], ...], expected_seconds: float
     )
 
 
-def codec_from_pb(number: int) -> str:
-    try:
-        return CODEC_FROM_PB[number]
-    except KeyError:
-        raise InvalidInput(f"unknown codec {number}; known: {', '.join(CODEC_TO_PB)}") from None
-
-
-def tier_to_pb(tier: Tier) -> Any:
-    return pb.TierName.Value(f"TIER_NAME_{tier.name}")
-
-
-def tier_from_pb(number: int) -> Tier:
-    try:
-        return Tier(number - 1)
-    except ValueError:
-        raise InvalidInput(f"unknown tier {number}") from None
-
-
 def payload_to_pb(payload: Payload) -> pb.Activation:
     """All of `payload` but its data, which `framing` joins on without a copy."""
     return pb.Activation(
@@ -198,7 +173,7 @@ def response_to_pb(response: Response) -> pb.InferReply:
         predictions=_predictions_to_pb(response.predictions),
         trace=[_hop_to_pb(hop) for hop in response.trace.hops],
         profiles=[profile_to_pb(profile) for profile in response.profiles],
-        links=[_link_to_pb(link) for link in response.links],
+        links=[link_to_pb(link) for link in response.links],
     )
 
 
@@ -209,7 +184,7 @@ def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Respon
             _predictions_from_pb(message.predictions, count, classes),
             Trace(tuple(_hop_from_pb(hop) for hop in message.trace)),
             tuple(profile_from_pb(profile) for profile in message.profiles),
-            tuple(_link_from_pb(link) for link in message.links),
+            tuple(link_from_pb(link) for link in message.links),
         )
     except (ValueError, InvalidInput) as error:
         raise InternalError(f"the next tier's answer makes no sense: {error}") from None
@@ -264,33 +239,3 @@ def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
     if not all(map(math.isfinite, times.values())):
         raise ValueError("times that are not finite")
     return HopTrace(tier_from_pb(message.tier), bytes_up=message.bytes_up, bytes_down=message.bytes_down, **times)
-
-
-def profile_to_pb(profile: TierProfile) -> pb.TierProfile:
-    segments = [
-        pb.SegmentTime(start=t.segment.start, end=t.segment.end, batch_size=t.batch_size, seconds=t.seconds)
-        for t in profile.segments
-    ]
-    return pb.TierProfile(tier=tier_to_pb(profile.tier), queue_seconds=profile.queue_seconds, segments=segments)
-
-
-def profile_from_pb(message: pb.TierProfile) -> TierProfile:
-    if not all(map(math.isfinite, (message.queue_seconds, *(t.seconds for t in message.segments)))):
-        raise ValueError("a profile that is not finite")
-    segments = tuple(SegmentTime(Segment(t.start, t.end), t.batch_size, t.seconds) for t in message.segments)
-    return TierProfile(tier_from_pb(message.tier), message.queue_seconds, segments)
-
-
-_LINK_FIELDS = ("rtt_seconds", "up_bytes_per_second", "spread", "age_seconds")
-
-
-def _link_to_pb(link: LinkEstimate) -> pb.LinkEstimate:
-    known = {name: value for name in _LINK_FIELDS if (value := getattr(link, name)) is not None}
-    return pb.LinkEstimate(source=tier_to_pb(link.source), **known)
-
-
-def _link_from_pb(message: pb.LinkEstimate) -> LinkEstimate:
-    known = {name: getattr(message, name) for name in _LINK_FIELDS if message.HasField(name)}
-    if not all(map(math.isfinite, known.values())):
-        raise ValueError("a link estimate that is not finite")
-    return LinkEstimate(tier_from_pb(message.source), **known)

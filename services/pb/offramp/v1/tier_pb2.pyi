@@ -162,14 +162,40 @@ class SegmentTime(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., batch_size: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class TierProfile(_message.Message):
-    __slots__ = ("tier", "queue_seconds", "segments")
+    __slots__ = ("tier", "queue_seconds", "segments", "codecs", "slowdown", "holds")
     TIER_FIELD_NUMBER: _ClassVar[int]
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
     tier: TierName
     queue_seconds: float
     segments: _containers.RepeatedCompositeFieldContainer[SegmentTime]
-    def __init__(self, tier: _Optional[_Union[TierName, str]] = ..., queue_seconds: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[SegmentTime, _Mapping]]] = ...) -> None: ...
+    codecs: _containers.RepeatedCompositeFieldContainer[CodecCost]
+    slowdown: float
+    holds: Span
+    def __init__(self, tier: _Optional[_Union[TierName, str]] = ..., queue_seconds: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[SegmentTime, _Mapping]]] = ..., codecs: _Optional[_Iterable[_Union[CodecCost, _Mapping]]] = ..., slowdown: _Optional[float] = ..., holds: _Optional[_Union[Span, _Mapping]] = ...) -> None: ...
+
+class CodecCost(_message.Message):
+    __slots__ = ("codec", "encode_seconds_per_byte", "decode_seconds_per_byte", "ratio")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_SECONDS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SECONDS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    codec: Codec
+    encode_seconds_per_byte: float
+    decode_seconds_per_byte: float
+    ratio: float
+    def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., encode_seconds_per_byte: _Optional[float] = ..., decode_seconds_per_byte: _Optional[float] = ..., ratio: _Optional[float] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class LinkEstimate(_message.Message):
     __slots__ = ("source", "rtt_seconds", "up_bytes_per_second", "spread", "age_seconds")
@@ -202,7 +228,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("tier", "model_name", "model_version", "model_hash", "split_points", "profile", "offramp_version")
+    __slots__ = ("tier", "model_name", "model_version", "model_hash", "split_points", "profile", "offramp_version", "above", "links")
     TIER_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +236,8 @@ class DescribeReply(_message.Message):
     SPLIT_POINTS_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     OFFRAMP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     tier: TierName
     model_name: str
     model_version: str
@@ -217,7 +245,9 @@ class DescribeReply(_message.Message):
     split_points: int
     profile: TierProfile
     offramp_version: str
-    def __init__(self, tier: _Optional[_Union[TierName, str]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_hash: _Optional[str] = ..., split_points: _Optional[int] = ..., profile: _Optional[_Union[TierProfile, _Mapping]] = ..., offramp_version: _Optional[str] = ...) -> None: ...
+    above: _containers.RepeatedCompositeFieldContainer[TierProfile]
+    links: _containers.RepeatedCompositeFieldContainer[LinkEstimate]
+    def __init__(self, tier: _Optional[_Union[TierName, str]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_hash: _Optional[str] = ..., split_points: _Optional[int] = ..., profile: _Optional[_Union[TierProfile, _Mapping]] = ..., offramp_version: _Optional[str] = ..., above: _Optional[_Iterable[_Union[TierProfile, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkEstimate, _Mapping]]] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("padding", "reply_bytes")

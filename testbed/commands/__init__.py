@@ -1,0 +1,1 @@
+"""Commands of `offramp` that have a file of their own. Each imports what it needs when it runs."""
