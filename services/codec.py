@@ -7,34 +7,102 @@ Lengths are checked before anything is allocated; nothing here ever unpickles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-import google_crc32c
 import numpy as np
-import zstandard
 
+from services import image_codec, packing
+from services.bundle import Manifest, Preprocessing
 from services.domain import FloatArray, Payload
 from services.errors import CorruptPayload, InvalidInput
+from services.packing import Buffer, checksum
+from services.quantise import QUANTISERS, Quantiser
 
-Encoded = tuple[bytes | memoryview, bytes]
+__all__ = ["CODECS", "IMAGE", "INTERIOR", "NAMES", "Codec", "at", "checksum", "faithful", "get", "usable"]
+
+Encoded = tuple[Buffer, bytes]
 """Data, then the parameters that decoding needs besides it."""
 
-_RANGE_BYTES = 8  # per quantisation group: a float32 minimum and a float32 step
-_WIDEST = float(np.finfo(np.float32).max) / 2
-_ZSTD_LEVEL = 1
 _ZSTD_RATIO = 0.75
 """What zstd makes of quantised ReLU activations, roughly, for estimates only (performance notes: 0.6–0.9)."""
+_ZEROS = 0.5
+"""The share of zeros behind a ReLU, roughly, for estimates only."""
+
+
+class Coding(Protocol):
+    """How a tensor becomes data and parameters, and back. `decode` raises CorruptPayload and nothing else."""
+
+    def encode(self, tensor: FloatArray) -> Encoded: ...
+
+    def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray: ...
+
+    def estimate_bytes(self, shape: tuple[int, ...]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiser:
-    """How numbers become bytes. `data_bytes` and `parameter_bytes` give exact sizes for a shape [N, …]."""
+class Packed:
+    """Levels packed several to a byte; parameters on their own."""
 
-    encode: Callable[[FloatArray], Encoded]
-    decode: Callable[[tuple[int, ...], Encoded], FloatArray]
-    data_bytes: Callable[[tuple[int, ...]], int]
-    parameter_bytes: Callable[[tuple[int, ...]], int]
+    quantiser: Quantiser
+
+    def encode(self, tensor: FloatArray) -> Encoded:
+        levels, parameters = self.quantiser.quantise(tensor)
+        return packing.pack(levels, self.quantiser.bits), parameters
+
+    def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray:
+        size, count = self.quantiser.parameter_bytes(shape), self.quantiser.symbols(shape)
+        packing.expect("parameters", len(parameters), size)
+        packing.expect("data", len(data), packing.packed_bytes(count, self.quantiser.bits))
+        return self.quantiser.restore(shape, packing.unpack(data, self.quantiser.bits, count), parameters)
+
+    def estimate_bytes(self, shape: tuple[int, ...]) -> int:
+        """Exact."""
+        levels = packing.packed_bytes(self.quantiser.symbols(shape), self.quantiser.bits)
+        return levels + self.quantiser.parameter_bytes(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Zstd:
+    """Parameters, then packed levels, in one zstd frame."""
+
+    quantiser: Quantiser
+
+    def encode(self, tensor: FloatArray) -> Encoded:
+        data, parameters = Packed(self.quantiser).encode(tensor)
+        return packing.deflate(parameters + data), b""
+
+    def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray:
+        packing.expect("parameters", len(parameters), 0)
+        plain, size = Packed(self.quantiser), self.quantiser.parameter_bytes(shape)
+        frame = memoryview(packing.inflate(data, plain.estimate_bytes(shape)))
+        return plain.decode(shape, frame[size:], frame[:size])
+
+    def estimate_bytes(self, shape: tuple[int, ...]) -> int:
+        return math.ceil(_ZSTD_RATIO * Packed(self.quantiser).estimate_bytes(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Bitmap:
+    """Parameters, then levels, each as a bitmap of what is not 0 and then only that: for what passed a ReLU."""
+
+    quantiser: Quantiser
+
+    def encode(self, tensor: FloatArray) -> Encoded:
+        levels, parameters = self.quantiser.quantise(tensor)
+        ranges = packing.without_zeros(np.frombuffer(parameters, np.uint8), 8)
+        return ranges + packing.without_zeros(levels, self.quantiser.bits), b""
+
+    def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray:
+        packing.expect("parameters", len(parameters), 0)
+        ranges, rest = packing.with_zeros(memoryview(data), 8, self.quantiser.parameter_bytes(shape))
+        levels, rest = packing.with_zeros(rest, self.quantiser.bits, self.quantiser.symbols(shape))
+        packing.expect("data", len(data), len(data) - len(rest))
+        return self.quantiser.restore(shape, levels, ranges.data)
+
+    def estimate_bytes(self, shape: tuple[int, ...]) -> int:
+        count, size = self.quantiser.symbols(shape), self.quantiser.parameter_bytes(shape)
+        return -(-count // 8) + math.ceil(_ZEROS * Packed(self.quantiser).estimate_bytes(shape)) + -(-size // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +110,14 @@ class Codec:
     """A named way to turn a float32 tensor [N, …] into a Payload and back."""
 
     name: str
-    quantiser: Quantiser
-    lossless: bool
+    coding: Coding
 
     def encode(self, tensor: FloatArray) -> Payload:
         """Encodes float32 [N, …]. Raises InvalidInput where a value is not finite."""
         tensor = np.ascontiguousarray(tensor, np.float32)
         if not _finite(tensor):
             raise InvalidInput("the activation is not finite; no codec can carry it")
-        data, parameters = self.quantiser.encode(tensor)
-        if self.lossless:
-            data, parameters = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(parameters + data), b""
+        data, parameters = self.coding.encode(tensor)
         return Payload(tensor.shape, self.name, data, parameters, checksum(parameters, data))
 
     def decode(self, payload: Payload) -> FloatArray:
@@ -61,43 +126,60 @@ class Codec:
             raise CorruptPayload(f"shape {list(payload.shape)} is not [samples, …] with sizes of at least 0")
         if checksum(payload.parameters, payload.data) != payload.crc32c:
             raise CorruptPayload("the checksum (CRC32C) of the activation does not match")
-        tensor = self.quantiser.decode(payload.shape, self._unpacked(payload))
+        tensor = self.coding.decode(payload.shape, payload.data, payload.parameters)
         if not _finite(tensor):
             raise CorruptPayload("the activation decodes to values that are not finite")
         return tensor
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes on the wire for [N, …]: exact without a lossless stage, a typical ratio with one."""
-        size = self.quantiser.data_bytes(shape) + self.quantiser.parameter_bytes(shape)
-        return math.ceil(size * _ZSTD_RATIO) if self.lossless else size
-
-    def _unpacked(self, payload: Payload) -> Encoded:
-        """Data and parameters, each of exactly the size that the shape needs."""
-        size = self.quantiser.data_bytes(payload.shape)
-        parameters = self.quantiser.parameter_bytes(payload.shape)
-        self._expect("parameters", len(payload.parameters), 0 if self.lossless else parameters)
-        if self.lossless:
-            frame = _inflate(payload.data, parameters + size)
-            return memoryview(frame)[parameters:], frame[:parameters]
-        self._expect("data", len(payload.data), size)
-        return payload.data, payload.parameters
-
-    def _expect(self, what: str, actual: int, expected: int) -> None:
-        if actual != expected:
-            raise CorruptPayload(f"{self.name} {what} is {actual} bytes long, its shape needs {expected}")
+        return self.coding.estimate_bytes(shape)
 
 
-def get(name: str) -> Codec:
-    """The codec called `name`. Raises InvalidInput listing those there are."""
-    try:
+_STAGES: dict[str, type[Packed] | type[Zstd] | type[Bitmap]] = {"": Packed, "+zstd": Zstd, "+bitmap": Bitmap}
+CODECS: dict[str, Codec] = {
+    name + stage: Codec(name + stage, coding(quantiser))
+    for name, quantiser in QUANTISERS.items()
+    for stage, coding in _STAGES.items()
+    if stage != "+bitmap" or name.startswith("int")  # floats hardly ever have whole bytes of zeros
+}
+"""The interior codecs: for any activation, at any split point."""
+INTERIOR = tuple(CODECS)
+IMAGE = tuple(image_codec.FORMATS)
+"""For split point 0 of networks that take images."""
+NAMES = (*INTERIOR, *IMAGE)
+
+
+def get(name: str, preprocessing: Preprocessing | None = None) -> Codec:
+    """The codec called `name`; images need the `preprocessing` that made the input of them.
+
+    Raises InvalidInput for an unknown name, listing those there are, and for an image codec without preprocessing.
+    """
+    if name in CODECS:
         return CODECS[name]
-    except KeyError:
-        raise InvalidInput(f"unknown codec {name[:40]!r}; known: {', '.join(CODECS)}") from None
+    if name not in image_codec.FORMATS:
+        raise InvalidInput(f"unknown codec {name[:40]!r}; known: {', '.join(NAMES)}")
+    if preprocessing is None or not image_codec.fits(preprocessing):
+        raise InvalidInput(
+            f"codec {name} carries images: it is for split point 0 of a model whose manifest has preprocessing "
+            f"for 1 or 3 channels; use one of {', '.join(INTERIOR)}"
+        )
+    return Codec(name, image_codec.ImageCoding(image_codec.FORMATS[name], preprocessing))
 
 
-def checksum(parameters: bytes, data: bytes | memoryview) -> int:
-    """CRC32C over parameters, then data."""
-    return int(google_crc32c.extend(google_crc32c.value(parameters), bytes(data)))
+def at(name: str, split_point: int, preprocessing: Preprocessing | None) -> Codec:
+    """The codec called `name` for an activation at `split_point`; raises as `get` does."""
+    return get(name, preprocessing if split_point == 0 else None)
+
+
+def usable(manifest: Manifest, split_point: int) -> tuple[str, ...]:
+    """Names of the codecs that can carry what crosses `split_point`."""
+    return NAMES if split_point == 0 and image_codec.fits(manifest.input.preprocessing) else INTERIOR
+
+
+def faithful(name: str) -> bool:
+    """Whether `name` counts as harmless to accuracy where that was not measured: at most half a step of 8 bits."""
+    return name.split("+")[0] in ("fp32", "fp16", "int8") or name in image_codec.FAITHFUL
 
 
 def _finite(tensor: FloatArray) -> bool:
@@ -106,74 +188,3 @@ def _finite(tensor: FloatArray) -> bool:
     if math.isfinite(np.vdot(flat, flat)):
         return True
     return not tensor.size or bool(np.isfinite((tensor.min(), tensor.max())).all())  # a NaN would be both
-
-
-def _inflate(data: bytes | memoryview, size: int) -> bytes:
-    """Undoes zstd, refusing by the frame's own header whatever does not become exactly `size` bytes."""
-    try:
-        if zstandard.frame_content_size(data) != size:
-            raise CorruptPayload(f"the compressed activation does not announce the {size} bytes its shape needs")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-    except (zstandard.ZstdError, MemoryError):
-        raise CorruptPayload("the compressed activation is not a zstd frame") from None
-
-
-def _plain(dtype: str) -> Quantiser:
-    """The numbers as they are, in a little-endian float type. Error: none (f4), relative 2^-11 (f2)."""
-    kind = np.dtype(dtype)
-
-    def encode(tensor: FloatArray) -> Encoded:
-        limits = np.finfo(kind)
-        fitting = tensor if kind.itemsize == 4 else tensor.clip(limits.min, limits.max)
-        return fitting.astype(kind, copy=False).tobytes(), b""
-
-    def decode(shape: tuple[int, ...], encoded: Encoded) -> FloatArray:
-        return np.frombuffer(encoded[0], kind).astype(np.float32, copy=False).reshape(shape)
-
-    return Quantiser(encode, decode, lambda shape: math.prod(shape) * kind.itemsize, lambda shape: 0)
-
-
-def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Quantisation groups of [N, C, …] and their size: one per sample and channel, or per sample of [N, F]."""
-    groups = math.prod(shape[:2]) if len(shape) > 2 else shape[0]
-    return groups, math.prod(shape) // groups if groups else 0
-
-
-def _encode_int8(tensor: FloatArray) -> Encoded:
-    rows = tensor.reshape(_rows(tensor.shape))
-    if not rows.size:
-        return b"", bytes(_RANGE_BYTES * len(rows))
-    low = rows.min(axis=1)
-    spans = rows.max(axis=1).astype(np.float64) - low
-    if spans.max() > _WIDEST:
-        raise InvalidInput(f"the activation ranges over more than {_WIDEST:.1e}; int8 cannot carry it")
-    step = (spans / 255).astype("<f4")
-    divisor = np.where(step > 0, step, 1)[:, None]
-    levels = np.rint((rows - low[:, None]) / divisor).clip(0, 255).astype(np.uint8)
-    return levels.tobytes(), low.astype("<f4", copy=False).tobytes() + step.tobytes()
-
-
-def _decode_int8(shape: tuple[int, ...], encoded: Encoded) -> FloatArray:
-    data, parameters = encoded
-    low, step = np.frombuffer(parameters, "<f4").reshape(2, -1, 1)
-    if not (np.isfinite(low).all() and np.isfinite(step).all() and (step >= 0).all()):
-        raise CorruptPayload("a quantisation range is not finite or negative")
-    levels = np.frombuffer(data, np.uint8).reshape(_rows(shape))
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by the caller
-        return np.asarray(levels * step + low, np.float32).reshape(shape)
-
-
-QUANTISERS: dict[str, Quantiser] = {
-    "fp32": _plain("<f4"),
-    "fp16": _plain("<f2"),
-    "int8": Quantiser(_encode_int8, _decode_int8, math.prod, lambda shape: _rows(shape)[0] * _RANGE_BYTES),
-}
-"""int8: affine per sample and channel, q = round((x - low) / step), step = (high - low) / 255.
-Its parameters are all the lows, then all the steps: the lows of what passed a ReLU are mostly zeros in a row.
-Error at most step / 2, plus float32 rounding."""
-
-CODECS: dict[str, Codec] = {
-    name + suffix: Codec(name + suffix, quantiser, bool(suffix))
-    for name, quantiser in QUANTISERS.items()
-    for suffix in ("", "+zstd")
-}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.bundle import InputSpec
+from services.bundle import InputSpec, Preprocessing
 from services.domain import FloatArray
 from services.errors import InvalidInput
 
@@ -29,7 +29,22 @@ def preprocess(pixels: npt.NDArray[Any], spec: InputSpec) -> FloatArray:
         raise InvalidInput("this model does not take images")
     if pixels.shape[1:] != image_shape(spec):
         raise InvalidInput(f"images are {list(pixels.shape[1:])}, the model takes {list(image_shape(spec) or ())}")
-    mean = np.asarray(spec.preprocessing.mean, np.float32)
-    std = np.asarray(spec.preprocessing.std, np.float32)
+    return normalise(pixels, spec.preprocessing)
+
+
+def normalise(pixels: npt.NDArray[Any], preprocessing: Preprocessing) -> FloatArray:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W]: (pixel / 255 - mean) / std, per channel."""
+    mean, std = _moments(preprocessing)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def pixels_of(tensor: FloatArray, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Undoes `normalise`: float32 [N, C, H, W] to the nearest uint8 [N, H, W, C], ends clipped to 0..255."""
+    mean, std = _moments(preprocessing)
+    scaled = (tensor.transpose(0, 2, 3, 1) * std + mean) * np.float32(255)
+    return np.asarray(np.rint(scaled).clip(0, 255), np.uint8)
+
+
+def _moments(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
+    return np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)

@@ -9,9 +9,13 @@ from services.domain import Tier
 from services.errors import InvalidInput
 from services.pb.offramp.v1 import tier_pb2 as pb
 
-CODEC_TO_PB: dict[str, Any] = {name: pb.Codec.Value("CODEC_" + name.upper().replace("+", "_")) for name in codec.CODECS}
+CODEC_TO_PB: dict[str, Any] = {name: pb.Codec.Value("CODEC_" + name.upper().replace("+", "_")) for name in codec.NAMES}
 CODEC_FROM_PB: dict[int, str] = {number: name for name, number in CODEC_TO_PB.items()}
 """Built at import, so that a codec the protocol does not know stops the process, not a request."""
+
+_UNSERVED = set(pb.Codec.values()) - set(CODEC_FROM_PB) - {pb.CODEC_UNSPECIFIED}
+if _UNSERVED:
+    raise ImportError(f"codecs of the protocol that nobody serves: {sorted(map(pb.Codec.Name, _UNSERVED))}")
 
 
 def codec_from_pb(number: int) -> str:

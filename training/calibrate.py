@@ -16,23 +16,17 @@ import numpy.typing as npt
 
 from services import exits as exit_rules
 from services.bundle import CalibrationSpec, CurvePoint, Manifest, load, write
-from services.codec import CODECS
 from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.model import Model
 from training import evaluate
+from training.codec_accuracy import codec_accuracies
 from training.datasets import Split
 
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 NEVER = 1.01
-_LOSSLESS = (
-    "fp32",
-    "fp32+zstd",
-    "fp16+zstd",
-    "int8+zstd",
-)  # the same numbers as without zstd, or all of them
 _CURVE_GRID = (0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -91,7 +85,7 @@ def calibrate(
 
 
 def calibrate_bundle(path: Path, split: Split, contract: Contract) -> Manifest:
-    """Calibrates the bundle at `path` on `split`, writes temperatures, thresholds and curves into its manifest.
+    """Calibrates the bundle at `path` on `split`, writes temperatures, thresholds, curves and codecs into its manifest.
 
     Raises BundleError where the bundle cannot be loaded, InvalidInput where the images do not fit it.
     """
@@ -100,8 +94,21 @@ def calibrate_bundle(path: Path, split: Split, contract: Contract) -> Manifest:
     inputs = evaluate.preprocess(split.images, bundle.manifest)
     logits = evaluate.exit_logits(model, inputs)
     found = calibrate(logits, split.labels, contract, bundle.manifest.confidence)
-    deltas = evaluate.codec_accuracies(model, inputs, split.labels, [n for n in CODECS if n not in _LOSSLESS])
-    manifest = apply(bundle.manifest, found).model_copy(update={"codec_accuracy": deltas})
+    codecs = codec_accuracies(model, inputs, split.labels)
+    manifest = apply(bundle.manifest, found).model_copy(update={"codec_accuracy": codecs})
+    write(path, manifest)
+    return manifest
+
+
+def calibrate_codecs(path: Path, split: Split) -> Manifest:
+    """Measures codecs alone and writes what they cost into the manifest; the exits stay as they are.
+
+    Raises as `calibrate_bundle` does.
+    """
+    bundle = load(path)
+    inputs = evaluate.preprocess(split.images, bundle.manifest)
+    codecs = codec_accuracies(Model(bundle), inputs, split.labels)
+    manifest = bundle.manifest.model_copy(update={"codec_accuracy": codecs})
     write(path, manifest)
     return manifest
 

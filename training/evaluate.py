@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from services import codec as codecs
 from services import exits as exit_rules
-from services.bundle import CodecAccuracy, Manifest
+from services.bundle import Manifest
 from services.codec import Codec
 from services.domain import FloatArray, Segment
 from services.images import preprocess as images_to_input
@@ -85,22 +85,6 @@ def assign(sureness: Sequence[FloatArray], thresholds: Sequence[float]) -> npt.N
     return left
 
 
-def codec_accuracies(
-    model: Model, inputs: FloatArray, labels: npt.NDArray[np.int64], names: Sequence[str]
-) -> tuple[CodecAccuracy, ...]:
-    """What each codec at each early exit's split point does to the accuracy of the full network."""
-    found = []
-    for spec in model.manifest.exits[:-1]:
-        crossing = [_activation(model, spec.split_point, batch) for batch in _batches(inputs)]
-        plain = _accuracy(model, spec.split_point, crossing, labels)
-        for name in names:
-            chosen = codecs.get(name)
-            decoded = [chosen.decode(chosen.encode(batch)) for batch in crossing]
-            delta = _accuracy(model, spec.split_point, decoded, labels) - plain
-            found.append(CodecAccuracy(split_point=spec.split_point, codec=name, delta=round(delta, 6)))
-    return tuple(found)
-
-
 def _batches(rows: FloatArray) -> Iterator[FloatArray]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
@@ -113,17 +97,6 @@ def _logits_from(model: Model, start: int, batch: FloatArray) -> FloatArray:
         if logits is not None:
             rows.append(logits)
     return np.stack(rows)
-
-
-def _activation(model: Model, split_point: int, batch: FloatArray) -> FloatArray:
-    for piece in model.pieces(Segment(0, split_point)):
-        batch, _ = model.run(piece, batch)
-    return batch
-
-
-def _accuracy(model: Model, start: int, crossing: Sequence[FloatArray], labels: npt.NDArray[np.int64]) -> float:
-    said = [_logits_from(model, start, batch)[-1].argmax(axis=1) for batch in crossing]
-    return float(np.mean(np.concatenate(said) == labels))
 
 
 def _travel(model: Model, inputs: FloatArray, codec: Codec) -> tuple[FloatArray, list[FloatArray]]:

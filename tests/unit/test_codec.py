@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from services import codec
 from services.domain import FloatArray, Payload
 from services.errors import CorruptPayload, InvalidInput
+from tests.payloads import SMALLEST, example, round_trip, signed, tensors
 
 NAMES = list(codec.CODECS)
-EXACT = [name for name in NAMES if "zstd" not in name]
+EXACT = [name for name in NAMES if "+" not in name]
+RAW_PARAMETERS = [name for name in EXACT if name.startswith("int")]
 ZSTD = [name for name in NAMES if "zstd" in name]
-SMALLEST = 2.0**-149
-WIDE = float(np.float32(8e37))  # so that the widest range still is a float32
 WIDEST = float(np.finfo(np.float32).max)
-
-shapes = st.lists(st.integers(0, 5), min_size=2, max_size=4).map(tuple)
-
-
-@st.composite
-def tensors(draw: st.DrawFn, limit: float = WIDE) -> FloatArray:
-    """Any shape, with whole constant channels, denormals, and ranges up to `limit`."""
-    numbers = st.floats(-limit, limit, width=32) | st.floats(-1, 1, width=32) | st.sampled_from([0.0, 1e-45, -1e-40])
-    tensor = draw(hnp.arrays(np.float32, draw(shapes), elements=numbers))
-    if tensor.size and draw(st.booleans()):
-        tensor[:, 0] = draw(numbers)
-    return tensor
-
-
-def round_trip(name: str, tensor: FloatArray) -> FloatArray:
-    return codec.get(name).decode(codec.get(name).encode(tensor))
-
-
-def signed(payload: Payload, **changes: object) -> Payload:
-    """`payload` with `changes`, and a checksum that fits them."""
-    changed = replace(payload, **changes)
-    return replace(changed, crc32c=codec.checksum(changed.parameters, changed.data))
-
-
-def example(name: str) -> Payload:
-    return codec.get(name).encode(np.linspace(-1, 2, 48, dtype=np.float32).reshape(2, 3, 4, 2))
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32+zstd"])
@@ -72,7 +48,7 @@ def test_fp16_keeps_what_is_beyond_its_range_at_its_limits() -> None:
     assert round_trip("fp16", tensor).tolist() == [[65504, -65504, 65504]]
 
 
-@pytest.mark.parametrize("name", ["int8", "int8+zstd"])
+@pytest.mark.parametrize("name", ["int8", "int8+zstd", "int8+bitmap"])
 @given(tensor=tensors())
 def test_int8_is_off_by_half_a_step_of_its_own_channel_at_most(name: str, tensor: FloatArray) -> None:
     decoded = round_trip(name, tensor)
@@ -91,9 +67,10 @@ def test_int8_gives_a_constant_channel_back_exactly() -> None:
     assert np.array_equal(round_trip("int8", tensor), tensor)
 
 
-def test_int8_refuses_a_range_wider_than_float32_can_say() -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("int")])
+def test_a_range_wider_than_float32_can_say_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match="int8"):
-        codec.get("int8").encode(np.array([[3e38, -3e38]], np.float32))
+        codec.get(name).encode(np.array([[3e38, -3e38]], np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,9 +93,11 @@ def test_the_estimate_with_a_lossless_stage_is_less_than_without(name: str) -> N
     assert 0 < codec.get(name).estimate_bytes((3, 8, 4, 4)) < plain.estimate_bytes((3, 8, 4, 4))
 
 
-def test_zstd_makes_a_sparse_activation_smaller() -> None:
+@pytest.mark.parametrize("stage", ["zstd", "bitmap"])
+@pytest.mark.parametrize("name", ["int8", "int4", "int3", "int2"])
+def test_a_sparse_activation_becomes_smaller(name: str, stage: str) -> None:
     sparse = np.maximum(np.random.default_rng(0).normal(-1, 1, (4, 16, 8, 8)), 0).astype(np.float32)
-    assert codec.get("int8+zstd").encode(sparse).nbytes < 0.8 * codec.get("int8").encode(sparse).nbytes
+    assert codec.get(f"{name}+{stage}").encode(sparse).nbytes < 0.8 * codec.get(name).encode(sparse).nbytes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +127,7 @@ def test_parameters_too_many_are_refused(name: str) -> None:
         codec.get(name).decode(signed(payload, parameters=payload.parameters + bytes(8)))
 
 
-@pytest.mark.parametrize("name", ["int8"])
+@pytest.mark.parametrize("name", RAW_PARAMETERS)
 def test_parameters_too_few_are_refused(name: str) -> None:
     payload = example(name)
     with pytest.raises(CorruptPayload, match="parameters"):
@@ -238,11 +217,48 @@ def test_a_huge_shape_is_refused_by_its_length_alone(name: str) -> None:
         codec.get(name).decode(lie)
 
 
+@given(
+    name=st.sampled_from(NAMES),
+    shape=st.lists(st.integers(0, 1 << 20) | st.integers(0, 4), min_size=1, max_size=4).map(tuple),
+    data=st.binary(max_size=200),
+    parameters=st.binary(max_size=40),
+)
+def test_whatever_arrives_is_decoded_or_refused_as_corrupt(
+    name: str, shape: tuple[int, ...], data: bytes, parameters: bytes
+) -> None:
+    with contextlib.suppress(CorruptPayload):
+        decoded = codec.get(name).decode(signed(Payload(shape, name, data, parameters)))
+        assert decoded.shape == shape
+        assert np.isfinite(decoded).all()
+
+
+@given(name=st.sampled_from(NAMES), data=st.data())
+def test_a_payload_with_other_bytes_in_it_is_decoded_or_refused_as_corrupt(name: str, data: st.DataObject) -> None:
+    payload = example(name)
+    whole = bytearray(payload.parameters + bytes(payload.data))
+    for at in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):
+        whole[at] = data.draw(st.integers(0, 255))
+    cut = len(payload.parameters)
+    with contextlib.suppress(CorruptPayload):
+        decoded = codec.get(name).decode(signed(payload, parameters=bytes(whole[:cut]), data=bytes(whole[cut:])))
+        assert decoded.shape == payload.shape
+        assert np.isfinite(decoded).all()
+
+
 @given(name=st.sampled_from(ZSTD), data=st.binary(max_size=200))
 def test_noise_in_place_of_a_frame_is_refused(name: str, data: bytes) -> None:
     assume(data != bytes(example(name).data))
     with pytest.raises(CorruptPayload):
         codec.get(name).decode(signed(example(name), data=data))
+
+
+def test_the_bytes_are_those_that_the_documentation_shows() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/wire-format.md").read_text(encoding="utf-8")
+    shown = re.sub(r"\s+", "", page.partition("becomes:")[2].partition("The first group")[0])
+    tensor = np.array([[[[0, 1], [2, 5.1]], [[-1, -1], [-1, -1]]]], np.float32)
+    for name in ("fp32", "fp16", "int8", "int8+bitmap", "int4", "int3", "int2"):
+        payload = codec.get(name).encode(tensor)
+        assert f"{name}{payload.parameters.hex()}{bytes(payload.data).hex()}{payload.crc32c:08x}" in shown
 
 
 def test_an_unknown_codec_is_refused_with_the_known_ones() -> None:

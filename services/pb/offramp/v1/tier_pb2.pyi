@@ -23,6 +23,23 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_FP16_ZSTD: _ClassVar[Codec]
     CODEC_INT8: _ClassVar[Codec]
     CODEC_INT8_ZSTD: _ClassVar[Codec]
+    CODEC_INT8_BITMAP: _ClassVar[Codec]
+    CODEC_INT4: _ClassVar[Codec]
+    CODEC_INT4_ZSTD: _ClassVar[Codec]
+    CODEC_INT4_BITMAP: _ClassVar[Codec]
+    CODEC_INT3: _ClassVar[Codec]
+    CODEC_INT3_ZSTD: _ClassVar[Codec]
+    CODEC_INT3_BITMAP: _ClassVar[Codec]
+    CODEC_INT2: _ClassVar[Codec]
+    CODEC_INT2_ZSTD: _ClassVar[Codec]
+    CODEC_INT2_BITMAP: _ClassVar[Codec]
+    CODEC_PIXELS: _ClassVar[Codec]
+    CODEC_PIXELS_ZSTD: _ClassVar[Codec]
+    CODEC_PIXELS_WEBP: _ClassVar[Codec]
+    CODEC_PNG: _ClassVar[Codec]
+    CODEC_JPEG90: _ClassVar[Codec]
+    CODEC_JPEG75: _ClassVar[Codec]
+    CODEC_WEBP80: _ClassVar[Codec]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,6 +66,23 @@ CODEC_FP16: Codec
 CODEC_FP16_ZSTD: Codec
 CODEC_INT8: Codec
 CODEC_INT8_ZSTD: Codec
+CODEC_INT8_BITMAP: Codec
+CODEC_INT4: Codec
+CODEC_INT4_ZSTD: Codec
+CODEC_INT4_BITMAP: Codec
+CODEC_INT3: Codec
+CODEC_INT3_ZSTD: Codec
+CODEC_INT3_BITMAP: Codec
+CODEC_INT2: Codec
+CODEC_INT2_ZSTD: Codec
+CODEC_INT2_BITMAP: Codec
+CODEC_PIXELS: Codec
+CODEC_PIXELS_ZSTD: Codec
+CODEC_PIXELS_WEBP: Codec
+CODEC_PNG: Codec
+CODEC_JPEG90: Codec
+CODEC_JPEG75: Codec
+CODEC_WEBP80: Codec
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FP32: DataType
 DEGRADED_REASON_NONE: DegradedReason
@@ -264,3 +298,17 @@ class ProbeReply(_message.Message):
     padding: bytes
     held_seconds: float
     def __init__(self, padding: _Optional[bytes] = ..., held_seconds: _Optional[float] = ...) -> None: ...
+
+class PrepareRequest(_message.Message):
+    __slots__ = ("model_hash", "plan", "remaining_seconds")
+    MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    model_hash: str
+    plan: Plan
+    remaining_seconds: float
+    def __init__(self, model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., remaining_seconds: _Optional[float] = ...) -> None: ...
+
+class PrepareReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

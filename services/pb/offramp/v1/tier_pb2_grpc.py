@@ -49,6 +49,11 @@ class TierStub(object):
                 request_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeReply.FromString,
                 _registered_method=True)
+        self.Prepare = channel.unary_unary(
+                '/offramp.v1.Tier/Prepare',
+                request_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareReply.FromString,
+                _registered_method=True)
 
 
 class TierServicer(object):
@@ -75,6 +80,13 @@ class TierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prepare(self, request, context):
+        """Makes ready what a plan will run here and above, so that no request waits for it. Returns when it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_TierServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeRequest.FromString,
                     response_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeReply.SerializeToString,
+            ),
+            'Prepare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prepare,
+                    request_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareRequest.FromString,
+                    response_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Tier(object):
             '/offramp.v1.Tier/Probe',
             services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeRequest.SerializeToString,
             services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ProbeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prepare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/offramp.v1.Tier/Prepare',
+            services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareRequest.SerializeToString,
+            services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.PrepareReply.FromString,
             options,
             channel_credentials,
             insecure,

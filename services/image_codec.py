@@ -1,0 +1,168 @@
+"""The network's input as what it was: images. Pixels, PNG, JPEG or WebP, each sample an image of its own.
+
+Only for split point 0 of a network with preprocessing, since that is what turns numbers into pixels and back.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from services import packing
+from services.bundle import Preprocessing
+from services.domain import FloatArray
+from services.errors import CorruptPayload, InvalidInput
+from services.images import normalise, pixels_of
+from services.packing import Buffer
+
+Pixels = npt.NDArray[np.uint8]
+Shape = tuple[int, ...]
+_MODES = {1: "L", 3: "RGB"}
+_LENGTH = np.dtype("<u4")
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """uint8 [N, H, W, C] as they are, or in one zstd frame. No parameters. Error: none."""
+
+    zstd: bool = False
+
+    def encode(self, images: Pixels) -> tuple[bytes, bytes]:
+        data = images.tobytes()
+        return (packing.deflate(data) if self.zstd else data), b""
+
+    def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> Pixels:
+        packing.expect("parameters", len(parameters), 0)
+        size = math.prod(shape)
+        if self.zstd:
+            data = packing.inflate(data, size)
+        packing.expect("data", len(data), size)
+        return np.frombuffer(data, np.uint8).reshape(shape)
+
+    def estimate_bytes(self, shape: Shape) -> int:
+        return math.prod(shape) if not self.zstd else math.ceil(0.7 * math.prod(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """One image file for each sample, end to end; parameters: their lengths, uint32.
+
+    overhead, share: bytes of a file besides the pixels, and bytes for one byte of pixels, roughly.
+    """
+
+    format: str
+    overhead: int
+    share: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self, images: Pixels) -> tuple[bytes, bytes]:
+        files = [self._file(image) for image in images]
+        return b"".join(files), np.array([len(file) for file in files], _LENGTH).tobytes()
+
+    def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> Pixels:
+        packing.expect("parameters", len(parameters), shape[0] * _LENGTH.itemsize)
+        lengths = np.frombuffer(parameters, _LENGTH).tolist()
+        packing.expect("data", len(data), sum(lengths))
+        whole = memoryview(data)
+        files = [bytes(whole[a:b]) for a, b in pairwise(accumulate(lengths, initial=0))]
+        return np.stack([self._image(file, shape[1:]) for file in files]) if files else np.empty(shape, np.uint8)
+
+    def estimate_bytes(self, shape: Shape) -> int:
+        return shape[0] * (self.overhead + math.ceil(self.share * math.prod(shape[1:])))
+
+    def _file(self, image: Pixels) -> bytes:
+        with io.BytesIO() as file:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, self.format, **self.options)
+            return file.getvalue()
+
+    def _image(self, file: bytes, shape: Shape) -> Pixels:
+        """One image as uint8 [H, W, C], once its header says just that. Raises CorruptPayload."""
+        height, width, channels = shape
+        try:
+            _check_whole(self.format, file, (width, height))
+            with Image.open(io.BytesIO(file), formats=[self.format]) as image:
+                if image.size != (width, height):
+                    raise CorruptPayload(f"an image is {image.width} x {image.height}, not {width} x {height}")
+                if image.mode != _MODES[channels] and self.format != "WEBP":
+                    raise CorruptPayload(f"an image is {image.mode}, not {_MODES[channels]}")
+                return np.asarray(image.convert(_MODES[channels])).reshape(shape)
+        except CorruptPayload:
+            raise
+        except Exception:  # Pillow raises a dozen kinds for broken files; each means that this one is
+            raise CorruptPayload(f"an image is not a whole {self.format}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCoding:
+    """Inputs float32 [N, C, H, W] as images, C being 1 or 3.
+
+    Error: that of the image format, and half a level of 255 where the input was not made of whole pixels.
+    """
+
+    format: Raw | Compressed
+    preprocessing: Preprocessing
+
+    def encode(self, tensor: FloatArray) -> tuple[bytes, bytes]:
+        if tensor.ndim != 4 or tensor.shape[1] != len(self.preprocessing.mean):
+            raise InvalidInput(f"an image codec cannot carry {list(tensor.shape)}; use it at split point 0")
+        return self.format.encode(pixels_of(tensor, self.preprocessing))
+
+    def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> FloatArray:
+        if len(shape) != 4 or shape[1] != len(self.preprocessing.mean):
+            raise CorruptPayload(f"an image codec cannot carry {list(shape)}")
+        return normalise(self.format.decode(_pixel_shape(shape), data, parameters), self.preprocessing)
+
+    def estimate_bytes(self, shape: Shape) -> int:
+        size = self.format.estimate_bytes(_pixel_shape(shape))
+        return size + (shape[0] * _LENGTH.itemsize if isinstance(self.format, Compressed) else 0)
+
+
+FORMATS: dict[str, Raw | Compressed] = {
+    "pixels": Raw(),
+    "pixels+zstd": Raw(zstd=True),
+    "png": Compressed("PNG", 70, 0.6),
+    "pixels+webp": Compressed("WEBP", 40, 0.5, {"lossless": True}),
+    "jpeg90": Compressed("JPEG", 350, 0.2, {"quality": 90, "optimize": True}),
+    "jpeg75": Compressed("JPEG", 350, 0.12, {"quality": 75, "optimize": True}),
+    "webp80": Compressed("WEBP", 60, 0.1, {"quality": 80}),
+}
+"""A name states the quality, in the scale of libjpeg or libwebp, with 4:2:0 chroma."""
+FAITHFUL = frozenset({"pixels", "pixels+zstd", "pixels+webp", "png", "jpeg90"})
+
+
+def fits(preprocessing: Preprocessing | None) -> bool:
+    """Whether a network with this preprocessing takes what image files hold: one channel or three."""
+    return preprocessing is not None and len(preprocessing.mean) in _MODES
+
+
+def _pixel_shape(shape: Shape) -> Shape:
+    count, channels, height, width = shape
+    return count, height, width, channels
+
+
+def _check_whole(kind: str, file: bytes, size: tuple[int, int]) -> None:
+    """Refuses a file that is cut short or has something behind it, and before libwebp allocates, a wrong size."""
+    if kind != "WEBP":
+        if not file.endswith(_ENDS[kind]):
+            raise CorruptPayload(f"an image is not a whole {kind}")
+        return
+    riff, length, webp, chunk = struct.unpack_from("<4sI4s4s", file)
+    if (riff, webp) != (b"RIFF", b"WEBP") or length + 8 != len(file) or chunk not in (b"VP8 ", b"VP8L"):
+        raise CorruptPayload("an image is not a whole WebP of one still picture")
+    if chunk == b"VP8 ":
+        found = tuple(side & 0x3FFF for side in struct.unpack_from("<HH", file, 26))
+    else:
+        bits = struct.unpack_from("<I", file, 21)[0]
+        found = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if found != size:
+        raise CorruptPayload(f"an image is {found[0]} x {found[1]}, not {size[0]} x {size[1]}")

@@ -1,0 +1,87 @@
+"""Few bits and bitmaps: how much is lost, how much is saved, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from services import codec
+from services.domain import FloatArray, Payload
+from services.errors import CorruptPayload
+from tests.payloads import SMALLEST, example, round_trip, signed, tensors
+
+BITMAP = [name for name in codec.CODECS if "bitmap" in name]
+FEW = [name for name in codec.CODECS if name[:4] in ("int4", "int3", "int2")]
+
+
+@pytest.mark.parametrize("name", FEW)
+@given(tensor=tensors())
+def test_few_bits_are_off_by_half_a_step_of_their_own_channel_at_most(name: str, tensor: FloatArray) -> None:
+    decoded = round_trip(name, tensor)
+    assert decoded.shape == tensor.shape
+    if tensor.size:
+        rows = (len(tensor), 1, -1) if tensor.ndim == 2 else (*tensor.shape[:2], -1)
+        values = tensor.astype(np.float64).reshape(rows)
+        error = np.abs(decoded.astype(np.float64).reshape(rows) - values)
+        largest = np.abs(values).max(axis=(1, 2), keepdims=True)
+        span = values.max(axis=2, keepdims=True) - values.min(axis=2, keepdims=True)
+        bound = (span + 2 * largest / 127) / (2 * (2 ** int(name[3]) - 1))
+        assert (error <= bound + 2.0**-20 * largest + 256 * SMALLEST).all()
+
+
+@pytest.mark.parametrize("name", FEW)
+@given(tensor=tensors())
+def test_few_bits_keep_the_zeros_of_a_relu(name: str, tensor: FloatArray) -> None:
+    tensor = np.maximum(tensor, 0)
+    assert (round_trip(name, tensor)[tensor == 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", BITMAP)
+@given(tensor=tensors())
+def test_a_bitmap_costs_an_eighth_at_most_and_saves_the_zeros(name: str, tensor: FloatArray) -> None:
+    plain = codec.get(name.removesuffix("+bitmap")).encode(tensor)
+    levels = tensor.size
+    assert codec.get(name).encode(tensor).nbytes <= plain.nbytes + (levels + len(plain.parameters)) / 8 + 2
+    assert codec.get(name).encode(np.zeros_like(tensor)).nbytes <= (levels + len(plain.parameters)) / 8 + 2
+
+
+def test_int4_is_half_of_int8_and_two_bytes_for_each_channel() -> None:
+    payload = codec.get("int4").encode(np.ones((2, 3, 4, 5), np.float32))
+    assert len(payload.data) == 2 * 3 * 4 * 5 / 2
+    assert len(payload.parameters) == 2 * 4 + 2 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("unit", "low", "high"),
+    [(np.nan, 0, 1), (np.inf, 0, 1), (-1.0, 0, 1), (1.0, 1, 0), (3e38, -128, 127), (3e38, 0, 127)],
+)
+@pytest.mark.parametrize("name", ["int4", "int3", "int2"])
+def test_a_range_in_units_that_makes_no_number_is_refused(name: str, unit: float, low: int, high: int) -> None:
+    parameters = struct.pack("<fbb", unit, low, high)
+    data = codec.get(name).encode(np.array([[0, 1]], np.float32)).data
+    with pytest.raises(CorruptPayload):
+        codec.get(name).decode(signed(Payload((1, 2), name, data, parameters)))
+
+
+@pytest.mark.parametrize("name", BITMAP)
+def test_a_bitmap_that_announces_more_than_there_is_is_refused(name: str) -> None:
+    payload = example(name)
+    with pytest.raises(CorruptPayload, match="announces"):
+        codec.get(name).decode(signed(payload, data=b"\xff" * 8))
+
+
+@pytest.mark.parametrize("name", BITMAP)
+def test_a_huge_shape_is_refused_before_its_bitmap_is_unpacked(name: str) -> None:
+    lie = replace(example(name), shape=(1, 3, 1 << 40, 2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptPayload, match="bitmap"):
+            codec.get(name).decode(lie)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
