@@ -1,14 +1,16 @@
 """Running segments of a bundle's network with onnxruntime.
 
 A segment is cut out of the graph once, off the event loop, and kept: a request with a plan that is already
-resident never waits for a build. Sessions are bounded in number; the one built first goes first.
+resident never waits for a build. Sessions are bounded in number; the one that was not used for longest goes first.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -17,9 +19,11 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
 from services.bundle import Bundle, ExitSpec
-from services.domain import FloatArray, Segment
+from services.domain import Clock, FloatArray, Segment
 from services.errors import BundleError, InvalidInput, TooLarge
 from services.partition import Cutter, partition
+from services.sessions import SessionBuilder
+from services.weights import Weight, WeightStore, detach
 
 MAX_SESSIONS = 64
 
@@ -28,16 +32,31 @@ SegmentOutput = tuple[FloatArray, FloatArray | None]
 
 
 class Model:
-    """The network of one bundle, runnable between any two split points. Thread-safe."""
+    """The network of one bundle, runnable between any two split points. Thread-safe.
 
-    def __init__(self, bundle: Bundle, threads: int = 1, max_sessions: int = MAX_SESSIONS):
+    slowdown: how many times as long each run takes, which stands for a slower machine; the rest is slept. What is
+    multiplied is time on the processor, so that waiting for it on a busy machine is not.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int = 1,
+        max_sessions: int = MAX_SESSIONS,
+        slowdown: float = 1.0,
+        clock: Clock = time.thread_time,
+        sleep: Callable[[float], object] = time.sleep,
+    ):
         self.manifest = bundle.manifest
         self._exits = {spec.split_point: spec for spec in bundle.manifest.exits}
-        self._cutter = _cutter(bundle)
-        self._options = _session_options(threads)
+        store = WeightStore()
+        graph, weights = _graph(bundle, store)
+        self._builder = SessionBuilder(weights, store, threads)
+        self._cutter = _cutter(bundle, graph)
         self._sessions: OrderedDict[Segment, ort.InferenceSession] = OrderedDict()
         self._max_sessions = max_sessions
         self._building = threading.Lock()
+        self._slowdown, self._clock, self._sleep = slowdown, clock, sleep
 
     @property
     def last(self) -> int:
@@ -65,55 +84,77 @@ class Model:
 
     def run(self, piece: Segment, tensor: FloatArray) -> SegmentOutput:
         """Runs one of `pieces()` on float32 [N, …]; blocks, and builds the session if it is not resident."""
-        outputs = self.session(piece).run(None, {self._tensor(piece.start): tensor})
+        session = self.session(piece)
+        started = self._clock()
+        outputs = session.run(None, {self._tensor(piece.start): tensor})
+        if self._slowdown > 1:
+            self._sleep((self._slowdown - 1) * (self._clock() - started))
         if piece.end not in self._exits:
             return outputs[0], None
         return outputs[0], outputs[-1]
+
+    def prepare(self, segments: Iterable[Segment]) -> None:
+        """Makes `segments` resident and warm; blocks, while runs of what is resident go on. Costs nothing again."""
+        self.warm(segment for segment in segments if not self.resident(segment))
 
     def warm(self, segments: Iterable[Segment]) -> None:
         """Builds the sessions of `segments` and runs each once on zeros."""
         for segment in segments:
             for piece in self.pieces(segment):
-                self.run(piece, self.zeros(piece.start, 1))
+                self.session(piece).run(None, {self._tensor(piece.start): self.zeros(piece.start, 1)})
 
     def zeros(self, split_point: int, count: int) -> FloatArray:
         return np.zeros((count, *self.manifest.split_points[split_point].shape), np.float32)
 
-    def resident(self, piece: Segment) -> bool:
-        return piece in self._sessions
+    def resident(self, segment: Segment) -> bool:
+        """Whether every piece of `segment` has its session, so that running it builds nothing."""
+        return segment in self._sessions or all(piece in self._sessions for piece in self.pieces(segment))
 
     def session(self, piece: Segment) -> ort.InferenceSession:
+        """The session of one of `pieces()`; builds it if it is not resident. No lock where it is."""
         session = self._sessions.get(piece)
-        return session if session is not None else self._build(piece)
+        if session is None:
+            return self._build(piece)
+        with suppress(KeyError):  # evicted since, and still good to run
+            self._sessions.move_to_end(piece)
+        return session
 
     def _build(self, piece: Segment) -> ort.InferenceSession:
         with self._building:
-            if piece not in self._sessions:
-                graph = self._cutter.cut(piece).SerializeToString()
-                self._sessions[piece] = self._session_of(graph, piece)
-                if len(self._sessions) > self._max_sessions:
-                    self._sessions.popitem(last=False)
-            return self._sessions[piece]
+            session = self._sessions.get(piece) or self._built(piece)
+            self._sessions[piece] = session
+            if len(self._sessions) > self._max_sessions:
+                self._sessions.popitem(last=False)
+            return session
 
-    def _session_of(self, graph: bytes, piece: Segment) -> ort.InferenceSession:
+    def _built(self, piece: Segment) -> ort.InferenceSession:
+        example = np.random.default_rng(0).standard_normal(self.zeros(piece.start, 1).shape, np.float32)
         try:
-            return ort.InferenceSession(graph, self._options, ["CPUExecutionProvider"])
+            return self._builder.build(self._cutter.cut(piece), example)
         except Exception as error:  # onnxruntime raises many kinds; each means that the graph cannot be run
-            reason = str(error).strip().splitlines()[0][:300]
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
             raise BundleError(f"segment {piece} of model {self.manifest.name!r} cannot be run: {reason}") from None
 
     def _tensor(self, split_point: int) -> str:
         return self.manifest.split_points[split_point].tensor
 
 
-def _cutter(bundle: Bundle) -> Cutter:
+def _graph(bundle: Bundle, store: WeightStore) -> tuple[onnx.ModelProto, dict[str, Weight]]:
+    """The graph of `bundle`, and the weights that were detached from it."""
+    try:
+        graph = onnx.load_model_from_string(bundle.graph)
+        return graph, detach(graph, store)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise _not_splittable(bundle, error) from None
+
+
+def _cutter(bundle: Bundle, graph: onnx.ModelProto) -> Cutter:
     """Cuts the graph of a verified bundle, after holding it against what its manifest says."""
     manifest = bundle.manifest
     try:
-        graph = onnx.load_model_from_string(bundle.graph)
         found = partition(graph)
-    except (InvalidInput, DecodeError, ValueError, KeyError, IndexError) as error:
-        raise BundleError(f"{bundle.path / manifest.graph}: not a graph Offramp can split: {error}") from None
+    except (InvalidInput, ValueError, KeyError, IndexError) as error:
+        raise _not_splittable(bundle, error) from None
     if found.split_points != manifest.split_points:
         raise BundleError(f"{bundle.manifest_path}: the split points are not those of {manifest.graph}")
     exits = {e.output: e.split_point for e in manifest.exits}
@@ -126,14 +167,8 @@ def _cutter(bundle: Bundle) -> Cutter:
     return Cutter(graph, manifest.split_points, exits)
 
 
-def _session_options(threads: int) -> ort.SessionOptions:
-    """One caller's share of the machine: threads never spin, since other tiers and requests want the cores."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
+def _not_splittable(bundle: Bundle, error: Exception) -> BundleError:
+    return BundleError(f"{bundle.path / bundle.manifest.graph}: not a graph Offramp can split: {error}")
 
 
 def _row(sizes: tuple[int, ...]) -> str:

@@ -19,6 +19,7 @@ from services import bundle
 from services.domain import Segment
 from services.errors import BundleError, InvalidInput, TooLarge
 from services.model import Model
+from tests.fakes import FakeClock
 from tests.networks import CLASSES, SHAPE
 
 
@@ -69,12 +70,56 @@ def test_a_graph_with_a_fixed_batch_takes_no_more(tiny: Path, tmp_path: Path) ->
             model.check(2, shape)
 
 
-def test_sessions_are_bounded_and_the_oldest_goes_first(tiny: Path) -> None:
+def test_sessions_are_bounded_and_the_one_unused_for_longest_goes_first(tiny: Path) -> None:
     model = Model(bundle.load(tiny), max_sessions=3)
-    for end in range(1, 6):
+    for end in (1, 2, 3, 1, 4, 1, 5):
         model.run(Segment(0, end), model.zeros(0, 1))
-    assert [end for end in range(1, 6) if model.resident(Segment(0, end))] == [3, 4, 5]
-    assert model.run(Segment(0, 1), model.zeros(0, 1))[0].shape == (1, 4, 8, 8)
+    assert [end for end in range(1, 6) if model.resident(Segment(0, end))] == [1, 4, 5]
+    assert model.run(Segment(0, 2), model.zeros(0, 1))[0].shape == (1, 4, 8, 8)
+
+
+def test_a_segment_is_resident_when_all_its_pieces_are(model: Model) -> None:
+    model.prepare([Segment(0, 2)])
+    assert not model.resident(Segment(0, 4))
+    model.prepare([Segment(0, 4)])
+    assert model.resident(Segment(0, 4))
+    assert model.resident(Segment(3, 3))
+
+
+def test_preparing_what_is_resident_runs_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.prepare([Segment(0, 4)])
+    monkeypatch.setattr(model, "session", None)
+    model.prepare([Segment(0, 4), Segment(2, 4)])
+
+
+def test_a_slowed_model_takes_that_many_times_as_long(tiny: Path) -> None:
+    slept: list[float] = []
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append)
+    model.warm([Segment(0, 2)])
+    assert slept == []
+    model.run(Segment(0, 2), model.zeros(0, 1))
+    assert slept == [7 * 0.25]
+
+
+def test_a_run_of_a_resident_segment_waits_for_no_build(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.prepare([Segment(0, 2)])
+    building, finish = threading.Event(), threading.Event()
+    real = ort.InferenceSession
+
+    def slow(*args: Any) -> ort.InferenceSession:
+        building.set()
+        assert finish.wait(10)
+        return real(*args)
+
+    monkeypatch.setattr(ort, "InferenceSession", slow)
+    with ThreadPoolExecutor(2) as pool:
+        built = pool.submit(model.prepare, [Segment(4, 8)])
+        assert building.wait(10)
+        pool.submit(model.run, Segment(0, 2), model.zeros(0, 1)).result(timeout=5)
+        assert not model.resident(Segment(4, 8))
+        finish.set()
+        built.result(timeout=10)
+    assert model.resident(Segment(4, 8))
 
 
 def test_warming_makes_the_pieces_resident(model: Model) -> None:
