@@ -1,79 +1,201 @@
 """Belief about the link above this tier, from what calls really took.
 
-A call of b bytes up takes t = RTT + b / R on the network: the time at the caller less the time the far side
-held it, so that no two clocks are compared. RTT and R are fitted apart, by the median of pairwise slopes
-(Theil, 1950; Sen, 1968), which a minority of outliers cannot move. Where calls are too alike in size to tell
-RTT from rate, the rate is *unknown*; a failed call teaches nothing and never reads as a fast link.
+A call of b bytes takes t = RTT + b / R on the network: the time at the caller less the time the far side held it, so
+that no two clocks are compared. RTT and 1 / R are one `DriftingLine`: small calls teach the RTT, large ones the rate,
+the RTT is taken to be stable and the rate to change by half within a second, so the last large calls count most.
+
+How a stalled call is told from a link that got worse: a call far off expectation moves the belief only as far as
+would still have been plausible; the second in a row that is off the same way is believed, as far as the milder of the
+two goes. One stall among many thus costs little and is forgotten with the next call; a worse link is believed after
+two calls, a better one after two as well (only one if the belief was old).
+
+Calls that shared the link with others took anything between their own bytes' time and that of all the bytes in flight
+with them; only what lies outside of that is news. What cannot be told is *unknown* (None): a rate where all sizes were
+alike or too small for it to show, everything after failures without a success in between, or after a minute of silence.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from itertools import combinations
 
 from services.domain import Clock, LinkEstimate, Tier
+from services.drifting_line import DriftingLine
 
-_WINDOW = 24
-_MIN_SAMPLES = 3
-_MIN_SIZE_STEP_BYTES = 1024
 _MAX_AGE_SECONDS = 60.0
-_REFIT_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    at: float
-    bytes_up: int
-    seconds: float
+_DEAD_AFTER_FAILURES = 2
+_DEAD_AFTER_SECONDS = 2.0
+_PRIOR_RTT_SECONDS = 1.0
+_PRIOR_SECONDS_PER_BYTE = 2e-4
+_RATE_DRIFT = 0.5  # of the rate, per square root of a second
+_RTT_DRIFT = 0.02
+_RTT_DRIFT_SECONDS = 0.0002
+_DRIFT_SECONDS = 4.0  # of silence, after which the rate is as unsure as it gets
+_JITTER_SECONDS = 0.002  # at first; then measured
+_MIN_JITTER_SECONDS = 0.0003
+_RATE_NOISE = 0.05  # what a call's own time on the link varies by, relative
+_PLAUSIBLE_DEVIATIONS = 3.0
+_TELLING_BYTES = 2048  # a call much smaller than this says nothing about the rate
+_REFERENCE_BYTES = 65536
+_UNSURE = 0.3  # relative: an RTT, or the time of the reference bytes, less sure than this is unknown
+_UNSURE_SECONDS = 0.003  # unless it is surer than this
+_SLIGHT = 0.03  # or than this share of the other of the two
+_BLAME_RTT = 0.03  # of a change that large calls saw
+_VAGUE = 0.5
+_LEAST_SECONDS_PER_BYTE = 1e-10
+_LEARNING_SHARE = 0.1
 
 
 @dataclass(slots=True)
 class LinkEstimator:
-    """Fits RTT and upstream rate to the last calls over one link. Expires with age."""
+    """Fits RTT and upstream rate to the calls over one link, newest first."""
 
     source: Tier
     clock: Clock = time.monotonic
-    _calls: deque[_Call] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _fit: LinkEstimate | None = None
-    _fitted_at: float = -math.inf
+    _line: DriftingLine = field(default_factory=lambda: _unknown_line())
+    _jitter: float = _JITTER_SECONDS
+    _spread: float | None = None
+    _overhead_bytes: float = 0.0
+    _heard_at: float = -math.inf
+    _doubted: tuple[float, float] | None = None  # size and seconds of a call far off, waiting for a second
+    _rtt_known: bool = False
+    _rate_known: bool = False
+    _learned: int = 0
+    _failures: int = 0
+    _failing_since: float = math.inf
 
-    def record(self, bytes_up: int, network_seconds: float) -> None:
-        """Adds one successful call: bytes sent, and network seconds as above."""
-        self._calls.append(_Call(self.clock(), bytes_up, max(network_seconds, 0.0)))
+    def record(
+        self, bytes_up: int, network_seconds: float, overhead_bytes: int | None = None, shared_bytes: int = 0
+    ) -> None:
+        """Adds one successful call.
+
+        bytes_up: its payload. network_seconds: as above. overhead_bytes: what else it moved, header and reply (None
+        for a probe, which has next to none). shared_bytes: of all calls that were in flight with it.
+        """
+        if overhead_bytes is not None:
+            share = _LEARNING_SHARE if self._overhead_bytes else 1.0
+            self._overhead_bytes += share * (overhead_bytes - self._overhead_bytes)
+        size, seconds = float(bytes_up + (overhead_bytes or 0)), max(network_seconds, 0.0)
+        self._pass_time()
+        surprise = seconds - self._line.at(size)
+        if surprise > 0 and shared_bytes:
+            size += min(shared_bytes, max(surprise / self._line.slope, 0.0) if self._line.slope else math.inf)
+        self._take(size, seconds)
+        self._judge()
+
+    def failed(self) -> None:
+        """Adds a call that got no answer. Two in a row, or one and two seconds without success: unknown."""
+        self._failures += 1
+        self._failing_since = min(self._failing_since, self.clock())
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last call was far off what the others said, so that one more would decide."""
+        return self._doubted is not None
 
     def estimate(self) -> LinkEstimate:
-        """What is believed now; every unknown is None. Fitted anew at most five times a second."""
-        now = self.clock()
-        if self._fit is None or now - self._fitted_at >= _REFIT_SECONDS:
-            self._fit, self._fitted_at = self._refit(now), now
-        return self._fit
-
-    def _refit(self, now: float) -> LinkEstimate:
-        calls = [call for call in self._calls if now - call.at <= _MAX_AGE_SECONDS]
-        if len(calls) < _MIN_SAMPLES:
+        """What is believed now; every unknown is None."""
+        age = self.clock() - self._heard_at
+        if age > _MAX_AGE_SECONDS or self._dead():
             return LinkEstimate(self.source)
-        slope = _slope(calls)
-        rest = [call.seconds - (slope or 0.0) * call.bytes_up for call in calls]
-        rtt = max(statistics.median(rest), 0.0) if slope is not None else min(c.seconds for c in calls)
         return LinkEstimate(
             self.source,
-            rtt_seconds=rtt,
-            up_bytes_per_second=1 / slope if slope else None,
-            spread=statistics.median(abs(r - rtt) for r in rest) / rtt if slope is not None and rtt else None,
-            age_seconds=now - calls[-1].at,
+            rtt_seconds=self._line.at(self._overhead_bytes) if self._rtt_known else None,
+            up_bytes_per_second=1 / self._cautious_slope() if self._rate_known else None,
+            spread=self._spread,
+            age_seconds=age,
         )
 
+    def _cautious_slope(self) -> float:
+        """Seconds per byte; on the slow side where it is less sure than by half."""
+        unsure = math.sqrt(self._line.slope_variance)
+        return max(self._line.slope + max(unsure - _VAGUE * self._line.slope, 0.0), _LEAST_SECONDS_PER_BYTE)
 
-def _slope(calls: list[_Call]) -> float | None:
-    """Seconds per byte, or None where the sizes are too alike or the fit makes no sense."""
-    slopes = [
-        (b.seconds - a.seconds) / (b.bytes_up - a.bytes_up)
-        for a, b in combinations(calls, 2)
-        if abs(b.bytes_up - a.bytes_up) >= _MIN_SIZE_STEP_BYTES
-    ]
-    slope = statistics.median(slopes) if len(slopes) >= _MIN_SAMPLES else 0.0
-    return slope if slope > 0 else None
+    def _judge(self) -> None:
+        """Whether RTT and rate are known: sure enough once is enough, until the link is lost."""
+        line, overhead = self._line, self._overhead_bytes
+        rtt, transfer = line.at(overhead), line.slope * _REFERENCE_BYTES
+        rtt_limit = max(_UNSURE_SECONDS, _UNSURE * rtt, _SLIGHT * transfer)
+        self._rtt_known = self._rtt_known or line.deviation_at(overhead) <= rtt_limit
+        rate_limit = max(_UNSURE_SECONDS, _UNSURE * transfer, _SLIGHT * rtt)
+        sure = math.sqrt(line.slope_variance) * _REFERENCE_BYTES <= rate_limit
+        self._rate_known = self._rate_known or (self._rtt_known and sure)
+
+    def _dead(self) -> bool:
+        return self._failures >= _DEAD_AFTER_FAILURES or self.clock() - self._failing_since >= _DEAD_AFTER_SECONDS
+
+    def _pass_time(self) -> None:
+        """Drift since the last call; after failures the rate may be any."""
+        now, line = self.clock(), self._line
+        root = math.sqrt(min(max(now - self._heard_at, 0.0), _DRIFT_SECONDS))
+        if self._dead():
+            line.widen(_RTT_DRIFT * line.offset, self._cautious_slope())
+            self._rate_known = False
+        line.widen(
+            root * (_RTT_DRIFT * line.offset + _RTT_DRIFT_SECONDS),
+            root * _RATE_DRIFT * (line.slope or self._cautious_slope()),
+        )
+        self._heard_at, self._failures, self._failing_since = now, 0, math.inf
+
+    def _take(self, size: float, seconds: float) -> None:
+        surprise, limit = self._surprise(size, seconds)
+        if abs(surprise) <= limit:
+            settled = self._settles(size, limit)
+            self._learn(size, seconds)
+            self._doubted = None if settled else self._doubted
+        elif self._doubted is not None and self._same_way(surprise):
+            self._jump((size, seconds), self._doubted)
+        else:
+            self._line.move(size, math.copysign(limit, surprise), self._noise(size, seconds))
+            self._doubted = size, seconds
+
+    def _surprise(self, size: float, seconds: float) -> tuple[float, float]:
+        """Seconds over expectation, and how many of them are plausible."""
+        limit = _PLAUSIBLE_DEVIATIONS * math.sqrt(self._line.variance_at(size) + self._noise(size, seconds))
+        return seconds - self._line.at(size), limit
+
+    def _noise(self, size: float, seconds: float) -> float:
+        return self._jitter**2 + (_RATE_NOISE * min(size * self._line.slope, seconds)) ** 2
+
+    def _settles(self, size: float, limit: float) -> bool:
+        """Whether an expected call of this size clears the doubt: it would have shown what the doubted call says."""
+        if self._doubted is None:
+            return True
+        doubted_size, doubted_seconds = self._doubted
+        surprise, plausible = self._surprise(doubted_size, doubted_seconds)
+        change = abs(surprise) / (doubted_size + _TELLING_BYTES) * (size + _TELLING_BYTES)
+        return abs(surprise) <= plausible or change > limit
+
+    def _same_way(self, surprise: float) -> bool:
+        assert self._doubted is not None
+        size, seconds = self._doubted
+        return (seconds - self._line.at(size)) * surprise > 0
+
+    def _jump(self, *calls: tuple[float, float]) -> None:
+        """The link has changed: opens the belief as far as the milder of two calls needs, and takes in both."""
+        mild, other = sorted(calls, key=lambda call: abs(call[1] - self._line.at(call[0])) / (call[0] + _TELLING_BYTES))
+        size, surprise = mild[0], mild[1] - self._line.at(mild[0])
+        of_rate = size / (size + _TELLING_BYTES)
+        of_rtt = 1 + _BLAME_RTT - of_rate
+        most = self._line.offset if surprise < 0 else math.inf  # an RTT shrinks by no more than itself
+        self._line.widen(min(of_rtt * abs(surprise), most), of_rate * abs(surprise) / (size + 1))
+        self._doubted = None
+        self._learn(*mild)
+        self._take(*other)
+
+    def _learn(self, size: float, seconds: float) -> None:
+        surprise, noise = seconds - self._line.at(size), self._noise(size, seconds)
+        ours = self._jitter**2 / (self._line.variance_at(size) + noise)  # the share that jitter has in the surprise
+        self._line.learn(size, surprise, noise)
+        self._learned += 1
+        step = (
+            max(_LEARNING_SHARE, 1 / (self._learned + 1)) * ours * (min(abs(surprise), 3 * self._jitter) - self._jitter)
+        )
+        self._jitter = max(self._jitter + step, _MIN_JITTER_SECONDS)
+        relative = abs(surprise) / max(seconds, _MIN_JITTER_SECONDS)
+        self._spread = relative if self._spread is None else self._spread + _LEARNING_SHARE * (relative - self._spread)
+
+
+def _unknown_line() -> DriftingLine:
+    return DriftingLine(_PRIOR_RTT_SECONDS**2, _PRIOR_SECONDS_PER_BYTE**2)

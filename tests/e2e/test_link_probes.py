@@ -1,0 +1,62 @@
+"""Probes of a real tier over a real emulated link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.client import GrpcNextTier
+from services.domain import Tier
+from services.errors import Unavailable
+from services.probing import Prober
+from testbed.links import EmulatedLink, parse_address, symmetric
+from tests.tiers import upper
+
+PATIENCE = 20.0
+RATE = 1.25e6
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def probed(tiny: Path) -> AsyncIterator[tuple[EmulatedLink, GrpcNextTier]]:
+    """A link of 10 Mbit/s and 20 ms, with a prober on it."""
+    async with upper(Tier.CLOUD, tiny) as cloud:
+        with EmulatedLink(("127.0.0.1", 0), parse_address(cloud.address), *symmetric(RATE, 0.020)) as link:
+            tier = GrpcNextTier(Tier.EDGE, "{}:{}".format(*link.address), 2)
+            stop = asyncio.Event()
+            probing = asyncio.create_task(Prober(tier).run(stop))
+            yield link, tier
+            stop.set()
+            await asyncio.wait_for(probing, 1)
+            await tier.close()
+
+
+async def test_probes_alone_find_rate_and_rtt_and_notice_a_cut(tiny: Path) -> None:
+    async with probed(tiny) as (link, tier):
+        await until(lambda: tier.link().up_bytes_per_second)
+        found = tier.link()
+        assert found.up_bytes_per_second == pytest.approx(RATE, rel=0.6)
+        assert found.rtt_seconds == pytest.approx(0.025, abs=0.012)
+        link.cut()
+        await until(lambda: tier.link().up_bytes_per_second is None and tier.link().rtt_seconds is None)
+        link.restore()
+        await until(lambda: tier.link().up_bytes_per_second)
+
+
+async def test_a_probe_of_nobody_fails_and_leaves_the_link_unknown() -> None:
+    tier = GrpcNextTier(Tier.EDGE, "127.0.0.1:1", 2)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await tier.probe(0, 2.0)
+    assert tier.link().rtt_seconds is None
+    assert tier.quiet_seconds() == float("inf")
+    await tier.close()

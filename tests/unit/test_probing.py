@@ -1,0 +1,246 @@
+"""When a quiet link is probed, with how much, and that probing ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.domain import LinkEstimate, Tier
+from services.errors import DeadlineExceeded, OfframpError
+from services.link import LinkEstimator
+from services.probing import MAX_BYTES, MIN_BYTES, STALE_SECONDS, Prober, ProbeSchedule, timeout_seconds
+from services.traffic import Traffic
+from tests.fakes import FakeClock
+
+MBIT = 125_000.0
+UNKNOWN = LinkEstimate(Tier.DEVICE)
+QUIET = 10.0
+
+
+def known(mbit: float, age: float = 2.0) -> LinkEstimate:
+    return LinkEstimate(Tier.DEVICE, 0.02, mbit * MBIT, 0.1, age)
+
+
+@dataclass(slots=True)
+class Road:
+    """A link that is probed: its truth, and what probes cost it. Cut, it answers nothing."""
+
+    rate: float
+    rtt: float = 0.02
+    cut: bool = False
+    quiet: float = QUIET
+    clock: FakeClock = field(default_factory=lambda: FakeClock(100))
+    estimator: LinkEstimator = field(init=False)
+    sent: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.estimator = LinkEstimator(Tier.DEVICE, self.clock)
+
+    async def probe(self, nbytes: int, timeout_seconds: float) -> None:
+        self.sent.append(nbytes)
+        seconds = self.rtt + nbytes / self.rate
+        self.clock.now += min(seconds, timeout_seconds)
+        if self.cut or seconds > timeout_seconds:
+            self.estimator.failed()
+            raise DeadlineExceeded("no answer")
+        self.estimator.record(nbytes, seconds)
+
+    def link(self) -> LinkEstimate:
+        return self.estimator.estimate()
+
+    @property
+    def doubtful(self) -> bool:
+        return self.estimator.doubtful
+
+    def quiet_seconds(self) -> float:
+        return self.quiet
+
+    async def run(self, prober: Prober, seconds: float) -> None:
+        ends = self.clock.now + seconds
+        while self.clock.now < ends:
+            if not await prober.step():
+                self.clock.now += 0.05
+
+
+def started(mbit: float, **more: float) -> tuple[Road, Prober]:
+    road = Road(mbit * MBIT, **more)
+    return road, Prober(road, clock=road.clock)
+
+
+@pytest.mark.parametrize("rtt", [0.001, 0.05, 0.2])
+@pytest.mark.parametrize("mbit", [0.5, 5, 50, 200])
+async def test_the_first_probes_grow_until_they_show_the_rate(mbit: float, rtt: float) -> None:
+    road, prober = started(mbit, rtt=rtt)
+    await road.run(prober, 1.0 + 9 * rtt)
+    assert road.sent[:4] == [0, 0, 0, 1024]
+    assert len(road.sent) <= 10
+    found = road.link()
+    assert found.up_bytes_per_second == pytest.approx(mbit * MBIT, rel=0.3)
+    assert found.rtt_seconds == pytest.approx(rtt, rel=0.1, abs=0.003)
+
+
+@pytest.mark.parametrize("mbit", [0.1, 0.5, 5, 50, 200])
+async def test_probes_of_a_quiet_link_take_under_one_percent(mbit: float) -> None:
+    road, prober = started(mbit)
+    await road.run(prober, 5)
+    begun, before = road.clock.now, len(road.sent)
+    await road.run(prober, 60)
+    spent = sum(nbytes + 150 for nbytes in road.sent[before:])
+    assert len(road.sent) > before
+    assert spent < 0.01 * road.rate * (road.clock.now - begun)
+
+
+@pytest.mark.parametrize(("before", "after", "seconds"), [(100, 1, 6), (20, 2, 6), (1, 100, 20), (5, 20, 6)])
+async def test_probes_find_out_that_a_quiet_link_changed(before: float, after: float, seconds: float) -> None:
+    road, prober = started(before)
+    await road.run(prober, 5)
+    road.rate = after * MBIT
+    await road.run(prober, seconds)
+    assert road.link().up_bytes_per_second == pytest.approx(road.rate, rel=0.35)
+
+
+async def test_a_dead_link_becomes_unknown_and_comes_back_by_itself() -> None:
+    road, prober = started(10)
+    await road.run(prober, 5)
+    road.cut = True
+    await road.run(prober, 5)
+    assert road.link() == UNKNOWN
+    begun = len(road.sent)
+    await road.run(prober, 20)
+    assert set(road.sent[begun:]) == {0}
+    road.cut = False
+    await road.run(prober, 3)
+    assert road.link().up_bytes_per_second == pytest.approx(road.rate, rel=0.3)
+
+
+def test_a_link_in_use_is_left_alone() -> None:
+    schedule = ProbeSchedule(FakeClock(100))
+    assert schedule.due(UNKNOWN, quiet_seconds=0) is None
+    assert schedule.due(known(10), quiet_seconds=0, doubtful=True) is None
+    assert schedule.due(UNKNOWN, quiet_seconds=0.1) == 0
+
+
+def grown(clock: FakeClock) -> ProbeSchedule:
+    """Past its first probes, with credit."""
+    schedule = ProbeSchedule(clock)
+    for nbytes in (0, 0, 0, 1024, 4096, 16384, 65536):
+        schedule.answered(nbytes)
+    schedule.due(known(10), QUIET)
+    clock.now += 5
+    return schedule
+
+
+def test_a_fresh_estimate_is_not_probed_unless_it_is_in_doubt() -> None:
+    schedule = grown(FakeClock(100))
+    fresh = known(10, age=STALE_SECONDS / 2)
+    assert schedule.due(fresh, QUIET) is None
+    assert schedule.due(fresh, quiet_seconds=0.5) is None
+    assert (schedule.due(fresh, quiet_seconds=0.1, doubtful=True) or 0) >= MIN_BYTES
+
+
+def test_what_is_sent_is_bounded_whatever_the_rate() -> None:
+    clock = FakeClock(100)
+    schedule = grown(clock)
+    clock.now += 1000
+    sizes = {schedule.due(known(mbit), QUIET) for mbit in (100, 1, 0.01, 1e5)}
+    assert all(size is not None and MIN_BYTES <= size <= MAX_BYTES for size in sizes)
+
+
+async def test_nothing_is_sent_where_no_plan_depends_on_it() -> None:
+    road = Road(10 * MBIT)
+    prober = Prober(road, needed=lambda: False, clock=road.clock)
+    assert not await prober.step()
+    assert road.sent == []
+
+
+async def test_whoever_waits_for_news_hears_of_each_probe() -> None:
+    road, news = Road(10 * MBIT), []
+    prober = Prober(road, heard=lambda: news.append(road.clock.now), clock=road.clock)
+    await prober.step()
+    road.cut = True
+    await prober.step()
+    assert len(news) == 2
+
+
+def test_the_wait_for_an_answer_is_bounded_both_ways() -> None:
+    assert timeout_seconds(UNKNOWN, 0) == 1.0
+    assert timeout_seconds(known(10), 1024) == 1.0
+    assert 1.0 < timeout_seconds(known(0.5), 65536) <= 5.0
+    assert timeout_seconds(known(0.001), MAX_BYTES) == 5.0
+
+
+class Stuck(Road):
+    """Answers never."""
+
+    async def probe(self, nbytes: int, timeout_seconds: float) -> None:
+        self.sent.append(nbytes)
+        await asyncio.Event().wait()
+
+
+async def in_flight(road: Road) -> None:
+    while not road.sent:
+        await asyncio.sleep(0)
+
+
+async def test_stopping_drops_the_probe_in_flight_and_leaves_no_task() -> None:
+    road, stop = Stuck(MBIT), asyncio.Event()
+    task = asyncio.create_task(Prober(road).run(stop))
+    await in_flight(road)
+    stop.set()
+    await asyncio.wait_for(task, 1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_cancelling_drops_the_probe_in_flight_and_leaves_no_task() -> None:
+    road = Stuck(MBIT)
+    task = asyncio.create_task(Prober(road).run(asyncio.Event()))
+    await in_flight(road)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_mistake_in_probing_is_not_swallowed() -> None:
+    class Broken(Road):
+        async def probe(self, nbytes: int, timeout_seconds: float) -> None:
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await asyncio.wait_for(Prober(Broken(MBIT)).run(asyncio.Event()), 1)
+
+
+async def test_an_answer_of_any_domain_error_only_makes_it_wait() -> None:
+    class Refusing(Road):
+        async def probe(self, nbytes: int, timeout_seconds: float) -> None:
+            raise OfframpError("no")
+
+    road = Refusing(MBIT)
+    prober = Prober(road, clock=road.clock)
+    assert await prober.step()
+    assert not await prober.step()
+
+
+def test_calls_in_flight_together_know_of_each_others_bytes() -> None:
+    traffic = Traffic(FakeClock(100))
+    with traffic.crossing(1_000) as first:
+        assert traffic.quiet_seconds() == 0
+        with traffic.crossing(50) as second:
+            pass
+        with traffic.crossing(7) as third:
+            pass
+    assert (first.shared_bytes, second.shared_bytes, third.shared_bytes) == (57, 1_000, 1_000)
+
+
+def test_a_link_is_quiet_from_its_last_call_on_whatever_the_probes() -> None:
+    clock = FakeClock(100)
+    traffic = Traffic(clock)
+    assert traffic.quiet_seconds() == float("inf")
+    with traffic.crossing(10):
+        clock.now += 1
+    clock.now += 3
+    with traffic.crossing(10, probes=True):
+        assert traffic.quiet_seconds() == 3
+    assert traffic.quiet_seconds() == 3
