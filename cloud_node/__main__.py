@@ -8,6 +8,7 @@ from services import bundle, process
 from services.domain import Segment, Tier
 from services.errors import SettingsError
 from services.limiter import Limiter
+from services.preparing import Preparer
 from services.server import TierServer, TierService, stop_signal
 from services.settings import TierSettings
 
@@ -20,14 +21,16 @@ async def serve(settings: TierSettings) -> None:
     loaded = bundle.load(settings.bundle)
     runtime, _ = process.runtime(Tier.CLOUD, loaded, settings)
     limiter = Limiter(settings.max_in_flight)
-    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds)
+    preparer = Preparer(runtime)
+    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds, preparer)
     server = TierServer([service.service()], limiter, settings.max_message_bytes)
     port = await server.start(settings.listen)
-    await asyncio.to_thread(runtime.warm, Segment(0, loaded.manifest.last))
+    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, Segment(0, loaded.manifest.last))
     await server.ready()
     process.announce(Tier.CLOUD, settings, port, loaded.manifest)
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
+    preparer.close()
     await process.close(runtime, None)
 
 

@@ -7,6 +7,7 @@ import asyncio
 from services import bundle, process
 from services.domain import Segment, Tier
 from services.limiter import Limiter
+from services.preparing import Preparer
 from services.server import TierServer, TierService, stop_signal
 from services.settings import TierSettings
 
@@ -17,15 +18,18 @@ async def serve(settings: TierSettings) -> None:
     loaded = bundle.load(settings.bundle)
     runtime, next_tier = process.runtime(Tier.EDGE, loaded, settings)
     limiter = Limiter(settings.max_in_flight)
-    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds)
+    preparer = Preparer(runtime, next_tier)
+    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds, preparer)
     server = TierServer([service.service()], limiter, settings.max_message_bytes)
     port = await server.start(settings.listen)
-    await asyncio.to_thread(runtime.warm, Segment(0, loaded.manifest.last))
+    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, Segment(0, loaded.manifest.last))
+    probes = process.probing(next_tier, stop)
     await server.ready()
     process.announce(Tier.EDGE, settings, port, loaded.manifest)
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
-    await process.close(runtime, next_tier)
+    preparer.close()
+    await process.close(runtime, next_tier, probes)
 
 
 if __name__ == "__main__":

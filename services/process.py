@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, TypeVar
 
-from services import log, settings
+from services import log, measuring, profile_cache, settings
 from services.bundle import Bundle, Manifest
 from services.client import GrpcNextTier
-from services.domain import Plan, Tier
+from services.domain import Plan, Segment, Tier
 from services.errors import BundleError, NotHeld, SettingsError
 from services.model import Model
+from services.probing import Prober
+from services.profile import Measured
+from services.profile_cache import ProfileCache
 from services.settings import TierSettings
 from services.tier import TierRuntime, stage_of
 
@@ -48,12 +51,42 @@ def runtime(tier: Tier, bundle: Bundle, given: TierSettings) -> tuple[TierRuntim
     manifest = bundle.manifest
     if given.holds is not None and given.holds.end > manifest.last:
         raise SettingsError(f"holds: {given.holds} ends after the last split point, {manifest.last}")
-    model = Model(bundle, given.threads)
+    model = Model(bundle, given.threads, slowdown=given.compute_slowdown)
     next_tier = None
     if given.next is not None:
-        next_tier = GrpcNextTier(tier, given.next, len(manifest.labels), given.max_message_bytes)
+        next_tier = GrpcNextTier(
+            tier,
+            given.next,
+            len(manifest.labels),
+            given.max_message_bytes,
+            preprocessing=manifest.input.preprocessing,
+        )
     workers = ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
-    return TierRuntime(tier, model, workers, next_tier, given.holds), next_tier
+    running = TierRuntime(tier, model, workers, next_tier, given.holds)
+    running.profiler.holds = given.holds
+    return running, next_tier
+
+
+def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segments: Segment) -> None:
+    """Learns what runs take on this machine, then builds and runs `segments`. Blocks."""
+    if given.profile_seconds:
+        measured = _measured(running.model, loaded, given)
+        running.profiler.learn(measured.slowed(given.compute_slowdown))
+        unknown = len(measuring.unknown(loaded.manifest, measured))
+        log.event("profiled", segments=len(measured.segments), codecs=len(measured.codecs), unknown_splits=unknown)
+    running.warm(*segments)
+
+
+def _measured(model: Model, loaded: Bundle, given: TierSettings) -> Measured:
+    """What earlier starts on this machine measured, and of what they had no time for as much as this one has."""
+    cache = ProfileCache(profile_cache.directory(given.profile_cache))
+    machine = profile_cache.this_machine(given.threads)
+    found = cache.load(loaded.manifest.model_hash, machine) or Measured()
+    if not measuring.complete(loaded.manifest, found):
+        at_full_speed = model if given.compute_slowdown == 1 else Model(loaded, given.threads)
+        found = found.updated(measuring.take(loaded, at_full_speed, given.profile_seconds, known=found).measured)
+        cache.store(loaded.manifest.model_hash, machine, found)
+    return found
 
 
 def check_holds(running: TierRuntime, plan: Plan) -> None:
@@ -64,8 +97,15 @@ def check_holds(running: TierRuntime, plan: Plan) -> None:
         raise SettingsError(f"holds: {error}") from None
 
 
-async def close(running: TierRuntime, next_tier: GrpcNextTier | None) -> None:
-    """Lets go of the workers and the channel; the server has stopped, so nothing is running."""
+def probing(next_tier: GrpcNextTier | None, stop: asyncio.Event) -> asyncio.Task[None] | None:
+    """Probes the link above in the background whenever it is quiet, until `stop`."""
+    return None if next_tier is None else asyncio.create_task(Prober(next_tier).run(stop))
+
+
+async def close(running: TierRuntime, next_tier: GrpcNextTier | None, probes: asyncio.Task[None] | None = None) -> None:
+    """Lets go of probes, workers and the channel; the server has stopped, so nothing is running."""
+    if probes is not None:
+        await probes
     running.close()
     if next_tier is not None:
         await next_tier.close()

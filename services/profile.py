@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from services.domain import Segment, SegmentTime, Tier, TierProfile
+from services.domain import Clock, CodecCost, Segment, SegmentTime, Tier, TierProfile
 
 _WINDOW = 31
+_RECENT = 7
+_RECENT_SECONDS = 10.0
 _MAX_KEYS = 256
+_LEAST_RECENT = 3
+_SLOWEST = 100.0
+_OVERHEAD_SECONDS = 0.0001
+"""What waking up adds to a run whatever its length, at most: of a short one it would be most of the ratio."""
+
+Key = tuple[Segment, int]
+"""A segment and a batch size."""
 
 
 @dataclass(slots=True)
 class RollingMedian:
-    """The median of the last 31 values, kept sorted: it is asked for on every request."""
+    """The median of the last `window` values, kept sorted: it is asked for on every request."""
 
+    window: int = _WINDOW
     _by_age: deque[float] = field(default_factory=deque)
     _by_size: list[float] = field(default_factory=list)
 
     def add(self, value: float) -> None:
-        if len(self._by_age) == _WINDOW:
+        if len(self._by_age) == self.window:
             del self._by_size[bisect_left(self._by_size, self._by_age.popleft())]
         self._by_age.append(value)
         insort(self._by_size, value)
@@ -33,39 +45,164 @@ class RollingMedian:
             return None
         return self._by_size[middle] if odd else (self._by_size[middle - 1] + self._by_size[middle]) / 2
 
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def clear(self) -> None:
+        self._by_age.clear()
+        self._by_size.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a machine while nothing else ran on it."""
+
+    segments: tuple[SegmentTime, ...] = ()
+    codecs: tuple[CodecCost, ...] = ()
+
+    def slowed(self, factor: float) -> Measured:
+        """The same for a machine whose runs take `factor` times as long; its codecs do not."""
+        times = (SegmentTime(t.segment, t.batch_size, t.seconds * factor) for t in self.segments)
+        return Measured(tuple(times), self.codecs)
+
+    def updated(self, newer: Measured) -> Measured:
+        """All of `newer`, and of this what is not in it."""
+        segments = {(t.segment, t.batch_size): t for t in (*self.segments, *newer.segments)}
+        codecs = {cost.codec: cost for cost in (*self.codecs, *newer.codecs)}
+        return Measured(tuple(segments.values()), tuple(codecs.values()))
+
+
+class Expectation:
+    """What a run should take, from what was measured."""
+
+    def __init__(self, segments: Iterable[SegmentTime] = ()):
+        self._seconds = {(each.segment, each.batch_size): each.seconds for each in segments}
+        self._sizes = sorted({size for _, size in self._seconds})
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether exactly this was measured."""
+        return key in self._seconds
+
+    def seconds(self, segment: Segment, batch_size: int) -> float | None:
+        """Seconds of a run: as measured, else the difference of two heads; between two batch sizes, on a line.
+
+        None where that much was not measured: what lies outside all measured batch sizes is not guessed.
+        """
+        at = bisect_left(self._sizes, batch_size)
+        if at == len(self._sizes):
+            return None
+        if self._sizes[at] == batch_size:
+            return self._of_size(segment, batch_size)
+        if at == 0:
+            return None
+        below, above = self._sizes[at - 1 : at + 1]
+        less, more = self._of_size(segment, below), self._of_size(segment, above)
+        if less is None or more is None:
+            return None
+        return less + (more - less) * (batch_size - below) / (above - below)
+
+    def _of_size(self, segment: Segment, size: int) -> float | None:
+        exact = self._seconds.get((segment, size))
+        if exact is not None:
+            return exact
+        longer = self._seconds.get((Segment(0, segment.end), size))
+        shorter = self._seconds.get((Segment(0, segment.start), size))
+        if longer is None or shorter is None or longer <= shorter:
+            return None
+        return longer - shorter
+
+
+@dataclass(slots=True)
+class _Runs:
+    """The last runs of one segment and batch size, and what one should take."""
+
+    expected: float | None
+    seconds: RollingMedian = field(default_factory=RollingMedian)
+
 
 @dataclass(slots=True)
 class Profiler:
-    """Medians over the last runs of each (segment, batch size); bounded in both directions."""
+    """What was measured at start, held against what requests take; bounded in every direction.
+
+    The slowdown is the median of observed over expected seconds of the last 7 runs: load shows after at most four,
+    one odd run does not. It and the queue are forgotten after 10 quiet seconds: who avoids a loaded tier would
+    otherwise never learn that the load has gone.
+    """
 
     tier: Tier
-    _runs: dict[tuple[Segment, int], RollingMedian] = field(default_factory=dict)
-    _queue: RollingMedian = field(default_factory=RollingMedian)
+    holds: Segment | None = None
+    clock: Clock = time.monotonic
+    _measured: Measured = field(default_factory=Measured)
+    _expectation: Expectation = field(default_factory=Expectation)
+    _runs: dict[Key, _Runs] = field(default_factory=dict)
+    _queue: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
+    _slowdown: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
+    _last: float = -math.inf
+    _now: float = 0.0
+
+    def learn(self, measured: Measured) -> None:
+        """Takes what was measured, in place of what was known before. Not while requests run."""
+        self._measured, self._expectation = measured, Expectation(measured.segments)
+        self._runs.clear()
+        self._slowdown.clear()
 
     def record(self, segment: Segment, batch_size: int, seconds: float, queue_seconds: float) -> None:
         """Adds one run: its compute time, and how long it waited before."""
+        self._forget_the_old()
+        self._last = self._now
         key = (segment, batch_size)
-        if key not in self._runs:
-            if len(self._runs) >= _MAX_KEYS:
-                self._runs.pop(next(iter(self._runs)))
-            self._runs[key] = RollingMedian()
-        self._runs[key].add(seconds)
+        runs = self._runs.get(key) or self._new(key)
+        runs.seconds.add(seconds)
         self._queue.add(queue_seconds)
+        if runs.expected is not None:
+            ratio = (seconds + _OVERHEAD_SECONDS) / (runs.expected + _OVERHEAD_SECONDS)
+            self._slowdown.add(min(max(ratio, 1 / _SLOWEST), _SLOWEST))
 
     def seconds(self, segment: Segment, batch_size: int) -> float | None:
         """Median seconds of a run, or None for what never ran here."""
         runs = self._runs.get((segment, batch_size))
-        return runs.value() if runs is not None else None
+        return runs.seconds.value() if runs is not None else None
 
-    def profile(self, runs: Iterable[tuple[Segment, int]] | None = None) -> TierProfile:
-        """What is known now of `runs` (segment, batch size), or of everything that ran here.
+    def profile(self, runs: Iterable[Key]) -> TierProfile:
+        """Queue and slowdown now, and what `runs` took lately: those seconds have the slowdown in them.
 
         What never ran here is absent, which means unknown.
         """
-        wanted = self._runs if runs is None else runs
-        times = tuple(
+        self._forget_the_old()
+        return TierProfile(self.tier, self._queue.value() or 0.0, self._times(runs), (), self._slower(), self.holds)
+
+    def full_profile(self) -> TierProfile:
+        """All that is known: what was measured, and what else ran here, with the slowdown taken out of it."""
+        self._forget_the_old()
+        factor = self._slower()
+        others = self._times(key for key in self._runs if key not in self._expectation)
+        return TierProfile(
+            self.tier,
+            self._queue.value() or 0.0,
+            self._measured.segments + tuple(SegmentTime(t.segment, t.batch_size, t.seconds / factor) for t in others),
+            self._measured.codecs,
+            factor,
+            self.holds,
+        )
+
+    def _new(self, key: Key) -> _Runs:
+        if len(self._runs) >= _MAX_KEYS:
+            self._runs.pop(next(iter(self._runs)))
+        self._runs[key] = _Runs(self._expectation.seconds(*key))
+        return self._runs[key]
+
+    def _times(self, runs: Iterable[Key]) -> tuple[SegmentTime, ...]:
+        return tuple(
             SegmentTime(segment, batch_size, seconds)
-            for segment, batch_size in wanted
+            for segment, batch_size in runs
             if (seconds := self.seconds(segment, batch_size)) is not None
         )
-        return TierProfile(self.tier, self._queue.value() or 0.0, times)
+
+    def _slower(self) -> float:
+        return self._slowdown.value() or 1.0 if len(self._slowdown) >= _LEAST_RECENT else 1.0
+
+    def _forget_the_old(self) -> None:
+        self._now = self.clock()
+        if self._now - self._last > _RECENT_SECONDS:
+            self._queue.clear()
+            self._slowdown.clear()

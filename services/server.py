@@ -19,12 +19,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services import codec, log, wire
 from services.client import DEFAULT_MAX_MESSAGE_BYTES
+from services.describing import Describer
 from services.domain import Deadline, Request
-from services.errors import InternalError, InvalidInput, OfframpError, SettingsError, TooLarge
+from services.errors import InternalError, InvalidInput, NotImplementedHere, OfframpError, SettingsError, TooLarge
 from services.limiter import Limiter
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.preparing import Preparer
 from services.tier import TierRuntime
-from services.wire_beliefs import profile_to_pb
+from services.wire_beliefs import link_to_pb, profile_to_pb
 from services.wire_names import tier_to_pb
 
 TIER_SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
@@ -96,8 +98,17 @@ def _id_of(request: Any) -> str:
 class TierService:
     """`offramp.v1.Tier`: message to request, through the runtime, and back."""
 
-    def __init__(self, runtime: TierRuntime, limiter: Limiter, max_batch: int, deadline_seconds: float):
+    def __init__(
+        self,
+        runtime: TierRuntime,
+        limiter: Limiter,
+        max_batch: int,
+        deadline_seconds: float,
+        preparer: Preparer | None = None,
+    ):
         self._runtime = runtime
+        self._preparer = preparer
+        self._describer = Describer(runtime)
         self._limiter = limiter
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
@@ -109,6 +120,7 @@ class TierService:
                 "Infer": unary(self.infer, pb.InferRequest),
                 "Describe": unary(self.describe, pb.DescribeRequest),
                 "Probe": unary(self.probe, pb.ProbeRequest),
+                "Prepare": unary(self.prepare, pb.PrepareRequest),
             },
             pb.DESCRIPTOR.serialized_pb,
         )
@@ -116,7 +128,7 @@ class TierService:
     async def infer(self, message: pb.InferRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.InferReply:
         arrived = time.monotonic()
         with self._limiter.admit():
-            deadline = self._deadline(message, context.time_remaining())
+            deadline = self._deadline(message.remaining_seconds, context.time_remaining())
             response = await self._runtime.infer(self._request(message, deadline), arrived)
         log.answered_soon(message.request_id, self._runtime.tier, response)
         return wire.response_to_pb(response)
@@ -125,14 +137,18 @@ class TierService:
         self, message: pb.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DescribeReply:
         manifest = self._runtime.model.manifest
+        found = await self._describer.describe(context.time_remaining())
+        own, *above = map(profile_to_pb, found.profiles)
         return pb.DescribeReply(
             tier=tier_to_pb(self._runtime.tier),
             model_name=manifest.name,
             model_version=manifest.version,
             model_hash=manifest.model_hash,
             split_points=len(manifest.split_points),
-            profile=profile_to_pb(self._runtime.profiler.profile()),
+            profile=own,
             offramp_version=metadata.version("offramp"),
+            above=above,
+            links=map(link_to_pb, found.links),
         )
 
     async def probe(self, message: pb.ProbeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.ProbeReply:
@@ -140,6 +156,15 @@ class TierService:
         if message.reply_bytes > MAX_PROBE_BYTES:
             raise TooLarge(f"a probe returns at most {MAX_PROBE_BYTES} bytes")
         return pb.ProbeReply(padding=bytes(message.reply_bytes), held_seconds=time.monotonic() - arrived)
+
+    async def prepare(self, message: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PrepareReply:
+        if self._preparer is None:
+            raise NotImplementedHere("this tier prepares no plans")
+        with self._limiter.admit():
+            deadline = self._deadline(message.remaining_seconds, context.time_remaining())
+            self._runtime.check_model(message.model_hash)
+            await self._preparer.prepare(wire.plan_from_pb(message.plan), deadline)
+        return pb.PrepareReply()
 
     def _request(self, message: pb.InferRequest, deadline: Deadline) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
@@ -158,15 +183,16 @@ class TierService:
             message.model_hash,
             wire.plan_from_pb(message.plan),
             message.at,
-            codec.get(payload.codec).decode(payload),
+            codec.at(payload.codec, message.at, self._runtime.model.manifest.input.preprocessing).decode(payload),
             deadline,
             tuple(message.thresholds) or None,
         )
 
-    def _deadline(self, message: pb.InferRequest, remaining: float | None) -> Deadline:
-        if not message.remaining_seconds >= 0:
+    def _deadline(self, asked: float, remaining: float | None) -> Deadline:
+        """`asked`: the message's remaining_seconds; `remaining`: what gRPC says. 0 and None: not given."""
+        if not asked >= 0:
             raise InvalidInput("remaining_seconds is negative or not a number")
-        asked = message.remaining_seconds or self._deadline_seconds
+        asked = asked or self._deadline_seconds
         return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
 
 

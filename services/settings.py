@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from services import codec
-from services.domain import Segment
+from services.domain import Objective, Segment
 from services.errors import SettingsError
 
 PREFIX = "OFFRAMP_"
@@ -62,6 +62,18 @@ class TierSettings(BaseSettings):
     holds: Annotated[Segment | None, BeforeValidator(_segment)] = Field(
         None, description="Part of the network this tier may run, START:END; none: all of it."
     )
+    compute_slowdown: float = Field(
+        1.0, ge=1, le=1000, description="Emulates a slower machine: each run takes this many times as long."
+    )
+    profile_seconds: float = Field(
+        3.0,
+        ge=0,
+        le=600,
+        description="Seconds at start to measure what runs take here, where no earlier start did; 0: leave it unknown.",
+    )
+    profile_cache: str | None = Field(
+        None, description="Directory that keeps what was measured; -: nowhere; none: the user's cache directory."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
 
     @field_validator("listen")
@@ -77,9 +89,25 @@ class DeviceSettings(TierSettings):
     """Settings of the device agent: those of a tier, and the plan it gives to requests."""
 
     splits: str | None = Field(
-        None, description="The two split points of the plan, e.g. 7,14; none: after the bundle's exits."
+        None, description="The two split points of a fixed plan, e.g. 7,14; none: planned from measurements."
     )
-    codecs: str = Field("int8+zstd,int8+zstd", description="Codec of each hop, nearest first.")
+    codecs: str = Field(
+        "int8+zstd,int8+zstd", description="Codec of each hop, nearest first, while the plan is fixed or unknown."
+    )
+    policy: Objective = Field(Objective.LATENCY, description="What a plan is chosen to have least of.")
+    min_accuracy: float | None = Field(
+        None, ge=0, le=1, description="Expected accuracy a plan must keep; none: see max_accuracy_loss."
+    )
+    max_accuracy_loss: float = Field(
+        0.005, ge=0, le=1, description="Accuracy that codecs may cost below what calibration promises."
+    )
+    privacy: bool = Field(False, description="Whether the raw input must stay on the device.")
+    compute_watts: float = Field(5.0, ge=0, description="Power of this device while it computes, for estimates.")
+    idle_watts: float = Field(1.0, ge=0, description="Power of this device while it waits, for estimates.")
+    joules_per_byte: float = Field(1e-6, ge=0, description="Energy of this device to send a byte, for estimates.")
+    refresh_seconds: float = Field(
+        10.0, gt=0, le=3600, description="Seconds between asking the tiers above what they know of themselves."
+    )
 
     @field_validator("splits")
     @classmethod
@@ -92,8 +120,8 @@ class DeviceSettings(TierSettings):
     @classmethod
     def _known(cls, value: str) -> str:
         names = value.split(",")
-        if len(names) != 2 or not set(names) <= set(codec.CODECS):
-            raise ValueError(f"must be two of {', '.join(codec.CODECS)}, e.g. int8+zstd,int8+zstd")
+        if len(names) != 2 or not set(names) <= set(codec.NAMES):
+            raise ValueError(f"must be two of {', '.join(codec.NAMES)}")
         return value
 
     @property

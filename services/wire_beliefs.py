@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from services.describing import Description
 from services.domain import CodecCost, LinkEstimate, Segment, SegmentTime, TierProfile
+from services.errors import InternalError, InvalidInput
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 
@@ -54,6 +56,18 @@ def link_from_pb(message: pb.LinkEstimate) -> LinkEstimate:
     if not all(map(math.isfinite, known.values())):
         raise ValueError("a link estimate that is not finite")
     return LinkEstimate(tier_from_pb(message.source), **known)
+
+
+def description_from_pb(message: pb.DescribeReply) -> Description:
+    """What a tier says of itself and those above. Raises InternalError where that cannot be."""
+    try:
+        return Description(
+            tuple(profile_from_pb(profile) for profile in (message.profile, *message.above)),
+            tuple(link_from_pb(link) for link in message.links),
+            message.model_hash,
+        )
+    except (ValueError, InvalidInput) as error:
+        raise InternalError(f"the next tier's description makes no sense: {error}") from None
 
 
 def _cost_to_pb(cost: CodecCost) -> pb.CodecCost:

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import codec, errors, framing, wire
+from services import codec, errors, framing, wire, wire_names
 from services.domain import (
     DegradedReason,
     HopTrace,
@@ -124,7 +124,7 @@ def test_a_long_message_is_cut_so_that_it_fits_into_metadata() -> None:
 
 
 def test_every_codec_and_tier_and_reason_has_its_number_in_the_protocol() -> None:
-    assert {wire_names.CODEC_FROM_PB[number] for number in pb.Codec.values() if number} == set(codec.CODECS)
+    assert {wire_names.CODEC_FROM_PB[number] for number in pb.Codec.values() if number} == set(codec.NAMES)
     assert [wire_names.tier_from_pb(wire_names.tier_to_pb(tier)) for tier in Tier] == list(Tier)
     names = {value: name.removeprefix("DEGRADED_REASON_") for name, value in pb.DegradedReason.items()}
     assert names == {reason.value: reason.name for reason in DegradedReason}

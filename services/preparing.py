@@ -1,0 +1,63 @@
+"""Making a plan ready before requests take it: each tier builds what it will run, so that none waits for a build."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from services.domain import Deadline, Plan
+from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
+from services.tier import TierRuntime, check_joins, stage_of
+
+_MAX_WAITING = 8
+
+
+class PreparesAbove(Protocol):
+    """What is needed here of the next tier."""
+
+    async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None: ...
+
+
+class Preparer:
+    """Builds one plan's part at a time, in a thread of its own, apart from the workers that serve requests."""
+
+    def __init__(self, runtime: TierRuntime, next_tier: PreparesAbove | None = None):
+        self._runtime = runtime
+        self._next_tier = next_tier
+        self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+        self._waiting = 0
+
+    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
+        """Returns when this tier and those above are ready to run `plan`.
+
+        Raises InvalidInput for a plan that does not join up or passes this tier by, NotHeld for one beyond what
+        is held, QueueFull where too many wait already, DeadlineExceeded, or what the next tier raised.
+        """
+        runtime = self._runtime
+        check_joins(plan, runtime.model.last)
+        segment = stage_of(plan, runtime.tier).segment
+        runtime.check_held(segment)
+        if self._waiting >= _MAX_WAITING:
+            raise QueueFull(f"{self._waiting} plans wait to be prepared")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.model.prepare, [segment])
+                await asyncio.gather(built, self._above(plan, deadline))
+        except TimeoutError:
+            raise DeadlineExceeded(f"the {runtime.tier.label} was not ready for the plan in time") from None
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Drops what waits; a build under way ends by itself."""
+        self._builder.shutdown(wait=False, cancel_futures=True)
+
+    async def _above(self, plan: Plan, deadline: Deadline) -> None:
+        following = plan.after(self._runtime.tier)
+        if following is None:
+            return
+        if self._next_tier is None:
+            raise UpstreamUnavailable(f"the plan goes on to the {following.tier.label}, this tier has no next one")
+        await self._next_tier.prepare(self._runtime.model.manifest.model_hash, plan, deadline.remaining())

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.domain import Deadline, Plan, Segment, Stage, Tier
+from services.errors import DeadlineExceeded, InvalidInput, NotHeld, UpstreamUnavailable
+from services.preparing import Preparer
+from tests.fakes import FakeClock
+from tests.tiers import three_tiers, upper
+
+
+def _plan(first: int, second: int, last: int) -> Plan:
+    stages = (Segment(0, first), Segment(first, second), Segment(second, last))
+    return Plan(tuple(Stage(tier, segment, "fp32") for tier, segment in zip(Tier, stages, strict=True)))
+
+
+async def test_a_prepared_plan_is_resident_on_every_tier(tiny: Path) -> None:
+    async with three_tiers(tiny) as tiers:
+        device, edge, cloud = (tier.runtime for tier in (tiers.device, tiers.edge, tiers.cloud))
+        preparer = Preparer(device, device.next_tier)
+        assert not cloud.model.resident(Segment(5, 8))
+        await preparer.prepare(_plan(3, 5, device.model.last), Deadline.after(10))
+        preparer.close()
+        assert device.model.resident(Segment(2, 3))
+        assert edge.model.resident(Segment(3, 4))
+        assert cloud.model.resident(Segment(5, 8))
+
+
+async def test_a_plan_that_no_tier_above_can_run_is_refused_with_its_own_reason(tiny: Path) -> None:
+    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address, holds=Segment(0, 4)) as edge:
+        preparer = Preparer(edge.runtime, edge.runtime.next_tier)
+        with pytest.raises(NotHeld, match="holds 0:4"):
+            await preparer.prepare(_plan(2, 6, 8), Deadline.after(10))
+        with pytest.raises(InvalidInput, match="does not join up"):
+            await preparer.prepare(Plan((Stage(Tier.EDGE, Segment(3, 8)),)), Deadline.after(10))
+        preparer.close()
+
+
+async def test_without_a_next_tier_a_plan_that_goes_on_cannot_be_prepared(tiny: Path) -> None:
+    async with upper(Tier.EDGE, tiny) as edge:
+        preparer = Preparer(edge.runtime)
+        with pytest.raises(UpstreamUnavailable, match="no next one"):
+            await preparer.prepare(_plan(2, 4, 8), Deadline.after(10))
+        preparer.close()
+
+
+async def test_preparing_stops_waiting_at_its_deadline(tiny: Path) -> None:
+    async with upper(Tier.CLOUD, tiny) as cloud:
+        preparer = Preparer(cloud.runtime)
+        with pytest.raises(DeadlineExceeded, match="not ready for the plan in time"):
+            await preparer.prepare(Plan((Stage(Tier.CLOUD, Segment(0, 8)),)), Deadline(0.0, FakeClock(1.0)))
+        preparer.close()
