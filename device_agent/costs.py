@@ -1,0 +1,195 @@
+"""What each way of cutting a network costs, in parts that add up. Pure.
+
+S is the number of split points, C of codecs that a hop may use. A plan is (s1, s2, c1, c2): the device computes
+[0, s1), the edge [s1, s2), the cloud the rest. Whatever it costs is `first[s1, c1] + between[s1, s2] +
+second[s2, c2]`, so that S x C + S x S + S x C numbers say all about S x C x S x C plans.
+
+After the three-tier model of PORTEND (section II-C): compute and hops weighted by who still travels; with codecs,
+queues and accuracy deltas added. Unknown is infinity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.hops import Hop, Names, hop, offered
+from device_agent.times import Array, Travellers, expected_compute
+from services import codec
+from services.bundle import ExitSpec, Manifest
+from services.domain import LinkEstimate, Objective, Policy, Tier, TierProfile
+
+Indices = npt.NDArray[np.intp]
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """What is known of the network, the machines and the links.
+
+    profiles: by tier; a tier that is absent is unknown and in no plan. links: by source; one that is absent, or whose
+    RTT or rate is None, is crossed by no plan. stay: for each split point, the probability that a sample still
+    travels after it; None: as the manifest's exits say.
+    """
+
+    manifest: Manifest
+    profiles: Mapping[Tier, TierProfile]
+    links: Mapping[Tier, LinkEstimate]
+    stay: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator allows, and figures that nobody measures.
+
+    codecs: of each hop, nearest first. image_codecs: besides them at split point 0, where the input is an image.
+    tiers: those that may compute. max_accuracy_loss: what codecs may cost where the policy names no accuracy.
+    Watts are the device's while it computes or encodes, and while it waits; joules_per_byte is what sending takes.
+    """
+
+    codecs: tuple[Names, Names] = (codec.INTERIOR, codec.INTERIOR)
+    image_codecs: Names = codec.IMAGE
+    tiers: frozenset[Tier] = frozenset(Tier)
+    max_accuracy_loss: float = 0.005
+    active_watts: float = 5.0
+    idle_watts: float = 2.5
+    joules_per_byte: float = 1e-7
+
+    def of_hops(self, manifest: Manifest) -> tuple[Names, Names]:
+        """Every codec that may be used somewhere on each hop. Raises InvalidInput for an unknown name."""
+        first, second = (offered(manifest, (*names, *self.image_codecs)) for names in self.codecs)
+        return first, second
+
+
+OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something that adds up over a plan: first [S, C], between [S, S], second [S, C]."""
+
+    first: Array
+    between: Array
+    second: Array
+
+    def of(self, s1: Indices, s2: Indices) -> Array:
+        """For each of N pairs of split points [N], with all codecs: [N, C, C]."""
+        near = self.first[s1] + self.between[s1, s2][:, None]
+        return np.asarray(near[:, :, None] + self.second[s2][:, None, :])
+
+    def least(self) -> Array:
+        """For every pair of split points, the least that any codecs give: [S, S]. No codecs give less."""
+        near = self.first.min(axis=1)[:, None] + self.between
+        return np.asarray(near + self.second.min(axis=1))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The parts of every plan: device [S] computes [0, s1), edge [S, S] computes [s1, s2), cloud [S] [s2, last).
+
+    `most_loss` is the most accuracy that the codecs of a plan may lose together.
+    """
+
+    device: Array
+    edge: Array
+    cloud: Array
+    hops: tuple[Hop, Hop]
+    most_loss: float
+    options: Options
+
+    @cached_property
+    def seconds(self) -> Quantity:
+        """End to end. Infinite where a plan cannot be run, or not judged."""
+        near, far = self.hops
+        return Quantity(self.device[:, None] + near.seconds, self.edge, far.seconds + self.cloud[:, None])
+
+    @cached_property
+    def joules(self) -> Quantity:
+        """Of the device: active while it computes and encodes, idle while it waits, and what sending takes."""
+        busy = _finite(self.device[:, None] + self.hops[0].encode)
+        more = (self.options.active_watts - self.options.idle_watts) * busy
+        sending = self.options.joules_per_byte * self.hops[0].bytes
+        parts = (self.seconds.first, self.seconds.between, self.seconds.second)
+        first, between, second = (self.options.idle_watts * _finite(part) for part in parts)
+        return self._where_possible(first + more + sending, second, between)
+
+    @cached_property
+    def bytes(self) -> Quantity:
+        return self._where_possible(self.hops[0].bytes, self.hops[1].bytes)
+
+    @cached_property
+    def loss(self) -> Quantity:
+        """Of accuracy, by the codecs of both hops."""
+        return self._where_possible(-self.hops[0].delta, -self.hops[1].delta)
+
+    def _where_possible(self, first: Array, second: Array, between: Array | None = None) -> Quantity:
+        """Infinite, as `seconds`, where a codec may not cross, so that it does not pass for the best one."""
+        return Quantity(
+            np.where(np.isfinite(self.seconds.first), first, np.inf),
+            np.zeros_like(self.edge) if between is None else between,
+            np.where(np.isfinite(self.seconds.second), second, np.inf),
+        )
+
+    def of(self, objective: Objective) -> Quantity:
+        return {Objective.ENERGY: self.joules, Objective.BYTES: self.bytes}.get(objective, self.seconds)
+
+
+def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names, Names], options: Options) -> Costs:
+    """The costs of every plan for a batch. Raises InvalidInput for an unknown codec, ValueError for a bad `stay`."""
+    manifest, profiles, links = beliefs.manifest, beliefs.profiles, beliefs.links
+    travellers = Travellers.of(stay(manifest) if beliefs.stay is None else beliefs.stay, batch_size)
+    if len(travellers.share) != len(manifest.split_points):
+        raise ValueError(f"{len(travellers.share)} stay rates for {len(manifest.split_points)} split points")
+    device, edge, cloud = (_compute(beliefs, tier, travellers, options) for tier in Tier)
+    near, far = (
+        hop(manifest, names, travellers, links.get(t), profiles.get(t), profiles.get(Tier(t + 1)), policy.privacy)
+        for t, names in zip((Tier.DEVICE, Tier.EDGE), codecs, strict=True)
+    )
+    return Costs(device[0], edge, cloud[:, -1], (near, far), _most_loss(manifest, policy, options), options)
+
+
+def stay(manifest: Manifest) -> tuple[float, ...]:
+    """The probability that a sample still travels after each split point, by the exits' curves at their thresholds."""
+    share = np.ones(len(manifest.split_points))
+    for spec in manifest.exits:
+        share[spec.split_point :] *= 0 if spec.split_point == manifest.last else 1 - _exit_rate(spec)
+    return tuple(share.tolist())
+
+
+def _exit_rate(spec: ExitSpec) -> float:
+    """Of those that reach the exit. Between points of its curve, by a straight line; without one, nobody leaves."""
+    if spec.threshold == 0 or spec.threshold > 1:
+        return float(spec.threshold == 0)
+    points = sorted(spec.curve, key=lambda point: point.threshold)
+    if not points:
+        return 0.0
+    return float(np.interp(spec.threshold, [p.threshold for p in points], [p.exit_rate for p in points]))
+
+
+def _compute(beliefs: Beliefs, tier: Tier, travellers: Travellers, options: Options) -> Array:
+    """Expected seconds [S, S] of [a, b) on `tier`. Where the plan has ended before, it need not be known."""
+    exits = [spec.split_point for spec in beliefs.manifest.exits]
+    expected = expected_compute(beliefs.profiles.get(tier), travellers, exits)
+    if tier not in options.tiers:
+        expected[~np.eye(len(expected), dtype=bool)] = np.inf
+    expected[-1, -1] = 0
+    return expected
+
+
+def _most_loss(manifest: Manifest, policy: Policy, options: Options) -> float:
+    """Without calibration there is no accuracy to keep, and only faithful codecs are offered."""
+    if manifest.calibration is None:
+        return math.inf
+    if policy.min_accuracy is None:
+        return options.max_accuracy_loss + _ROUNDING
+    return manifest.calibration.accuracy - policy.min_accuracy + _ROUNDING
+
+
+def _finite(values: Array) -> Array:
+    return np.where(np.isfinite(values), values, 0.0)

@@ -1,0 +1,166 @@
+"""What crossing a link costs, for every split point and codec. Pure.
+
+S is the number of split points, C of codecs. Where a codec may not cross, `network` is infinite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.times import Array, Same, Travellers
+from services import codec
+from services.bundle import Manifest
+from services.domain import LinkEstimate, TierProfile
+from services.errors import InvalidInput
+
+Names = tuple[str, ...]
+Mask = npt.NDArray[np.bool_]
+
+_FP32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One hop in expectation, [S, C] each: seconds, but for `bytes` on the wire and `delta`, the accuracy it adds.
+
+    Behind the last split point nobody travels: there, codec 0 costs nothing and the others are not offered.
+    """
+
+    encode: Array
+    network: Array
+    queue: Array
+    decode: Array
+    bytes: Array
+    delta: Array
+
+    @property
+    def seconds(self) -> Array:
+        return self.encode + self.network + self.queue + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """What codecs make of one sample: bytes as float32 [S, 1], on the wire [S, C], and the accuracy they add [S, C].
+
+    usable: that a codec can carry what crosses there, and that it is known to be harmless, or how harmful.
+    """
+
+    fp32: Array
+    measured: Array
+    estimated: Array
+    delta: Array
+    usable: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class _CodecCosts:
+    """Of one machine, [C] each: seconds per float32 byte, and wire bytes per float32 byte (NaN: not measured)."""
+
+    encode: Array
+    decode: Array
+    ratio: Array
+
+
+def hop(
+    manifest: Manifest,
+    codecs: Names,
+    travellers: Travellers,
+    link: LinkEstimate | None,
+    sender: TierProfile | None,
+    receiver: TierProfile | None,
+    keep_input: bool,
+) -> Hop:
+    """The hop from `sender` over `link` to `receiver`; `keep_input` forbids it at split point 0.
+
+    Bytes of a sample: measured at this split point, else by the sender's ratio, else estimated from the shape.
+    A codec whose costs a machine does not know costs nothing there. Raises InvalidInput for an unknown codec.
+    """
+    wire = _wire(Same(manifest), codecs)
+    sending, receiving = _codec_costs(sender, codecs), _codec_costs(receiver, codecs)
+    size = _first_known(wire.measured, sending.ratio * wire.fp32, wire.estimated)
+    round_trip, per_byte = _link(link)
+    known = sender is not None and receiver is not None and np.isfinite(round_trip)
+    may = wire.usable & np.isfinite(size) & known
+    if keep_input:
+        may[0] = False
+    some, count = travellers.some[:, None], travellers.count[:, None]
+    sent = np.where(may, count * size, 0.0)
+    full = Hop(
+        encode=count * wire.fp32 * sending.encode,
+        network=np.where(may, some * (round_trip if known else 0.0) + sent * per_byte, np.inf),
+        queue=np.repeat(some * (receiver.queue_seconds if receiver else 0.0), len(codecs), axis=1),
+        decode=count * wire.fp32 * receiving.decode,
+        bytes=sent,
+        delta=wire.delta.copy(),
+    )
+    return _stopping_at_the_end(full)
+
+
+def offered(manifest: Manifest, codecs: Names) -> Names:
+    """Those of `codecs` that may be used somewhere, or one that may not. Raises InvalidInput for an unknown name."""
+    for name in set(codecs) - set(codec.NAMES):
+        codec.get(name)
+    if not codecs:
+        raise InvalidInput("a hop has no codec to choose from; name at least one, e.g. fp32")
+    usable = _wire(Same(manifest), codecs).usable
+    return tuple(name for name, column in zip(codecs, usable.T, strict=True) if column.any()) or codecs[:1]
+
+
+def _stopping_at_the_end(full: Hop) -> Hop:
+    for field in fields(full):
+        getattr(full, field.name)[-1] = 0
+    full.network[-1, 1:] = np.inf
+    return full
+
+
+@lru_cache(maxsize=16)
+def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
+    """What the manifest and the codecs themselves say; shared between calls, so nobody may write to the arrays."""
+    spec = manifest.value
+    measured, estimated, delta = np.full((3, len(spec.split_points), len(codecs)), np.nan)
+    usable = np.zeros(measured.shape, bool)
+    found = {(entry.split_point, entry.codec): entry for entry in spec.codec_accuracy}
+    for point in spec.split_points[:-1]:
+        offered = set(codec.usable(spec, point.index))
+        for column, name in enumerate(codecs):
+            where = point.index, column
+            entry, unpacked = found.get((point.index, name)), found.get((point.index, name.partition("+")[0]))
+            deltas = [each.delta for each in (entry, unpacked) if each is not None and each.delta is not None]
+            delta[where] = deltas[0] if deltas else np.nan  # what follows a + loses nothing
+            measured[where] = entry.bytes_per_sample if entry and entry.bytes_per_sample else np.nan
+            if name in offered:
+                estimated[where] = codec.at(name, point.index, spec.input.preprocessing).estimate_bytes(
+                    (1, *point.shape)
+                )
+                usable[where] = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
+    fp32 = np.array([[_FP32_BYTES * point.elements] for point in spec.split_points], np.float64)
+    return _Wire(fp32, measured, estimated, np.nan_to_num(delta), usable)
+
+
+def _codec_costs(profile: TierProfile | None, codecs: Names) -> _CodecCosts:
+    found = {cost.codec: cost for cost in profile.codecs} if profile else {}
+    slowdown = profile.slowdown if profile else 1.0
+    costs = [found.get(name) for name in codecs]
+    return _CodecCosts(
+        np.array([slowdown * c.encode_seconds_per_byte if c else 0.0 for c in costs]),
+        np.array([slowdown * c.decode_seconds_per_byte if c else 0.0 for c in costs]),
+        np.array([c.ratio if c else np.nan for c in costs]),
+    )
+
+
+def _first_known(*choices: Array) -> Array:
+    found = choices[0]
+    for choice in choices[1:]:
+        found = np.where(np.isnan(found), choice, found)
+    return found
+
+
+def _link(link: LinkEstimate | None) -> tuple[float, float]:
+    """Seconds of a round trip and per byte; infinite, 0 where either is unknown: neither fast nor slow."""
+    if link is None or link.rtt_seconds is None or (link.up_bytes_per_second or 0.0) <= 0:
+        return np.inf, 0.0
+    return link.rtt_seconds, 1 / (link.up_bytes_per_second or np.inf)
