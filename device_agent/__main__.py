@@ -6,9 +6,9 @@ import asyncio
 
 from device_agent.agent import Agent
 from device_agent.open_inference import OpenInference
-from device_agent.planner import fixed_plan
+from device_agent.planning import Planning, segments_of
 from services import bundle, process
-from services.domain import Segment, Tier
+from services.domain import Tier
 from services.limiter import Limiter
 from services.server import TierServer, stop_signal
 from services.settings import DeviceSettings
@@ -18,18 +18,23 @@ async def serve(settings: DeviceSettings) -> None:
     """Runs the device agent until a signal, then drains it."""
     stop = stop_signal()
     loaded = bundle.load(settings.bundle)
-    plan = fixed_plan(loaded.manifest, settings.split_points, settings.hop_codecs)
     runtime, next_tier = process.runtime(Tier.DEVICE, loaded, settings)
-    process.check_holds(runtime, plan)
+    planning = Planning(runtime, next_tier, settings)
+    process.check_holds(runtime, planning.fallback)
     limiter = Limiter(settings.max_in_flight)
-    door = OpenInference(Agent(runtime, plan), limiter, settings.max_batch, settings.deadline_seconds)
+    agent = Agent(runtime, planning.plans, planning.policy)
+    door = OpenInference(agent, limiter, settings.max_batch, settings.deadline_seconds)
     server = TierServer([door.service()], limiter, settings.max_message_bytes)
     port = await server.start(settings.listen)
-    await asyncio.to_thread(runtime.warm, Segment(0, loaded.manifest.last), *(s.segment for s in plan.stages))
+    segments = segments_of(planning.fallback, loaded.manifest.last)
+    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, *segments)
+    await planning.start()
     await server.ready()
+    plan = planning.plans.plan(planning.policy, 1)
     process.announce(Tier.DEVICE, settings, port, loaded.manifest, plan=str(plan))
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
+    await planning.stop()
     await process.close(runtime, next_tier)
 
 

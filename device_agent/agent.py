@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 
-from services.domain import Deadline, FloatArray, Plan, Request, Response
+from device_agent.plans import Plans
+from services.domain import Deadline, FloatArray, Plan, Policy, Request, Response
 from services.tier import TierRuntime
+
+ANY = Policy()
+"""Least latency, as accurate as the settings ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +24,12 @@ class Answer:
 
 
 class Agent:
-    """The device: plans a request and sends it off."""
+    """The device: gives a request its plan, sends it off, and lets the planner learn from the answer."""
 
-    def __init__(self, runtime: TierRuntime, plan: Plan):
+    def __init__(self, runtime: TierRuntime, plans: Plans, policy: Policy = ANY):
         self.runtime = runtime
-        self.plan = plan
+        self.plans = plans
+        self.policy = policy
 
     async def infer(
         self,
@@ -34,13 +40,17 @@ class Agent:
         arrived: float | None = None,
     ) -> Answer:
         """Answers float32 [N, *input shape]. `thresholds` overrides the bundle's, one per exit."""
+        plan = self.plans.plan(self.policy, len(samples))
         request = Request(
             request_id or uuid.uuid4().hex,
             self.runtime.model.manifest.model_hash,
-            self.plan,
+            plan,
             0,
             samples,
             deadline,
             thresholds,
         )
-        return Answer(request.request_id, self.plan, await self.runtime.infer(request, arrived))
+        response = await self.runtime.infer(request, arrived)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.plans.learn, response, self.policy, len(samples))  # the answer does not wait for it
+        return Answer(request.request_id, plan, response)

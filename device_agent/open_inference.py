@@ -162,10 +162,14 @@ class OpenInference:
 
 
 def trace_json(answer: Answer) -> str:
-    """The Trace and the links as JSON: `hops`, nearest first, in seconds and bytes; `links`, unknowns null."""
+    """The Trace and the links as JSON: `hops`, nearest first, in seconds and bytes; `links`, unknowns null.
+
+    `expected_seconds`: what the planner expected of the plan, null where it was fixed.
+    """
     hops = [asdict(hop) | {"tier": hop.tier.label} for hop in answer.response.trace.hops]
     links = [asdict(link) | {"source": link.source.label} for link in answer.response.links]
-    return json.dumps({"seconds": answer.response.trace.seconds, "hops": hops, "links": links})
+    whole = {"seconds": answer.response.trace.seconds, "expected_seconds": answer.plan.expected_seconds}
+    return json.dumps(whole | {"hops": hops, "links": links})
 
 
 def number(parameter: Any) -> float:

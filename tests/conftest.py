@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 from tests.networks import write_bundle
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def profile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a loaded test machine measures must not become what its user's tiers believe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFRAMP_PROFILE_CACHE", str(tmp_path_factory.mktemp("profiles")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent.agent import Agent
+from device_agent.fixed import fixed_plan
 from device_agent.open_inference import OpenInference
-from device_agent.planner import fixed_plan
+from device_agent.plans import FixedPlan
 from services import bundle, process
 from services.domain import Segment, Tier
 from services.limiter import Limiter
+from services.preparing import Preparer
 from services.server import TierServer, TierService
 from services.settings import DeviceSettings, TierSettings
 from services.tier import TierRuntime
@@ -35,7 +37,8 @@ async def upper(tier: Tier, path: Path, next_address: str | None = None, **setti
     loaded = bundle.load(path)
     runtime, next_tier = process.runtime(tier, loaded, given)
     limiter = Limiter(given.max_in_flight)
-    service = TierService(runtime, limiter, given.max_batch, given.deadline_seconds)
+    preparer = Preparer(runtime, next_tier)
+    service = TierService(runtime, limiter, given.max_batch, given.deadline_seconds, preparer)
     server = TierServer([service.service()], limiter, given.max_message_bytes)
     port = await server.start(given.listen)
     await server.ready()
@@ -43,6 +46,7 @@ async def upper(tier: Tier, path: Path, next_address: str | None = None, **setti
         yield Running(f"127.0.0.1:{port}", runtime, server, limiter)
     finally:
         await server.drain(0, 0)
+        preparer.close()
         await process.close(runtime, next_tier)
 
 
@@ -54,7 +58,7 @@ async def device(path: Path, next_address: str | None = None, **settings: object
     plan = fixed_plan(loaded.manifest, given.split_points, given.hop_codecs)
     runtime, next_tier = process.runtime(Tier.DEVICE, loaded, given)
     limiter = Limiter(given.max_in_flight)
-    door = OpenInference(Agent(runtime, plan), limiter, given.max_batch, given.deadline_seconds)
+    door = OpenInference(Agent(runtime, FixedPlan(plan)), limiter, given.max_batch, given.deadline_seconds)
     server = TierServer([door.service()], limiter, given.max_message_bytes)
     port = await server.start("127.0.0.1:0")
     runtime.warm(Segment(0, loaded.manifest.last))

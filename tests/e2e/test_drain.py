@@ -212,7 +212,8 @@ async def test_a_draining_tier_is_alive_but_not_ready(tiny: Path) -> None:
 
 def test_a_device_that_does_not_hold_its_part_of_the_plan_does_not_start(tiny: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
-    command = [sys.executable, "-m", "device_agent", "--bundle", str(tiny), "--holds", "0:1", "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "device_agent", "--bundle", str(tiny), "--listen", "127.0.0.1:0"]
+    command += ["--holds", "0:1", "--splits", "2,4"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

@@ -15,8 +15,9 @@ from grpc_health.v1 import health_pb2
 from device_agent import messages
 from device_agent.agent import Agent
 from device_agent.client import AsyncClient
+from device_agent.fixed import fixed_plan
 from device_agent.open_inference import OUTPUTS, OpenInference
-from device_agent.planner import fixed_plan
+from device_agent.plans import FixedPlan
 from services import bundle, process
 from services.domain import Tier
 from services.errors import InvalidInput
@@ -57,7 +58,9 @@ async def test_until_it_is_warm_a_server_is_live_not_ready_and_refuses_for_now(t
     loaded = bundle.load(tiny)
     runtime, _ = process.runtime(Tier.DEVICE, loaded, given)
     limiter = Limiter(4)
-    door = OpenInference(Agent(runtime, fixed_plan(loaded.manifest, (8, 8), given.hop_codecs)), limiter, 8, 5.0)
+    door = OpenInference(
+        Agent(runtime, FixedPlan(fixed_plan(loaded.manifest, (8, 8), given.hop_codecs))), limiter, 8, 5.0
+    )
     server = TierServer([door.service()], limiter)
     port = await server.start("127.0.0.1:0")
     health = health_pb2.HealthCheckRequest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from services import bundle, codec, wire
-from services.domain import Plan, Segment, Stage, Tier
+from services.client import GrpcNextTier
+from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
+from services.errors import InvalidInput
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.wire_names import CODEC_TO_PB
 from tests.calls import DOOR, HEALTH, TIER, Call, calling, reason, until
 from tests.tiers import device, upper
 
@@ -73,6 +77,42 @@ async def test_an_activation_in_any_codec_is_answered(call: Call, tiny: Path, by
     assert [hop.tier for hop in answers.trace.hops] == [Tier.EDGE]
     assert answers.trace.hops[0].compute_seconds > 0
     assert answers.profiles[0].segments
+
+
+@pytest.mark.parametrize("by", codec.IMAGE)
+async def test_an_input_as_images_is_answered_and_refused_behind_the_first_split_point(
+    call: Call, tiny: Path, by: str
+) -> None:
+    manifest = bundle.load(tiny).manifest
+    inputs = np.random.default_rng(0).random((2, *manifest.input.shape), np.float32)
+    payload = codec.get(by, manifest.input.preprocessing).encode(inputs)
+
+    def from_the_input(message: Any) -> None:
+        whole = Plan((Stage(Tier.EDGE, Segment(0, 8), by),))
+        message.plan.CopyFrom(wire.plan_to_pb(whole))
+        message.at = 0
+        message.activation.CopyFrom(wire.payload_to_pb(payload))
+        message.activation.payload = bytes(payload.data)
+
+    reply = await call(f"{TIER}/Infer", infer(tiny, from_the_input))
+    assert wire.response_from_pb(reply, 2, 4).predictions.tiers.tolist() == [Tier.EDGE] * 2
+    error = await refused(call, f"{TIER}/Infer", infer(tiny, lambda m: setattr(m.activation, "codec", CODEC_TO_PB[by])))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
+    assert "split point 0" in (error.details() or "")
+
+
+async def test_a_tier_sends_its_input_as_an_image_but_no_other_activation(tiny: Path) -> None:
+    manifest = bundle.load(tiny).manifest
+    inputs = np.random.default_rng(0).random((2, *manifest.input.shape), np.float32)
+    plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 8), "png")))
+    request = Request("r1", manifest.model_hash, plan, 0, inputs, Deadline.after(10.0))
+    async with upper(Tier.EDGE, tiny) as edge:
+        above = GrpcNextTier(Tier.DEVICE, edge.address, 4, preprocessing=manifest.input.preprocessing)
+        forwarded = await above.infer(request, "png")
+        assert forwarded.response.predictions.tiers.tolist() == [Tier.EDGE] * 2
+        with pytest.raises(InvalidInput, match="split point 0"):
+            await above.infer(replace(request, at=2), "png")
+        await above.close()
 
 
 async def test_another_model_fails_its_precondition_with_both_hashes(call: Call, tiny: Path) -> None:

@@ -1,0 +1,120 @@
+"""What keeps the device's plan current: its own profile, what the tiers above tell, and probes of a quiet link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from device_agent.fixed import fixed_plan
+from device_agent.planner import Options
+from device_agent.plans import FixedPlan, Plans
+from device_agent.replan import Replanner
+from services.bundle import Manifest
+from services.client import GrpcNextTier
+from services.domain import Plan, Policy, Segment
+from services.errors import OfframpError
+from services.preparing import Preparer
+from services.probing import Prober
+from services.settings import DeviceSettings
+from services.tier import TierRuntime
+
+FIRST_SECONDS = 2.0
+"""How long the start may wait for the tiers above to tell of themselves; without them it plans for the device alone."""
+
+
+def policy_of(settings: DeviceSettings) -> Policy:
+    """The policy of a request that brings none."""
+    return Policy(settings.policy, settings.min_accuracy, privacy=settings.privacy)
+
+
+def options_of(settings: DeviceSettings) -> Options:
+    """What the operator allows the planner."""
+    return Options(
+        max_accuracy_loss=settings.max_accuracy_loss,
+        active_watts=settings.compute_watts,
+        idle_watts=settings.idle_watts,
+        joules_per_byte=settings.joules_per_byte,
+    )
+
+
+def fallback_plan(manifest: Manifest, settings: DeviceSettings) -> Plan:
+    """The plan while nothing is known: the splits in the settings, else after the exits, within what is held."""
+    plan = fixed_plan(manifest, settings.split_points, settings.hop_codecs)
+    first, second = (stage.segment.end for stage in plan.stages[:2])
+    if settings.split_points is None and settings.holds is not None and first > settings.holds.end:
+        return fixed_plan(manifest, (settings.holds.end, max(second, settings.holds.end)), settings.hop_codecs)
+    return plan
+
+
+class Planning:
+    """The plans of one device and what feeds them. `start` needs a running event loop; `stop` leaves nothing behind."""
+
+    def __init__(self, runtime: TierRuntime, next_tier: GrpcNextTier | None, settings: DeviceSettings):
+        self._runtime = runtime
+        self._next_tier = next_tier
+        self._every_seconds = settings.refresh_seconds
+        self._preparer = Preparer(runtime, next_tier)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop, self._heard = asyncio.Event(), asyncio.Event()
+        self.policy = policy_of(settings)
+        self.fallback = fallback_plan(runtime.model.manifest, settings)
+        self._replanner = None if settings.splits else self._of(options_of(settings))
+        self.plans: Plans = self._replanner or FixedPlan(self.fallback)
+
+    async def start(self) -> None:
+        """Measures the link, asks the tiers above, chooses the first plan, and goes on doing so in the background."""
+        replanner = self._replanner
+        if replanner is None:
+            return
+        replanner.believe([self._runtime.profiler.full_profile()], [])
+        if self._next_tier is not None:
+            self._tasks.append(asyncio.create_task(Prober(self._next_tier, heard=self._probed).run(self._stop)))
+            await asyncio.gather(self._ask(self._next_tier, FIRST_SECONDS), self._first_estimate(self._next_tier))
+            self._tasks.append(asyncio.create_task(self._refresh(self._next_tier)))
+        replanner.plan(self.policy, 1)
+        await replanner.settle()
+
+    async def stop(self) -> None:
+        """Ends what runs in the background."""
+        self._stop.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._preparer.close()
+
+    def _probed(self) -> None:
+        """A probe came back, or did not: with nothing sent, nobody else would tell the planner."""
+        self._heard.set()
+        if self._replanner is not None and self._next_tier is not None:
+            self._replanner.believe([], [self._next_tier.link()])
+            self._replanner.reconsider()
+
+    async def _first_estimate(self, next_tier: GrpcNextTier) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SECONDS):
+                while next_tier.link().up_bytes_per_second is None:
+                    await self._heard.wait()
+                    self._heard.clear()
+
+    async def _refresh(self, next_tier: GrpcNextTier) -> None:
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            await self._ask(next_tier, self._every_seconds)
+
+    async def _ask(self, next_tier: GrpcNextTier, seconds: float) -> None:
+        """A tier that does not answer is no news: what was known of it stands; its link says whether it is there."""
+        if self._replanner is None:
+            return
+        with contextlib.suppress(OfframpError):
+            told = await next_tier.describe(seconds)
+            self._replanner.believe(told.profiles, told.links)
+        self._replanner.believe([], [next_tier.link()])
+        self._replanner.reconsider()
+
+    def _of(self, options: Options) -> Replanner:
+        return Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
+
+
+def segments_of(plan: Plan, last: int) -> tuple[Segment, ...]:
+    """What to make ready at start: the whole network, for when nobody else answers, and the plan's parts."""
+    return (Segment(0, last), *(stage.segment for stage in plan.stages))

@@ -1,0 +1,60 @@
+"""When a better plan is worth a switch: at once when the link collapsed, else when the gain is real and stays.
+
+A plan that follows every new estimate flaps, and each switch costs a warm-up; one that waits loses requests. So
+the rule is uneven (DESIGN: degrade at once, improve slowly), and its price is bounded: between two switches
+at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from services.domain import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRule:
+    """margin: a gain below this share is no reason. agreeing: decisions in a row before an improvement counts."""
+
+    margin: float = 0.05
+    agreeing: int = 3
+    dwell_seconds: float = 5.0
+    collapse: float = 1.5
+
+
+RULE = SwitchRule()
+
+
+@dataclass(slots=True)
+class Switcher:
+    """Remembers the plan's promise and the last switch. Costs are in whatever unit the policy minimises.
+
+    The first plan was nobody's choice, so it is left at once.
+    """
+
+    rule: SwitchRule = RULE
+    clock: Clock = time.monotonic
+    _promised: float = math.inf
+    _agreed: int = 0
+    _switched_at: float = field(default=-math.inf)
+
+    def due(self, current: float | None, best: float) -> bool:
+        """Whether to leave a plan of cost `current` (None: it cannot run any more) for one of cost `best`."""
+        if current is None:
+            return True
+        got_worse = current > (1 + self.rule.margin) * self._promised
+        self._promised = min(self._promised, current)
+        if current <= (1 + self.rule.margin) * best:
+            self._agreed = 0
+            return False
+        self._agreed += 1
+        first = self._switched_at == -math.inf
+        sure = first or got_worse or self._agreed >= self.rule.agreeing
+        rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
+        return sure and (rested or current >= self.rule.collapse * best)
+
+    def switched(self, promised: float) -> None:
+        """Notes a switch to a plan of cost `promised`."""
+        self._promised, self._agreed, self._switched_at = promised, 0, self.clock()

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from device_agent.fixed import fixed_plan
+from device_agent.planner import Options
+from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
+from services import bundle
+from services.bundle import Manifest
+from services.domain import (
+    Deadline,
+    LinkEstimate,
+    Plan,
+    Policy,
+    Predictions,
+    Response,
+    Segment,
+    SegmentTime,
+    Tier,
+    TierProfile,
+    Trace,
+)
+from services.errors import UpstreamUnavailable
+from tests.fakes import FakeClock
+
+POLICY = Policy()
+FAST, SLOW = LinkEstimate(Tier.DEVICE, 0.001, 1e8), LinkEstimate(Tier.DEVICE, 0.001, 50.0)
+UNKNOWN = LinkEstimate(Tier.DEVICE)
+
+
+class _Prepares:
+    """Notes what it was asked to prepare; waits for `gate`, and fails while `error` is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[Plan] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: UpstreamUnavailable | None = None
+
+    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
+        self.asked.append(plan)
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+
+
+def _profile(tier: Tier, seconds: float, last: int) -> TierProfile:
+    """Every step takes `seconds`."""
+    spans = [Segment(a, b) for a in range(last) for b in range(a + 1, last + 1) if a == 0 or b == last]
+    return TierProfile(tier, 0.0, tuple(SegmentTime(s, 1, seconds * (s.end - s.start)) for s in spans))
+
+
+def _told(*links: LinkEstimate, profiles: tuple[TierProfile, ...] = ()) -> Response:
+    return Response(Predictions.empty(1, 3), Trace(), profiles, links)
+
+
+@pytest.fixture
+def manifest(tiny: Path) -> Manifest:
+    return bundle.load(tiny).manifest
+
+
+@pytest.fixture
+def prepares() -> _Prepares:
+    return _Prepares()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(100.0)
+
+
+@pytest.fixture
+def replanner(manifest: Manifest, prepares: _Prepares, clock: FakeClock) -> Replanner:
+    """A device a hundred times slower than the edge."""
+    fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
+    options = Options(codecs=(("fp32",), ("fp32",)), image_codecs=())
+    found = Replanner(manifest, fallback, prepares, options, clock=clock)
+    found.believe([_profile(Tier.DEVICE, 0.1, manifest.last), _profile(Tier.EDGE, 0.001, manifest.last)], [])
+    return found
+
+
+async def _learnt(replanner: Replanner, clock: FakeClock, *links: LinkEstimate) -> Plan:
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(_told(*links), POLICY, 1)
+    await replanner.settle()
+    return replanner.plan(POLICY, 1)
+
+
+async def test_on_a_fast_link_a_slow_device_sends_its_input_away(replanner: Replanner, clock: FakeClock) -> None:
+    plan = await _learnt(replanner, clock, FAST)
+    assert plan.stages[0].segment.empty
+    assert plan.stages[-1].tier is Tier.EDGE
+
+
+async def test_when_the_link_collapses_the_next_decision_changes_the_plan(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    await _learnt(replanner, clock, FAST)
+    assert [s.tier for s in (await _learnt(replanner, clock, SLOW)).stages] == [Tier.DEVICE]
+
+
+async def test_a_link_that_became_unknown_is_not_planned_over(replanner: Replanner, clock: FakeClock) -> None:
+    await _learnt(replanner, clock, FAST)
+    assert [s.tier for s in (await _learnt(replanner, clock, UNKNOWN)).stages] == [Tier.DEVICE]
+
+
+async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
+    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+) -> None:
+    old = await _learnt(replanner, clock, FAST)
+    prepares.gate.clear()
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(_told(SLOW), POLICY, 1)
+    await asyncio.sleep(0)
+    assert replanner.plan(POLICY, 1) == old
+    prepares.gate.set()
+    await replanner.settle()
+    assert replanner.plan(POLICY, 1) == prepares.asked[-1] != old
+
+
+async def test_a_plan_that_cannot_be_prepared_is_tried_again_later(
+    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+) -> None:
+    old = await _learnt(replanner, clock, FAST)
+    prepares.error = UpstreamUnavailable("away")
+    assert await _learnt(replanner, clock, SLOW) == old
+    prepares.error = None
+    assert await _learnt(replanner, clock, SLOW) != old
+
+
+async def test_plans_are_reconsidered_at_most_every_tenth_of_a_second(
+    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+) -> None:
+    await _learnt(replanner, clock, FAST)
+    asked = len(prepares.asked)
+    clock.now += REPLAN_SECONDS / 2
+    replanner.learn(_told(SLOW), POLICY, 1)
+    await replanner.settle()
+    assert len(prepares.asked) == asked
+
+
+async def test_a_loaded_edge_is_avoided_though_its_answers_say_only_how_loaded_it_is(
+    replanner: Replanner, clock: FakeClock, manifest: Manifest
+) -> None:
+    await _learnt(replanner, clock, FAST)
+    loaded = replace(_profile(Tier.EDGE, 0.001, manifest.last), segments=(), slowdown=1000.0)
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(_told(FAST, profiles=(loaded,)), POLICY, 1)
+    await replanner.settle()
+    assert [s.tier for s in replanner.plan(POLICY, 1).stages] == [Tier.DEVICE]
+
+
+async def test_each_policy_has_a_plan_of_its_own(replanner: Replanner, clock: FakeClock) -> None:
+    private = Policy(privacy=True)
+    await _learnt(replanner, clock, FAST)
+    replanner.plan(private, 1)
+    await replanner.settle()
+    assert not replanner.plan(private, 1).stages[0].segment.empty
+    assert replanner.plan(POLICY, 1).stages[0].segment.empty
+
+
+async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
+    for thousandth in range(100):
+        replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
+    await replanner.settle()
+    assert len(replanner._choices) <= 32
+
+
+async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepares: _Prepares) -> None:
+    fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
+    replanner = Replanner(manifest, fallback, prepares)
+    replanner.plan(POLICY, 1)
+    await replanner.settle()
+    assert replanner.plan(POLICY, 1) == fallback
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (256, 256)])
+def test_batches_share_a_plan_by_powers_of_two(size: int, expected: int) -> None:
+    assert bucket(size) == expected

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import math
+
+from device_agent.switching import Switcher, SwitchRule
+
+STEP_SECONDS = 0.1
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _rested() -> tuple[Switcher, _Clock]:
+    clock = _Clock()
+    switcher = Switcher(SwitchRule(), clock)
+    switcher.switched(1.0)
+    clock.now = 10.0
+    return switcher, clock
+
+
+def test_a_plan_that_cannot_run_any_more_is_left_at_once() -> None:
+    switcher, clock = _rested()
+    clock.now = 0.01
+    assert switcher.due(None, 100.0)
+
+
+def test_the_first_plan_was_not_chosen_and_is_left_at_once() -> None:
+    assert Switcher(SwitchRule(), _Clock()).due(1.2, 1.0)
+
+
+def test_a_plan_that_the_link_made_worse_is_left_at_once() -> None:
+    switcher, _ = _rested()
+    assert switcher.due(1.2, 1.0)
+
+
+def test_a_better_plan_waits_until_three_decisions_agree() -> None:
+    switcher, _ = _rested()
+    assert [switcher.due(1.0, 0.5) for _ in range(3)] == [False, False, True]
+
+
+def test_one_decision_that_disagrees_starts_the_count_anew() -> None:
+    switcher, _ = _rested()
+    costs = [(1.0, 0.5), (1.0, 0.5), (1.0, 1.0), (1.0, 0.5), (1.0, 0.5)]
+    assert not any(switcher.due(*cost) for cost in costs)
+
+
+def test_a_gain_within_the_margin_is_no_reason() -> None:
+    switcher, _ = _rested()
+    assert not any(switcher.due(1.0, 0.96) for _ in range(100))
+
+
+def test_soon_after_a_switch_only_a_collapse_is_a_reason() -> None:
+    switcher, clock = _rested()
+    switcher.switched(1.0)
+    clock.now += 1.0
+    assert not switcher.due(1.2, 1.0)
+    assert switcher.due(1.5, 1.0)
+
+
+def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_seconds_and_loses_under_ten_percent() -> None:
+    """Two plans cross at rate 1: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
+    clock = _Clock()
+    switcher, on_split = Switcher(SwitchRule(), clock), True
+    switches, paid, possible = [], 0.0, 0.0
+    for step in range(6000):
+        clock.now = step * STEP_SECONDS
+        rate = 1 + 0.6 * (2 * (clock.now / 2 % 1) - 1)
+        split, offload = 0.08 + 0.02 / rate, 0.06 + 0.04 / rate
+        current, best = (split if on_split else offload), min(split, offload)
+        paid, possible = paid + current, possible + best
+        if switcher.due(current, best):
+            on_split = not on_split
+            switcher.switched(best)
+            switches.append(clock.now)
+    gaps = [b - a for a, b in zip(switches, switches[1:], strict=False)]
+    assert min(gaps, default=math.inf) >= 5
+    assert paid < 1.10 * possible
