@@ -48,6 +48,7 @@ def partition(model: onnx.ModelProto) -> Partition:
     shapes, foreign = _shapes(graph), _not_float32(graph)
     if wrong := foreign & {source, *outputs}:
         raise InvalidInput(f"input and outputs must be float32; {', '.join(sorted(wrong))} is not")
+    foreign |= _off_the_grid(graph, source) - {source, outputs[-1]}
     tensors: dict[str, str] = {source: "input"}
     exits: dict[str, int] = {}
     waiting: list[str] = []
@@ -120,11 +121,7 @@ def _separators(graph: onnx.GraphProto, source: str, outputs: list[str]) -> Iter
 
 def _heads_first(graph: onnx.GraphProto, source: str, final: str) -> list[onnx.NodeProto]:
     """The nodes that depend on the input, in a topological order that runs exit heads first."""
-    variable, nodes = {source}, []
-    for node in graph.node:  # ONNX stores nodes in topological order
-        if variable & set(node.input):
-            variable |= set(node.output)
-            nodes.append(node)
+    nodes = _depending(graph, source)
     trunk, anchors, keyed = _ancestors(nodes, final), {source: -1}, []
     for position, node in enumerate(nodes):
         on_trunk = id(node) in trunk
@@ -132,6 +129,16 @@ def _heads_first(graph: onnx.GraphProto, source: str, final: str) -> list[onnx.N
         anchors |= dict.fromkeys(node.output, anchor)
         keyed.append((anchor, not on_trunk, position))
     return [nodes[position] for _, _, position in sorted(keyed)]
+
+
+def _depending(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
+    """The nodes that the input reaches, in the graph's order, which is topological."""
+    variable, nodes = {source}, []
+    for node in graph.node:
+        if variable & set(node.input):
+            variable |= set(node.output)
+            nodes.append(node)
+    return nodes
 
 
 def _ancestors(nodes: list[onnx.NodeProto], tensor: str) -> set[int]:
@@ -188,6 +195,20 @@ def _not_float32(graph: onnx.GraphProto) -> set[str]:
     fine = (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
     values = [*graph.input, *graph.value_info, *graph.output]
     return {value.name for value in values if value.type.tensor_type.elem_type not in fine}
+
+
+def _off_the_grid(graph: onnx.GraphProto, source: str) -> set[str]:
+    """In a graph with quantised activations, tensors that are not just dequantised and next quantised again.
+
+    A runtime joins what stands between the two to one integer kernel. A cut inside would take it apart, and the
+    pieces would round differently from the whole.
+    """
+    nodes = _depending(graph, source)
+    if not any(node.op_type == "QuantizeLinear" for node in nodes):
+        return set()
+    made = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    used = {name for node in nodes if node.op_type != "QuantizeLinear" for name in node.input}
+    return {name for node in nodes for name in node.output} - (made - used)
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...] | None]:

@@ -1,8 +1,12 @@
-"""`offramp partition`: any ONNX classifier becomes a bundle that can be split, without retraining."""
+"""`offramp partition`: any ONNX classifier becomes a bundle that can be split, without retraining.
+
+So does a network of the published families, with random weights: for timing and for bytes, which need no accuracy.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,56 +15,91 @@ from google.protobuf.message import DecodeError
 
 from services import bundle
 from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
-from services.errors import InvalidInput
+from services.errors import InvalidInput, SettingsError
+from services.images import preprocess
 from services.model import Model
 from services.partition import partition
+from testbed import scenes
 from testbed.graphs import prepare
+from testbed.weighing import CODEC, weigh
+from training.families import architecture
 
 NEVER = 1.01
 """The threshold of an exit that has not been calibrated: nobody leaves there."""
 
 _MAX_MODEL_BYTES = 2 << 30
+_SETTLING_PIXELS = 8 * 224 * 224
+"""What batch normalisation is set to: so many pixels in all, whatever the size of one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The bundle that was written, and what was done to the graph on the way."""
+    """The bundle that was written, what was done to the graph on the way, and what its bytes were measured on."""
 
     manifest: Manifest
     notes: tuple[str, ...]
+    measured_on: str
 
 
-def adopt(file: Path, out: Path, output: str | None = None, preprocessing: Preprocessing | None = None) -> Adopted:
-    """Writes the bundle of the ONNX classifier in `file` to `out`.
+def adopt(
+    file: Path,
+    out: Path,
+    output: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    images: Path | None = None,
+) -> Adopted:
+    """Writes the bundle of the ONNX classifier in `file` to `out`, its bytes measured on the photos in `images`.
 
     Raises InvalidInput with the reason for a file that is not one, or cannot be split.
     """
     prepared = prepare(_load(file), output)
-    graph = prepared.model.SerializeToString()
-    found = partition(prepared.model)
-    last = len(found.split_points) - 1
-    channels = found.split_points[0].shape[0]
-    if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
-        raise InvalidInput(f"{file} has {channels} channels; give as many numbers to --mean and to --std")
-    manifest = Manifest(
-        name=_name(file),
-        graph_sha256=bundle.sha256(graph),
-        input=InputSpec(
-            name=found.split_points[0].tensor,
-            shape=found.split_points[0].shape,
-            preprocessing=preprocessing,
-            max_batch=None if prepared.batch_free else 1,
-        ),
-        labels=tuple(map(str, range(found.split_points[-1].elements))),
-        split_points=found.split_points,
-        exits=tuple(
-            ExitSpec(index=i, name=f"exit_{i}", output=name, split_point=at, threshold=0.0 if at == last else NEVER)
-            for i, (name, at) in enumerate(found.exits.items())
-        ),
-    )
-    Model(Bundle(out, manifest, graph))  # as a tier will at its start
-    bundle.write(out, manifest, graph)
-    return Adopted(manifest, tuple(prepared.notes))
+    drawn = _drawn(prepared.model, _name(file), preprocessing, None if prepared.batch_free else 1)
+    return _write(drawn, prepared.model, out, tuple(prepared.notes), images)
+
+
+def adopt_network(
+    name: str,
+    out: Path,
+    exits: Sequence[int] = (),
+    classes: int | None = None,
+    seed: int = 0,
+    images: Path | None = None,
+) -> Adopted:
+    """Writes the bundle of a published network with random weights to `out`, exits after the blocks `exits`.
+
+    Raises InvalidInput for a network, or a block, there is none of.
+    """
+    model, preprocessing = network_graph(name, exits, classes, seed)
+    note = f"the weights are random (seed {seed}): good for times and bytes, its answers mean nothing"
+    return _write(_drawn(model, name, preprocessing, None), model, out, (note,), images)
+
+
+def network_graph(
+    name: str, exits: Sequence[int] = (), classes: int | None = None, seed: int = 0
+) -> tuple[onnx.ModelProto, Preprocessing]:
+    """The graph of a published network with random weights, and how its input is made of pixels.
+
+    Raises SettingsError where torch is not installed.
+    """
+    try:
+        from training.families.export import untrained
+    except ImportError as error:
+        raise SettingsError(
+            f"--network needs {error.name}; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[train]'"
+        ) from None
+    found = architecture(name)
+    mean, std = found.normalisation
+    preprocessing = Preprocessing(mean=mean, std=std)
+    spec = InputSpec(name="input", shape=found.input_shape, preprocessing=preprocessing)
+    count = min(max(_SETTLING_PIXELS // found.size**2, 2), 64)
+    seen = preprocess(scenes.varied(count, found.size, found.size, 3, seed), spec)
+    return untrained(name, seen, exits, classes, seed), preprocessing
+
+
+def in_memory(name: str, model: onnx.ModelProto, preprocessing: Preprocessing | None = None) -> Bundle:
+    """A bundle of `model` that lies nowhere: to measure with."""
+    manifest = _drawn(model, name, preprocessing, None)
+    return Bundle(Path(name), manifest, model.SerializeToString())
 
 
 def preprocessing(mean: str | None, std: str | None) -> Preprocessing | None:
@@ -72,6 +111,40 @@ def preprocessing(mean: str | None, std: str | None) -> Preprocessing | None:
         return Preprocessing(mean=means, std=stds)
     except ValueError:
         raise InvalidInput("--mean and --std go together, one number per channel, e.g. 0.5,0.5,0.5") from None
+
+
+def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | None, max_batch: int | None) -> Manifest:
+    """The manifest of a servable graph: its split points, its exits that are not calibrated, labels by number."""
+    found = partition(model)
+    last = len(found.split_points) - 1
+    channels = found.split_points[0].shape[0]
+    if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
+        raise InvalidInput(f"{name} has {channels} channels; give as many numbers to --mean and to --std")
+    return Manifest(
+        name=name,
+        graph_sha256=bundle.sha256(model.SerializeToString()),
+        input=InputSpec(
+            name=found.split_points[0].tensor,
+            shape=found.split_points[0].shape,
+            preprocessing=preprocessing,
+            max_batch=max_batch,
+        ),
+        labels=tuple(map(str, range(found.split_points[-1].elements))),
+        split_points=found.split_points,
+        exits=tuple(
+            ExitSpec(index=i, name=f"exit_{i}", output=name, split_point=at, threshold=0.0 if at == last else NEVER)
+            for i, (name, at) in enumerate(found.exits.items())
+        ),
+    )
+
+
+def _write(drawn: Manifest, model: onnx.ModelProto, out: Path, notes: tuple[str, ...], images: Path | None) -> Adopted:
+    graph = model.SerializeToString()
+    inputs, what = scenes.inputs(drawn.input, images)
+    running = Model(Bundle(out, drawn, graph))  # as a tier will at its start
+    manifest = drawn.model_copy(update={"codec_accuracy": weigh(running, inputs)})
+    bundle.write(out, manifest, graph)
+    return Adopted(manifest, notes, f"bytes after {CODEC} were measured on {what}")
 
 
 def _load(file: Path) -> onnx.ModelProto:

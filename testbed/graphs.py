@@ -17,9 +17,11 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from services.errors import InvalidInput
+from testbed.conversions import channels_first, open_quantised, widen
 
 _TOLERANCE = 1e-4
 _MAX_ELEMENTS = 1 << 26
+_MAX_NUMBERS = 1 << 16
 _SEQUENCES = ("SequenceConstruct", "SequenceInsert")
 
 
@@ -35,20 +37,30 @@ class Prepared:
     def graph(self) -> onnx.GraphProto:
         return self.model.graph
 
+    def note(self, sentence: str | None) -> None:
+        if sentence is not None:
+            self.notes.append(sentence)
+
 
 def prepare(model: onnx.ModelProto, output: str | None) -> Prepared:
     """Makes `model` servable. `output` names the one to keep, where there are several of different kinds.
 
     Raises InvalidInput with the reason for what is not a classifier or what onnxruntime does not run.
     """
-    check_runs(model)
     prepared = Prepared(model)
+    prepared.note(widen(model))
+    check_runs(model)
     _close_weights(prepared)
     _check_ends(prepared.graph)
+    prepared.note(channels_first(model))
+    prepared.note(open_quantised(model))
     _unpack_sequence(prepared)
     _keep(prepared, output)
-    _drop_softmax(prepared)
-    _flatten(prepared)
+    if output is None or _classes(_output_shapes(model)[0]) is not None:
+        _drop_softmax(prepared)
+        _flatten(prepared)
+    else:
+        _as_row(prepared)
     _free_batch(prepared)
     return prepared
 
@@ -149,6 +161,22 @@ def _flatten(prepared: Prepared) -> None:
             names[index] = f"{name}_row"
     if names != [value.name for value in prepared.graph.output]:
         _set_outputs(prepared, names)
+
+
+def _as_row(prepared: Prepared) -> None:
+    """An output that was asked for by name and is no row of scores becomes a row, so that the graph can be split."""
+    name, shape = prepared.graph.output[0].name, _output_shapes(prepared.model)[0]
+    numbers = math.prod(shape[1:])
+    if not 2 <= numbers <= _MAX_NUMBERS:
+        raise InvalidInput(
+            f"output {name!r} of shape {list(shape)} does not make a row of 2 to {_MAX_NUMBERS:,} numbers"
+        )
+    prepared.graph.node.append(helper.make_node("Flatten", [name], [f"{name}_row"], name=f"{name}_row"))
+    _set_outputs(prepared, [f"{name}_row"])
+    prepared.notes.append(
+        f"output {name!r} is not a row of class scores; its {numbers:,} numbers are one row now, to measure splits "
+        "with: labels and confidences mean nothing"
+    )
 
 
 def _free_batch(prepared: Prepared) -> None:

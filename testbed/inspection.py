@@ -12,26 +12,38 @@ from rich.text import Text
 from services import bundle
 from services.bundle import Bundle, ExitSpec, Manifest
 from services.model import Model
+from testbed.split_points import SplitPointTable
+from testbed.weighing import CODEC, shipped, weigh
 
 
 def as_json(path: Path) -> dict[str, Any]:
-    """The verified manifest and the size of every file, as JSON values."""
-    loaded = _verified(path)
-    return loaded.manifest.model_dump(mode="json") | {"files": _sizes(path)}
+    """The verified manifest, bytes after the codec at each split point, and the size of every file, as JSON values."""
+    loaded, weights = _verified(path)
+    found = loaded.manifest.model_dump(mode="json")
+    for point in found["split_points"]:
+        point["bytes_after_codec"] = weights.get(point["index"])
+    return found | {"codec": CODEC, "files": _sizes(path)}
 
 
 def shown(path: Path) -> Group:
     """The verified bundle as tables."""
-    loaded = _verified(path)
+    loaded, weights = _verified(path)
     manifest = loaded.manifest
-    return Group(_head(manifest, path), _split_points(manifest), *_exits(manifest))
+    return Group(_head(manifest, path), SplitPointTable(manifest, weights), *_exits(manifest))
 
 
-def _verified(path: Path) -> Bundle:
-    """Loads the bundle and holds the graph against the manifest, as a tier does at start."""
+def _verified(path: Path) -> tuple[Bundle, dict[int, float]]:
+    """Loads the bundle and holds the graph against the manifest, as a tier does at start.
+
+    With it the mean bytes of a sample after the codec, by split point: what the manifest says was measured, else
+    measured now on the inputs that the bundle carries, if it does.
+    """
     loaded = bundle.load(path)
-    Model(loaded)
-    return loaded
+    model = Model(loaded)
+    found = loaded.manifest.codec_accuracy
+    if not any(entry.codec == CODEC for entry in found) and (inputs := shipped(loaded)) is not None:
+        found = weigh(model, inputs)
+    return loaded, {e.split_point: e.bytes_per_sample for e in found if e.codec == CODEC and e.bytes_per_sample}
 
 
 def _sizes(path: Path) -> dict[str, int]:
@@ -54,27 +66,6 @@ def _head(manifest: Manifest, path: Path) -> Table:
         )
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", Text(value, overflow="fold"))
-    return table
-
-
-def _split_points(manifest: Manifest) -> Table:
-    table = Table(title="Split points", title_justify="left")
-    for column in ("index", "after", "shape", "elements", "c = |z|/|x|", "natural", "compressive", "fp32 B", "int8 B"):
-        table.add_column(column, justify="left" if column in ("after", "shape") else "right")
-    exits = {spec.split_point: spec.name for spec in manifest.exits}
-    for point in manifest.split_points:
-        exit_mark = f"  [bold green]exit {exits[point.index]}[/]" if point.index in exits else ""
-        table.add_row(
-            str(point.index),
-            point.after.rsplit("/", 1)[-1] + exit_mark,
-            "×".join(map(str, point.shape)),
-            f"{point.elements:,}",
-            f"{point.ratio:.3f}",
-            "yes" if point.natural else "",
-            "yes" if point.compressive else "",
-            f"{point.bytes_fp32:,}",
-            f"{point.bytes_int8:,}",
-        )
     return table
 
 

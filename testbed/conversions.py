@@ -1,0 +1,114 @@
+"""Foreign numbers and layouts made ones that can cross a split: float32, channels first.
+
+Each step changes a model in place and returns a sentence on what it did, or None where there was nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
+_CHANNELS = (1, 3, 4)
+_TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+
+
+def widen(model: onnx.ModelProto) -> str | None:
+    """Half-precision numbers become float32: a processor computes in it anyway, and it is what crosses a split."""
+    graph, changed = model.graph, 0
+    for tensor in _tensors(graph):
+        if tensor.data_type in _HALVES:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            changed += 1
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _HALVES:
+                attribute.i = TensorProto.FLOAT
+                changed += 1
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _HALVES:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+            changed += 1
+    if not changed:
+        return None
+    del graph.value_info[:]
+    return "the graph was in half precision; it is in float32 now, which is what it takes and computes with"
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+
+
+def channels_first(model: onnx.ModelProto) -> str | None:
+    """An input of images [N, H, W, C] becomes [N, C, H, W]; a Transpose that only undid that goes."""
+    graph, value = model.graph, model.graph.input[0]
+    sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    if len(sizes) != 4 or sizes[3] not in _CHANNELS or sizes[1] in _CHANNELS or min(sizes[1:]) < 1:
+        return None
+    del graph.value_info[:]
+    for dim, size in zip(value.type.tensor_type.shape.dim[1:], (sizes[3], sizes[1], sizes[2]), strict=True):
+        dim.dim_value = size
+    last = f"{value.name}_channels_last"
+    for node in graph.node:
+        _rename(node, value.name, last)
+    for node in [node for node in graph.node if list(node.input) == [last] and _permutation(node) == _TO_FIRST]:
+        graph.node.remove(node)
+        for other in graph.node:
+            _rename(other, node.output[0], value.name)
+    if any(last in node.input for node in graph.node):
+        turn = helper.make_node("Transpose", [value.name], [last], name=last, perm=_TO_LAST)
+        graph.node.insert(0, turn)
+    return f"images were [N, H, W, C]; the input is [N, {sizes[3]}, {sizes[1]}, {sizes[2]}] now, as tiers carry images"
+
+
+def _permutation(node: onnx.NodeProto) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == "perm"), []) if node.op_type == "Transpose" else []
+
+
+def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.input):
+        if name == old:
+            node.input[index] = new
+
+
+def open_quantised(model: onnx.ModelProto) -> str | None:
+    """Every quantised activation is dequantised to float32 and quantised again, so that it can cross in between.
+
+    The pair is exact (the numbers are already on the grid) and onnxruntime leaves it out where nothing is cut. A cut
+    anywhere else would take an integer kernel apart, and answers would change by a step of the quantisation.
+    """
+    graph = model.graph
+    varying, made = {graph.input[0].name}, list[onnx.NodeProto]()
+    opened = 0
+    for node in list(graph.node):
+        made.append(node)
+        if not varying & set(node.input):
+            continue
+        varying |= set(node.output)
+        if node.op_type == "QuantizeLinear":
+            made += _opened(node)
+            opened += 1
+    if not opened:
+        return None
+    del graph.node[:]
+    graph.node.extend(made)
+    return f"the graph is quantised; it can be cut at its {opened} quantised activations, as float32 on their grids"
+
+
+def _opened(quantise: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """Gives what `quantise` makes another name; the two nodes that lead from there to the old one."""
+    name, label, ranges = quantise.output[0], quantise.name or quantise.output[0], list(quantise.input[1:])
+    quantise.output[0], quantise.name = f"{name}_inner", f"{label}_inner"
+    back = helper.make_node("DequantizeLinear", [f"{name}_inner", *ranges], [f"{name}_crossing"], label)
+    again = helper.make_node("QuantizeLinear", [f"{name}_crossing", *ranges], [name], f"{label}_again")
+    for node, kept in ((back, ("axis", "block_size")), (again, ("axis", "block_size", "saturate", "output_dtype"))):
+        node.attribute.extend(a for a in quantise.attribute if a.name in kept)
+    return back, again
