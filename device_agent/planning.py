@@ -11,7 +11,7 @@ from device_agent.plans import FixedPlan, Plans
 from device_agent.replan import Replanner
 from services.bundle import Manifest
 from services.client import GrpcNextTier
-from services.domain import Plan, Policy, Segment
+from services.domain import Plan, Policy, Segment, Tier
 from services.errors import OfframpError
 from services.preparing import Preparer
 from services.probing import Prober
@@ -97,8 +97,10 @@ class Planning:
                     self._heard.clear()
 
     async def _refresh(self, next_tier: GrpcNextTier) -> None:
-        while True:
-            await asyncio.sleep(self._every_seconds)
+        """Often until the next tier has told of itself, which it cannot before it is up."""
+        while self._replanner is not None:
+            told = Tier.EDGE in self._replanner.beliefs().profiles
+            await asyncio.sleep(self._every_seconds if told else min(FIRST_SECONDS, self._every_seconds))
             await self._ask(next_tier, self._every_seconds)
 
     async def _ask(self, next_tier: GrpcNextTier, seconds: float) -> None:

@@ -61,10 +61,17 @@ def settings_page() -> str:
 
 
 def cli_page() -> str:
-    """One section per command, in the order of `offramp --help`."""
+    """One section per command, in the order of `offramp --help`, groups of commands last."""
     codes = " ".join((cli.main.__doc__ or "").split("Entry point. ")[-1].split())
     head = CLI_HEAD.format(exit_codes=codes + "\n")
-    return "\n\n".join([head, *(_command(info) for info in cli.app.registered_commands)]) + "\n"
+    alone = [_command(info) for info in cli.app.registered_commands]
+    grouped = [
+        _command(info, f"{group.name} ")
+        for group in cli.app.registered_groups
+        if group.typer_instance
+        for info in group.typer_instance.registered_commands
+    ]
+    return "\n\n".join([head, *alone, *grouped]) + "\n"
 
 
 PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "cli.md": cli_page}
@@ -91,10 +98,10 @@ def _setting(item: tuple[str, FieldInfo]) -> tuple[str, ...]:
     )
 
 
-def _command(info: CommandInfo) -> str:
+def _command(info: CommandInfo, group: str = "") -> str:
     function = info.callback
     assert function is not None
-    name = info.name or function.__name__
+    name = group + (info.name or function.__name__)
     parameters = list(_parameters(function))
     arguments = [row[0].strip("`") for row in parameters if not row[0].startswith("`--")]
     sections = [

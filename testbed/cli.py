@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import sys
-from collections.abc import Coroutine
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from services.errors import InvalidInput, OfframpError, SettingsError
-
-if TYPE_CHECKING:
-    from testbed.local import TestbedSettings
-
-T = TypeVar("T")
+from testbed.commands import explain, paper, partition, profile, testbed_up
+from testbed.commands.waiting import Interrupted, wait_for
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,27 +26,8 @@ app = typer.Typer(
 )
 
 BundleArgument = Annotated[Path, typer.Argument(help="Directory of the bundle.", metavar="BUNDLE")]
-BundleOption = Annotated[Path, typer.Option("--bundle", envvar="OFFRAMP_BUNDLE", help="Directory of the bundle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Where summary, pictures and logs go.")]
-DeviceEdgeOption = Annotated[str, typer.Option("--device-edge", help="Link device-edge: RATE,RTT.")]
-EdgeCloudOption = Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")]
-PortOption = Annotated[
-    int | None,
-    typer.Option("--port", min=1, max=65535, help="Port of the public door; none: 8001 when serving, else a free one."),
-]
-SplitsOption = Annotated[
-    str | None,
-    typer.Option("--splits", envvar="OFFRAMP_SPLITS", help="The two split points, e.g. 7,14; none: after exits."),
-]
-SeedOption = Annotated[
-    int, typer.Option("--seed", min=0, help="Seed of the order of requests and of the links' jitter.")
-]
-
-
-class Interrupted(OfframpError):
-    """Ctrl-C or SIGTERM."""
 
 
 class DatasetName(StrEnum):
@@ -61,6 +36,7 @@ class DatasetName(StrEnum):
     digits = "digits"
     mnist = "mnist"
     fashion_mnist = "fashion-mnist"
+    cifar10 = "cifar10"
 
 
 @app.callback(invoke_without_command=True)
@@ -87,57 +63,8 @@ def main() -> None:
         sys.exit(_complain(OfframpError(f"{error.filename or 'system'}: {error.strerror or error}"), 2))
 
 
-@app.command(epilog="Example: offramp run --edge-cloud 5mbit,80ms")
-def run(
-    bundle: BundleOption = Path("models/digits"),
-    out: OutOption = Path("out/run"),
-    serve: Annotated[bool, typer.Option("--serve", help="Leave the tiers up until Ctrl-C; send nothing.")] = False,
-    port: PortOption = None,
-    device_edge: DeviceEdgeOption = "20mbit,10ms",
-    edge_cloud: EdgeCloudOption = "50mbit,40ms",
-    data: DataOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
-    in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
-    splits: SplitsOption = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Start three tiers and two emulated links, send held-out inputs, show what happened."""
-    from services.bundle import load
-    from testbed import demo, report
-    from testbed.samples import held_out
-
-    console = Console()
-    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, splits, seed, out, serve)
-    if serve:
-        _await(demo.serve(settings, console))
-        return
-    split = held_out(load(bundle), data, limit)
-    summary = _await(demo.demonstrate(settings, split, out, in_flight, console))
-    console.print(report.table(summary))
-    console.print(
-        f"accuracy {summary['accuracy']:.2%} (whole network {summary['full_model_accuracy']:.2%}), "
-        f"{summary['failed']} failed, plan {summary['plan']}\n"
-        f"wrote {out / 'summary.json'}, {out / 'exits.png'}, {out / 'journey.png'}"
-    )
-    if summary["failed"]:
-        raise OfframpError(f"{summary['failed']} requests failed; the logs are in {settings.logs}")
-
-
-@app.command(epilog="Example: offramp up --bundle models/mnist --port 8001")
-def up(
-    bundle: BundleOption = Path("models/digits"),
-    out: OutOption = Path("out/run"),
-    port: PortOption = None,
-    device_edge: DeviceEdgeOption = "20mbit,10ms",
-    edge_cloud: EdgeCloudOption = "50mbit,40ms",
-    splits: SplitsOption = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Start three tiers and two emulated links and leave them up until Ctrl-C."""
-    from testbed import demo
-
-    settings = _testbed_settings(bundle, device_edge, edge_cloud, port, splits, seed, out, serve=True)
-    _await(demo.serve(settings, Console()))
+app.command("run", epilog=testbed_up.RUN_EPILOG)(testbed_up.run)
+app.command("up", epilog=testbed_up.UP_EPILOG)(testbed_up.up)
 
 
 @app.command(epilog="Example: offramp infer digit.png --target 127.0.0.1:8001")
@@ -151,7 +78,7 @@ def infer(
     """Ask a running device agent about images: label, confidence, tier, exit and where the time went."""
     from testbed import ask
 
-    found = _await(ask.ask(target, model, files, timeout))
+    found = wait_for(ask.ask(target, model, files, timeout))
     if as_json:
         print(json.dumps([ask.as_json(file, answer) for file, answers in found for answer in answers], indent=2))
         return
@@ -185,11 +112,17 @@ def calibrate(
     delta: Annotated[
         float | None, typer.Option("--delta", min=1e-6, max=0.5, help="Chance that it is more; none: the recipe's.")
     ] = None,
+    codecs_only: Annotated[
+        bool, typer.Option("--codecs-only", help="Measure what codecs cost; leave the exits alone.")
+    ] = False,
 ) -> None:
-    """Find temperatures and thresholds of a bundle's exits anew, on the calibration split, and store them."""
+    """Find temperatures and thresholds of a bundle's exits and what codecs cost, on the calibration split; store it."""
     from testbed import learn
 
-    learn.calibrate(bundle, data, epsilon, delta, Console())
+    if codecs_only:
+        learn.calibrate_codecs(bundle, data, Console())
+    else:
+        learn.calibrate(bundle, data, epsilon, delta, Console())
 
 
 @app.command("eval", epilog="Example: offramp eval models/mnist --data data/mnist --json")
@@ -220,29 +153,10 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         Console().print(inspection.shown(bundle))
 
 
-@app.command(
-    epilog="Example: offramp partition model.onnx --out models/mine --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
-)
-def partition(
-    model: Annotated[Path, typer.Argument(help="An ONNX classifier.", metavar="MODEL.onnx")],
-    out: Annotated[Path, typer.Option("--out", help="Directory of the bundle to write.")] = Path("out/bundle"),
-    output: Annotated[str | None, typer.Option("--output", help="The output to keep, where there are several.")] = None,
-    mean: Annotated[str | None, typer.Option("--mean", help="Per channel, of pixels in 0..1; with --std.")] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Per channel, of pixels in 0..1; with --mean.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Find every place where an ONNX classifier can be split, and write it as a bundle. No retraining."""
-    from testbed import adopt, inspection
-
-    adopted = adopt.adopt(model, out, output, adopt.preprocessing(mean, std))
-    if as_json:
-        print(json.dumps(inspection.as_json(out) | {"notes": adopted.notes}, indent=2))
-        return
-    console = Console()
-    console.print(inspection.shown(out))
-    for note in adopted.notes:
-        console.print(f"note: {note}")
-    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}")
+app.command("partition", epilog=partition.EPILOG)(partition.partition)
+app.command("profile", epilog=profile.EPILOG)(profile.profile)
+app.command("explain", epilog=explain.EPILOG)(explain.explain)
+paper.register(app)
 
 
 @app.command(epilog="Example: offramp health --addr 127.0.0.1:8001 --service readiness")
@@ -264,45 +178,6 @@ def health(
 def version() -> None:
     """Print the version."""
     print(metadata.version("offramp"))
-
-
-def _testbed_settings(
-    bundle: Path,
-    device_edge: str,
-    edge_cloud: str,
-    port: int | None,
-    splits: str | None,
-    seed: int,
-    out: Path,
-    serve: bool,
-) -> TestbedSettings:
-    from testbed.local import LinkAsked, TestbedSettings
-
-    default_port = 8001 if serve else 0
-    return TestbedSettings(
-        bundle,
-        LinkAsked.parse(device_edge),
-        LinkAsked.parse(edge_cloud),
-        f"127.0.0.1:{default_port if port is None else port}",
-        splits,
-        seed,
-        out / "logs",
-    )
-
-
-def _await(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`; SIGTERM ends it as Ctrl-C does, so that nothing it started is left behind."""
-
-    async def interruptible() -> T:
-        task = asyncio.ensure_future(work)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(interruptible())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Interrupted("interrupted") from None
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,15 +23,22 @@ from rich.table import Table
 
 from device_agent.client import AsyncClient
 from services import bundle
-from services.bundle import Bundle
-from services.domain import Plan, Tier
+from services.bundle import Bundle, Manifest
+from services.client import GrpcNextTier
+from services.domain import Plan, Tier, TierProfile
 from services.errors import OfframpError
 from services.model import Model
-from testbed import figures, load, local, report
+from services.profile import Measured
+from testbed import figures, load, local, plans, report
 from testbed.load import Outcome
 from testbed.local import Testbed, TestbedSettings
+from testbed.plans import Leg
+from testbed.reshape import reshape
 from training import evaluate
 from training.datasets import Split
+
+_MAX_RUN_SECONDS = 3600.0
+_ASK_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -57,29 +65,41 @@ class _Progress:
         else:
             self.seconds[outcome.prediction.tier].append(outcome.seconds)
 
+    @property
+    def done(self) -> int:
+        return self.counts["right"] + self.counts["wrong"]
+
     def __rich__(self) -> Group:
         table = Table("answered at", "answers", "p50 ms", box=None)
         for tier, seconds in self.seconds.items():
             p50 = f"{1000 * float(np.median(seconds)):.1f}" if seconds else "–"
             table.add_row(tier.label, str(len(seconds)), p50)
-        done = self.counts["right"] + self.counts["wrong"]
-        accuracy = f"{self.counts['right'] / done:.2%}" if done else "–"
+        accuracy = f"{self.counts['right'] / self.done:.2%}" if self.done else "–"
         return Group(self.bar, table, f"accuracy {accuracy}   failed {self.counts['failed']}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What came of a run: how each request ended, how the links stood, and what the machines can do."""
+
+    outcomes: list[Outcome]
+    legs: list[Leg]
+    profiles: dict[Tier, TierProfile]
 
 
 async def demonstrate(
     settings: TestbedSettings, split: Split, out: Path, in_flight: int, console: Console
 ) -> dict[str, Any]:
-    """Sends `split` through the testbed and writes `summary.json`, `exits.png` and `journey.png` into `out`."""
+    """Sends `split` through the testbed and writes `summary.json` and four pictures into `out`.
+
+    Half way, the link between device and edge becomes what `settings.then` says.
+    """
     out.mkdir(parents=True, exist_ok=True)
     loaded = bundle.load(settings.bundle)
-    images, labels = split.images, split.labels
     async with local.running(settings) as testbed:
         _show_addresses(testbed, console)
-        outcomes = await _submit(
-            testbed, loaded.manifest.name, _with_channels(images), labels, settings, in_flight, console
-        )
-    return await asyncio.to_thread(_write, loaded, images, labels, outcomes, settings, out)
+        run = await _submit(testbed, loaded.manifest, split, settings, in_flight, console)
+    return await asyncio.to_thread(_write, loaded, split, run, settings, out)
 
 
 async def serve(settings: TestbedSettings, console: Console) -> None:
@@ -102,39 +122,65 @@ async def serve(settings: TestbedSettings, console: Console) -> None:
 
 
 async def _submit(
-    testbed: Testbed,
-    model: str,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    settings: TestbedSettings,
-    in_flight: int,
-    console: Console,
-) -> list[Outcome]:
-    progress = _Progress(len(images))
+    testbed: Testbed, manifest: Manifest, split: Split, settings: TestbedSettings, in_flight: int, console: Console
+) -> _Run:
+    progress = _Progress(len(split))
+    half = asyncio.Event()
+
+    def count(outcome: Outcome) -> None:
+        progress.add(outcome)
+        if 2 * progress.done >= progress.total:
+            half.set()
+
     async with AsyncClient(testbed.device.address) as client:
+        change = asyncio.create_task(_change(testbed, settings, half))
         with Live(progress, console=console, refresh_per_second=8):
-            outcomes = await load.submit(client, model, images, labels, settings.seed, in_flight, progress.add)
+            images = _with_channels(split.images)
+            outcomes = await load.submit(client, manifest.name, images, split.labels, settings.seed, in_flight, count)
         console.print()
+        legs = await change
+        profiles = await _profiles(testbed, settings, len(manifest.labels))
     testbed.check()
-    return outcomes
+    return _Run(outcomes, legs, profiles)
 
 
-def _write(
-    loaded: Bundle,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    outcomes: list[Outcome],
-    settings: TestbedSettings,
-    out: Path,
-) -> dict[str, Any]:
+async def _change(testbed: Testbed, settings: TestbedSettings, half: asyncio.Event) -> list[Leg]:
+    """The stretches of the run: one, or two where the link changes half way."""
+    began, first = time.perf_counter(), Leg(0.0, settings.device_edge, settings.edge_cloud)
+    if settings.then is None:
+        return [first]
+    await asyncio.wait_for(half.wait(), _MAX_RUN_SECONDS)
+    await reshape(testbed.device_edge.announced["control"], settings.then)
+    return [first, Leg(time.perf_counter() - began, settings.then, settings.edge_cloud)]
+
+
+async def _profiles(testbed: Testbed, settings: TestbedSettings, classes: int) -> dict[Tier, TierProfile]:
+    """What each machine can do: edge and cloud say it, and the device is this very machine, slowed down."""
+    edge = GrpcNextTier(Tier.DEVICE, testbed.edge.address, classes)
+    try:
+        told = {profile.tier: profile for profile in (await edge.describe(_ASK_SECONDS)).profiles}
+    finally:
+        await edge.close()
+    if cloud := told.get(Tier.CLOUD):
+        device = Measured(cloud.segments, cloud.codecs).slowed(settings.device_slowdown)
+        told[Tier.DEVICE] = TierProfile(Tier.DEVICE, 0.0, device.segments, device.codecs)
+    return told
+
+
+def _write(loaded: Bundle, split: Split, run: _Run, settings: TestbedSettings, out: Path) -> dict[str, Any]:
     """Compares with the whole network in this process, and writes the results."""
+    images, labels, outcomes, manifest = split.images, split.labels, run.outcomes, loaded.manifest
     model = Model(loaded)
-    inputs = evaluate.preprocess(images, loaded.manifest)
+    inputs = evaluate.preprocess(images, manifest)
     logits = evaluate.exit_logits(model, inputs)
     right = logits.argmax(axis=2) == labels
     summary = report.summarise(outcomes, float(right[-1].mean()), images[0].nbytes, settings)
+    summary |= {
+        "plans": plans.history(outcomes),
+        "oracle_ratio": plans.oracle_ratio(outcomes, run.legs, manifest, run.profiles),
+    }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    manifest = loaded.manifest
+    plans.plans_figure(outcomes, run.legs, f"{manifest.name}: the plan follows the link", out / "plans.png")
     figures.exits_figure(
         evaluate.confidences(manifest, logits),
         right,
@@ -147,7 +193,7 @@ def _write(
         model,
         inputs[hard.sample : hard.sample + 1],
         images[hard.sample],
-        _cuts(hard),
+        _cuts(hard) or [(spec.split_point, "int8+zstd") for spec in manifest.exits[:-1]],
         _title(hard, manifest.labels),
         out / "journey.png",
     )

@@ -63,12 +63,12 @@ def journey_figure(
     for name, (split_point, codec_name) in zip(_NAMES, cuts, strict=False):
         for piece in model.pieces(Segment(at, split_point)):
             activation, _ = model.run(piece, activation)
-        sent = codec.get(codec_name).encode(activation).nbytes
+        sent = codec.at(codec_name, split_point, model.manifest.input.preprocessing).encode(activation).nbytes
         shape = "×".join(map(str, activation.shape[1:]))
         panels.append((_tiled(activation[0]), f"leaves the {name}: {shape}\n{sent:,} bytes, {codec_name}"))
         at = split_point
     figure = Figure(figsize=(4 * len(panels), 5), layout="constrained")
-    for axes, (pixels, caption) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (pixels, caption) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(pixels, cmap="viridis" if pixels.dtype != np.uint8 else "gray", interpolation="nearest")
         axes.set_title(caption, fontsize=11)
         axes.set(xticks=[], yticks=[])

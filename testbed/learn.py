@@ -16,6 +16,7 @@ from services.model import Model
 from testbed.samples import dataset_of, held_out
 from training import datasets
 from training import evaluate as evaluation
+from training.datasets import Dataset
 
 
 def train(
@@ -39,19 +40,39 @@ def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float
     from training import calibrate as calibration
     from training import card
 
-    name = dataset_of(bundle.load(path))
+    name, dataset = _own_data(path, data)
     asked = {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
     contract = dataclasses.replace(calibration.CONTRACTS[name], **asked)
-    dataset = datasets.load(name, data)
-    record = card.read_record(path)
-    if record is not None and record.data_hash != dataset.data_hash:
-        raise InvalidInput(f"{data}: not the data {path} was trained on; its card has their SHA-256")
     manifest = calibration.calibrate_bundle(path, dataset.calibration, contract)
     card.write_card(path, dataset)
     table = Table("exit", "temperature", "threshold", title=f"{name}: new thresholds", title_justify="left")
     for spec in manifest.exits:
         table.add_row(spec.name, f"{spec.temperature:.4g}", f"{spec.threshold:.6g}")
     console.print(table)
+
+
+def calibrate_codecs(path: Path, data: Path | None, console: Console) -> None:
+    """Measures anew what codecs cost the bundle at `path`, on its data set's calibration split; rewrites its card."""
+    from training import calibrate as calibration
+    from training import card
+
+    name, dataset = _own_data(path, data)
+    manifest = calibration.calibrate_codecs(path, dataset.calibration)
+    card.write_card(path, dataset)
+    points = {entry.split_point for entry in manifest.codec_accuracy}
+    console.print(f"{name}: measured {len(manifest.codec_accuracy)} codecs at {len(points)} split points")
+
+
+def _own_data(path: Path, data: Path | None) -> tuple[str, Dataset]:
+    """The data set that the bundle at `path` was trained on. Raises InvalidInput for any other."""
+    from training import card
+
+    name = dataset_of(bundle.load(path))
+    dataset = datasets.load(name, data)
+    record = card.read_record(path)
+    if record is not None and record.data_hash != dataset.data_hash:
+        raise InvalidInput(f"{data}: not the data {path} was trained on; its card has their SHA-256")
+    return name, dataset
 
 
 def evaluate(path: Path, data: Path | None, codec_name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ from services.errors import OfframpError
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one request ended: its sample, the true label, the time the caller waited, and the answer or the error."""
+    """How one request ended: its sample, the true label, the time the caller waited, and the answer or the error.
+
+    `at`: seconds since the load began, when the request was sent.
+    """
 
     sample: int
     truth: int
     seconds: float
     prediction: Prediction | None = None
     error: str = ""
+    at: float = 0.0
 
     @property
     def right(self) -> bool:
@@ -43,11 +47,14 @@ async def submit(
     A closed loop: the next request leaves when one of `in_flight` came back. Errors become outcomes.
     """
     outcomes: list[Outcome] = []
+    began = time.perf_counter()
     order = iter(np.random.default_rng(seed).permutation(len(images)).tolist())
 
     async def caller(samples: Iterator[int]) -> None:
         for sample in samples:
+            at = time.perf_counter() - began
             outcome = await _one(client, model, images[sample : sample + 1], sample, int(labels[sample]))
+            outcome = replace(outcome, at=at)
             outcomes.append(outcome)
             on_outcome(outcome)
 

@@ -56,7 +56,10 @@ class LinkAsked:
 
 @dataclass(frozen=True, slots=True)
 class TestbedSettings:
-    """What runs: the bundle, the two links, and the address of the public door."""
+    """What runs: the bundle, the two links, how much slower than this machine the lower tiers are, and the door.
+
+    `then`: what the link between device and edge becomes half way through a run; None: it stays as it is.
+    """
 
     __test__ = False
 
@@ -67,6 +70,9 @@ class TestbedSettings:
     splits: str | None = None
     seed: int = 0
     logs: Path = Path("out/run/logs")
+    device_slowdown: float = 1.0
+    edge_slowdown: float = 1.0
+    then: LinkAsked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,12 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         free = ("--listen", "127.0.0.1:0")
         cloud = await start("cloud-node", "cloud_node", *served, *free)
         far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
-        edge = await start("edge-node", "edge_node", *served, *free, "--next", far.address)
+        slower = ("--compute-slowdown", str(settings.edge_slowdown))
+        edge = await start("edge-node", "edge_node", *served, *free, "--next", far.address, *slower)
         near = await link("link-device-edge", settings.device_edge, edge.address)
         plan = ("--splits", settings.splits) if settings.splits else ()
-        door = ("--listen", settings.listen, "--next", near.address, *plan)
+        slowest = ("--compute-slowdown", str(settings.device_slowdown))
+        door = ("--listen", settings.listen, "--next", near.address, *slowest, *plan)
         device = await start("device-agent", "device_agent", *served, *door)
         yield Testbed(device, near, edge, far, cloud)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ def summarise(
         "explained": explained(answered),
         "plan": plans[0] if len(plans) == 1 else plans,
         "seed": settings.seed,
+        "slowdown": {"device": settings.device_slowdown, "edge": settings.edge_slowdown, "cloud": 1.0},
         "bundle": str(settings.bundle),
         "links": {
             "device_edge": {"rate": settings.device_edge.rate, "rtt": settings.device_edge.rtt},
             "edge_cloud": {"rate": settings.edge_cloud.rate, "rtt": settings.edge_cloud.rtt},
+            "device_edge_then": {"rate": settings.then.rate, "rtt": settings.then.rtt} if settings.then else None,
         },
     }
 
@@ -64,6 +67,28 @@ def table(summary: dict[str, Any]) -> Table:
     answered = sum(summary["answered_at"].values())
     result.add_row("all", str(answered), f"{answered / total:.1%}", *overall, f"{sum(sent.values()):,}")
     return result
+
+
+def plans_table(summary: dict[str, Any]) -> Table:
+    """Which plan was in force from when on, and whether it kept its promise."""
+    result = Table(title="How the plan changed", title_justify="left")
+    for column in ("from s", "plan", "requests", "expected ms", "came ms"):
+        result.add_column(column, justify="left" if column == "plan" else "right", overflow="fold")
+    for plan in summary["plans"]:
+        numbers = (str(plan["requests"]), _shown(plan["expected_ms"]), _shown(plan["realised_ms"]))
+        result.add_row(f"{plan['at_seconds']:.1f}", plan["plan"], *numbers)
+    return result
+
+
+def sentence(summary: dict[str, Any], out: Path) -> str:
+    """How right and how fast it was, and where the rest is written."""
+    ratio = summary["oracle_ratio"]
+    against = "" if ratio is None else f", {ratio:.2f} times the latency expected of an oracle's plans"
+    files = ", ".join(str(out / name) for name in ("summary.json", "plans.png", "exits.png", "journey.png"))
+    return (
+        f"accuracy {summary['accuracy']:.2%} (whole network {summary['full_model_accuracy']:.2%}), "
+        f"{summary['failed']} failed{against}\nwrote {files}"
+    )
 
 
 def _at(outcomes: Sequence[Outcome], tier: Tier) -> list[Outcome]:

@@ -14,10 +14,7 @@ from services.errors import InvalidInput
 if TYPE_CHECKING:
     from testbed.adopt import Adopted
 
-EPILOG = (
-    "Examples: offramp partition model.onnx --out models/mine --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
-    "offramp partition --network efficientnet-b0 --exits 2,5 --out models/b0"
-)
+EPILOG = "Example: offramp partition --network efficientnet-b0 --exits 2,5 --out models/b0"
 
 
 def partition(

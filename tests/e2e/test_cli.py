@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 OFFRAMP = (sys.executable, "-m", "testbed.cli")
-FAST = ("--device-edge", "100mbit,2ms", "--edge-cloud", "100mbit,4ms")
+FAST = ("--device-edge", "100mbit,2ms", "--edge-cloud", "100mbit,4ms", "--device-slowdown", "1", "--edge-slowdown", "1")
+FIXED = (*FAST, "--splits", "2,4")
 
 
 def offramp(*arguments: str | Path, timeout: float = 90) -> subprocess.CompletedProcess[str]:
@@ -33,7 +35,7 @@ def up(bundle: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`offramp run --serve` on a free port; the process, and the address of the public door."""
     environment = os.environ | {"COLUMNS": "200"}
     port = free_port()
-    command = [*OFFRAMP, "run", "--serve", "--port", str(port), "--bundle", bundle, "--out", out, *FAST]
+    command = [*OFFRAMP, "run", "--serve", "--port", str(port), "--bundle", bundle, "--out", out, *FIXED]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     guard = threading.Timer(60, process.kill)
     guard.start()
@@ -54,6 +56,11 @@ def up(bundle: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
+def announced(log: Path) -> dict[str, Any]:
+    """What a tier said when it was ready."""
+    return next(line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "ready")
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -61,7 +68,7 @@ def free_port() -> int:
 
 
 def test_run_answers_everything_and_writes_its_results(tiny: Path, tmp_path: Path) -> None:
-    done = offramp("run", "--bundle", tiny, "--out", tmp_path, *FAST)
+    done = offramp("run", "--bundle", tiny, "--out", tmp_path, *FIXED, "--then", "-")
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["requests"], summary["failed"]) == (40, 0)
@@ -82,7 +89,7 @@ def test_run_answers_everything_and_writes_its_results(tiny: Path, tmp_path: Pat
 def test_the_same_seed_gives_the_same_answers(tiny: Path, tmp_path: Path) -> None:
     found = []
     for name in ("a", "b"):
-        assert offramp("run", "--bundle", tiny, "--out", tmp_path / name, "--seed", "3", *FAST).returncode == 0
+        assert offramp("run", "--bundle", tiny, "--out", tmp_path / name, "--seed", "3", *FIXED).returncode == 0
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         found.append({key: summary[key] for key in ("accuracy", "answered_at", "bytes_sent", "plan", "seed")})
     assert found[0] == found[1]
@@ -119,7 +126,7 @@ def test_a_served_testbed_goes_on_when_a_part_is_gone(tiny: Path, tmp_path: Path
         np.save(samples, archive["images"])
     with up(tiny, tmp_path / "out") as (process, address):
         assert process.stdout is not None
-        ready = json.loads((tmp_path / "out" / "logs" / "cloud-node.jsonl").read_text().splitlines()[0])
+        ready = announced(tmp_path / "out" / "logs" / "cloud-node.jsonl")
         os.kill(ready["process"], signal.SIGKILL)
         assert "cloud-node ended" in process.stdout.readline()
         answers = json.loads(offramp("infer", samples, "--target", address, "--json").stdout)
@@ -159,7 +166,7 @@ def test_a_second_testbed_on_the_same_port_leaves_the_first_alone(tiny: Path, tm
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="parts end with their parent on Linux only")
 def test_a_testbed_that_is_killed_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
     with up(tiny, tmp_path / "out") as (process, _):
-        ready = json.loads((tmp_path / "out" / "logs" / "cloud-node.jsonl").read_text().splitlines()[0])
+        ready = announced(tmp_path / "out" / "logs" / "cloud-node.jsonl")
         process.kill()
         process.wait(30)
         deadline = time.monotonic() + 30
@@ -174,8 +181,8 @@ def test_a_testbed_that_is_killed_leaves_nothing_behind(tiny: Path, tmp_path: Pa
     [
         (("infer", "missing.png"), 2, "missing.png: no such file"),
         (("infer", "tests"), 2, "tests: a directory"),
-        (("run", "--out", "/dev/null/out"), 2, "Not a directory"),
-        (("run", "--splits", "9,1"), 1, "must be rising"),
+        (("run", "--bundle", "models/digits", "--out", "/dev/null/out"), 2, "Not a directory"),
+        (("run", "--bundle", "models/digits", "--splits", "9,1"), 1, "must be rising"),
         (("infer", "pyproject.toml", "--target", "127.0.0.1:1"), 1, "no device agent answers"),
         (("inspect", "missing"), 1, "no such bundle directory"),
         (("eval", "missing"), 1, "no such bundle directory"),
@@ -193,7 +200,21 @@ def test_a_wrong_call_gives_one_clear_line(arguments: tuple[str, ...], code: int
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "up", "infer", "train", "calibrate", "eval", "inspect", "partition", "health", "version"]
+    "command",
+    [
+        "run",
+        "up",
+        "infer",
+        "train",
+        "calibrate",
+        "eval",
+        "inspect",
+        "partition",
+        "profile",
+        "explain",
+        "health",
+        "version",
+    ],
 )
 def test_every_command_shows_an_example(command: str) -> None:
     done = offramp(command, "--help")

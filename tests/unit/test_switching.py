@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from device_agent.switching import Switcher, SwitchRule
 
@@ -76,6 +77,6 @@ def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_second
             on_split = not on_split
             switcher.switched(best)
             switches.append(clock.now)
-    gaps = [b - a for a, b in zip(switches, switches[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(switches)]
     assert min(gaps, default=math.inf) >= 5
     assert paid < 1.10 * possible

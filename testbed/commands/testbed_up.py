@@ -1,0 +1,135 @@
+"""`offramp run` and `offramp up`: three tiers and two emulated links on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from services.errors import OfframpError
+from testbed.commands.waiting import wait_for
+
+if TYPE_CHECKING:
+    from testbed.local import TestbedSettings
+
+RUN_EPILOG = "Example: offramp run --device-edge 20mbit,10ms --then 1mbit,10ms"
+UP_EPILOG = "Example: offramp up --bundle models/mnist --port 8001"
+
+BundleOption = Annotated[Path, typer.Option("--bundle", envvar="OFFRAMP_BUNDLE", help="Directory of the bundle.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where summary, pictures and logs go.")]
+DeviceEdgeOption = Annotated[str, typer.Option("--device-edge", help="Link device-edge: RATE,RTT.")]
+EdgeCloudOption = Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option("--port", min=1, max=65535, help="Port of the public door; none: 8001 when serving, else a free one."),
+]
+SplitsOption = Annotated[
+    str | None,
+    typer.Option("--splits", envvar="OFFRAMP_SPLITS", help="Two fixed split points, e.g. 7,14; none: planned."),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of the order of requests and of the links' jitter.")
+]
+DeviceSlowdownOption = Annotated[
+    float, typer.Option("--device-slowdown", min=1, max=1000, help="How much slower than the cloud the device is.")
+]
+EdgeSlowdownOption = Annotated[
+    float, typer.Option("--edge-slowdown", min=1, max=1000, help="How much slower than the cloud the edge is.")
+]
+
+BUNDLE = Path("models/cifar10")
+OUT = Path("out/run")
+DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "1mbit,10ms", "50mbit,40ms"
+DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 8.0, 2.0
+
+
+def run(
+    bundle: BundleOption = BUNDLE,
+    out: OutOption = OUT,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave the tiers up until Ctrl-C; send nothing.")] = False,
+    port: PortOption = None,
+    device_edge: DeviceEdgeOption = DEVICE_EDGE,
+    then: Annotated[
+        str, typer.Option("--then", help="Link device-edge from half way on: RATE,RTT; -: it stays as it is.")
+    ] = THEN,
+    edge_cloud: EdgeCloudOption = EDGE_CLOUD,
+    data: Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
+    splits: SplitsOption = None,
+    device_slowdown: DeviceSlowdownOption = DEVICE_SLOWDOWN,
+    edge_slowdown: EdgeSlowdownOption = EDGE_SLOWDOWN,
+    seed: SeedOption = 0,
+) -> None:
+    """Start three tiers and two emulated links, send held-out inputs, show what happened and how the plan changed."""
+    from services.bundle import load
+    from testbed import demo, report
+    from testbed.samples import held_out
+
+    console = Console()
+    changed = None if then == "-" else then
+    settings = _settings(
+        bundle, device_edge, edge_cloud, port, splits, seed, out, serve, device_slowdown, edge_slowdown, changed
+    )
+    if serve:
+        wait_for(demo.serve(settings, console))
+        return
+    split = held_out(load(bundle), data, limit)
+    summary = wait_for(demo.demonstrate(settings, split, out, in_flight, console))
+    console.print(report.table(summary))
+    console.print(report.plans_table(summary))
+    console.print(report.sentence(summary, out))
+    if summary["failed"]:
+        raise OfframpError(f"{summary['failed']} requests failed; the logs are in {settings.logs}")
+
+
+def up(
+    bundle: BundleOption = BUNDLE,
+    out: OutOption = OUT,
+    port: PortOption = None,
+    device_edge: DeviceEdgeOption = DEVICE_EDGE,
+    edge_cloud: EdgeCloudOption = EDGE_CLOUD,
+    splits: SplitsOption = None,
+    device_slowdown: DeviceSlowdownOption = DEVICE_SLOWDOWN,
+    edge_slowdown: EdgeSlowdownOption = EDGE_SLOWDOWN,
+    seed: SeedOption = 0,
+) -> None:
+    """Start three tiers and two emulated links and leave them up until Ctrl-C."""
+    from testbed import demo
+
+    settings = _settings(
+        bundle, device_edge, edge_cloud, port, splits, seed, out, True, device_slowdown, edge_slowdown, None
+    )
+    wait_for(demo.serve(settings, Console()))
+
+
+def _settings(
+    bundle: Path,
+    device_edge: str,
+    edge_cloud: str,
+    port: int | None,
+    splits: str | None,
+    seed: int,
+    out: Path,
+    serve: bool,
+    device_slowdown: float,
+    edge_slowdown: float,
+    then: str | None,
+) -> TestbedSettings:
+    from testbed.local import LinkAsked, TestbedSettings
+
+    default_port = 8001 if serve else 0
+    return TestbedSettings(
+        bundle,
+        LinkAsked.parse(device_edge),
+        LinkAsked.parse(edge_cloud),
+        f"127.0.0.1:{default_port if port is None else port}",
+        splits,
+        seed,
+        out / "logs",
+        device_slowdown,
+        edge_slowdown,
+        LinkAsked.parse(then) if then else None,
+    )

@@ -1,0 +1,109 @@
+"""The plan of a real device follows a real emulated link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from device_agent.agent import Agent, Answer
+from device_agent.planning import Planning
+from services import bundle, process
+from services.domain import Deadline, Segment, SegmentTime, Tier
+from services.profile import Measured
+from services.settings import DeviceSettings
+from services.tier import TierRuntime
+from testbed.links import EmulatedLink, parse_address, symmetric
+from tests.tiers import Running, upper
+
+FAST, SLOW = symmetric(12.5e6, 0.002), symmetric(600.0, 0.002)
+
+
+@dataclass(slots=True)
+class Planned:
+    """A device whose plan is chosen, the link above it, and its edge."""
+
+    agent: Agent
+    link: EmulatedLink
+    edge: Running
+
+    async def ask(self) -> Answer:
+        samples = np.zeros((1, 1, 8, 8), np.float32)
+        answer = await self.agent.infer(samples, Deadline.after(10), thresholds=(2, 2, 0))
+        await asyncio.sleep(0)  # learning comes after answering
+        return answer
+
+    def tiers(self) -> list[Tier]:
+        return [stage.tier for stage in self.agent.plans.plan(self.agent.policy, 1).stages]
+
+
+def pretend(runtime: TierRuntime, step_seconds: float) -> None:
+    """Has `runtime` believe that each step of the network takes it `step_seconds`."""
+    last = runtime.model.last
+    spans = [Segment(a, b) for a in range(last) for b in range(a + 1, last + 1) if a == 0 or b == last]
+    runtime.profiler.learn(Measured(tuple(SegmentTime(s, 1, step_seconds * (s.end - s.start)) for s in spans)))
+
+
+@asynccontextmanager
+async def planned(tiny: Path) -> AsyncIterator[Planned]:
+    async with AsyncExitStack() as stack:
+        edge = await stack.enter_async_context(upper(Tier.EDGE, tiny))
+        pretend(edge.runtime, 0.0001)
+        link = stack.enter_context(EmulatedLink(("127.0.0.1", 0), parse_address(edge.address), *FAST))
+        settings = DeviceSettings(bundle=tiny, next="{}:{}".format(*link.address))
+        runtime, next_tier = process.runtime(Tier.DEVICE, bundle.load(tiny), settings)
+        pretend(runtime, 0.030)
+        planning = Planning(runtime, next_tier, settings)
+        await planning.start()
+        try:
+            yield Planned(Agent(runtime, planning.plans, planning.policy), link, edge)
+        finally:
+            await planning.stop()
+            await process.close(runtime, next_tier)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_the_first_plan_is_chosen_before_the_first_request(tiny: Path) -> None:
+    async with planned(tiny) as device:
+        assert device.tiers() == [Tier.DEVICE, Tier.EDGE]
+        assert (await device.ask()).plan.expected_seconds is not None
+
+
+async def test_when_the_link_collapses_the_plan_changes_within_three_requests_and_none_fails(tiny: Path) -> None:
+    async with planned(tiny) as device:
+        for _ in range(5):
+            await device.ask()
+        device.link.reshape(*SLOW)
+        for _ in range(3):
+            await device.ask()
+        await until(lambda: device.tiers() == [Tier.DEVICE])
+        answer = await device.ask()
+        assert (answer.response.predictions.tiers == Tier.DEVICE).all()
+        assert not answer.response.predictions.reasons.any()
+
+
+async def test_when_the_link_recovers_probes_notice_and_the_plan_comes_back(tiny: Path) -> None:
+    async with planned(tiny) as device:
+        device.link.reshape(*SLOW)
+        for _ in range(3):
+            await device.ask()
+        await until(lambda: device.tiers() == [Tier.DEVICE])
+        device.link.reshape(*FAST)
+        await until(lambda: device.tiers() == [Tier.DEVICE, Tier.EDGE])
+
+
+async def test_a_dead_edge_is_planned_around_and_found_again(tiny: Path) -> None:
+    async with planned(tiny) as device:
+        device.link.cut()
+        await until(lambda: device.tiers() == [Tier.DEVICE])
+        device.link.restore()
+        await until(lambda: device.tiers() == [Tier.DEVICE, Tier.EDGE])
