@@ -18,6 +18,8 @@ import pytest
 from tests.conftest import ROOT
 
 REQUIRE = "TEST_REQUIRE_CONTAINERS"
+DIGITS = {"BUNDLE": "models/digits", "SPLITS": "7,14", "DEVICE_SLOWDOWN": "1", "EDGE_SLOWDOWN": "1"}
+"""A fixed plan, so that every tier answers some."""
 BUILD_SECONDS = 900
 
 
@@ -35,8 +37,8 @@ class Stack:
         """The public door, as the host sees it."""
         return f"127.0.0.1:{self.ports['PUBLIC_PORT']}"
 
-    def compose(self, *arguments: str, seconds: float = 120) -> str:
-        given = {"IMAGE": self.image} | {name: str(port) for name, port in self.ports.items()}
+    def compose(self, *arguments: str, seconds: float = 120, **more: str) -> str:
+        given = DIGITS | {"IMAGE": self.image} | {name: str(port) for name, port in self.ports.items()} | more
         project = ("--project-name", self.project, "--file", str(ROOT / "docker-compose.yml"))
         # What the file itself says is tested, not what somebody's .env makes of it.
         options = ("--ansi", "never", "--env-file", os.devnull, *project)

@@ -207,6 +207,16 @@ def test_the_image_is_small_and_has_neither_torch_nor_a_compiler(stack: Stack) -
     assert stack.inside("device-agent", "python", "-c", look).split() == ["None", "None"]
 
 
+def test_a_device_without_fixed_splits_plans_from_what_it_measured(
+    stack: Stack, images: npt.NDArray[np.uint8], restored: None
+) -> None:
+    stack.compose("up", "--detach", "--wait", "--wait-timeout", "60", "--no-deps", "device-agent", SPLITS="")
+    answers = asyncio.run(ask(stack, images[:20]))
+    planned = [line for line in stack.compose("logs", "device-agent").splitlines() if '"event": "plan"' in line]
+    assert planned
+    assert {answer.plan for answer in answers} <= {json.loads(line[line.index("{") :])["plan"] for line in planned}
+
+
 def test_the_links_can_be_asked_from_the_host(stack: Stack, whole: list[Prediction]) -> None:
     shapes = {}
     for name in ("DEVICE_EDGE", "EDGE_CLOUD"):

@@ -13,7 +13,7 @@ from services import bundle
 from services.domain import FloatArray, Segment
 from services.errors import InvalidInput, TooLarge
 from services.model import Model
-from testbed.adopt import NEVER, adopt, preprocessing
+from testbed.adopt import NEVER, adopt, adopt_network, preprocessing
 from tests.networks import three_exit_graph
 
 CLASSIFIERS = {
@@ -49,6 +49,9 @@ def dense(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+HUGE = {"light_graphs/light_resnet50.onnx": 40, "light_graphs/light_vgg19.onnx": 46}
+
+
 def chained(model: Model, tensor: FloatArray, start: int, end: int) -> FloatArray:
     for piece in model.pieces(Segment(start, end)):
         tensor, _ = model.run(piece, tensor)
@@ -59,12 +62,79 @@ def chained(model: Model, tensor: FloatArray, start: int, end: int) -> FloatArra
 def test_a_real_classifier_split_anywhere_equals_the_whole(data: Path, tmp_path: Path, name: str, exits: int) -> None:
     manifest = adopt(data / name, tmp_path / "b").manifest
     assert len(manifest.exits) == exits
-    model = Model(bundle.load(tmp_path / "b"))
+    model = Model(bundle.load(tmp_path / "b"), max_sessions=4)
     inputs = np.random.default_rng(0).normal(size=(3, *manifest.input.shape)).astype(np.float32)
     whole = chained(model, inputs, 0, model.last)
     for cut in range(1, model.last):
         split = chained(model, chained(model, inputs, 0, cut), cut, model.last)
         assert np.abs(split - whole).max() <= 1e-5 * max(1.0, float(np.abs(whole).max())), cut
+
+
+@pytest.mark.parametrize(("name", "points"), HUGE.items())
+def test_a_huge_classifier_split_everywhere_at_once_equals_the_whole(
+    data: Path, tmp_path: Path, name: str, points: int
+) -> None:
+    manifest = adopt(data / name, tmp_path / "b").manifest
+    assert len(manifest.split_points) == points
+    model = Model(bundle.load(tmp_path / "b"), max_sessions=1)
+    inputs = np.random.default_rng(0).normal(size=(1, *manifest.input.shape)).astype(np.float32)
+    pieces = inputs
+    for cut in range(model.last):
+        pieces = chained(model, pieces, cut, cut + 1)
+    whole = chained(model, inputs, 0, model.last)
+    assert np.abs(pieces - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_one_named_output_of_a_detector_can_be_split_anywhere(data: Path, tmp_path: Path) -> None:
+    adopted = adopt(data / "models/other/ultraface_rfb320.onnx", tmp_path / "b", output="scores")
+    assert adopted.manifest.split_points[-1].shape == (8840,)
+    assert any("8,840 numbers" in note for note in adopted.notes)
+    model = Model(bundle.load(tmp_path / "b"), max_sessions=4)
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 240, 320)).astype(np.float32)
+    whole = chained(model, inputs, 0, model.last)
+    for cut in range(1, model.last):
+        split = chained(model, chained(model, inputs, 0, cut), cut, model.last)
+        assert np.abs(split - whole).max() <= 1e-5, cut
+
+
+def test_a_named_output_of_too_many_numbers_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="2 to 65,536 numbers"):
+        adopt(data / "models/other/super_resolution_10.onnx", tmp_path / "b", output="output")
+
+
+def test_photos_that_are_given_are_what_bytes_are_measured_on(data: Path, tmp_path: Path) -> None:
+    found = adopt(data / "models/cifar10/resnet_2b.onnx", tmp_path / "b", images=data / "photos")
+    assert "8 photos" in found.measured_on
+    assert [entry.split_point for entry in found.manifest.codec_accuracy] == list(range(11))
+    assert all(entry.delta is None for entry in found.manifest.codec_accuracy)
+
+
+def test_bytes_after_the_codec_are_measured_at_every_split_point(tmp_path: Path) -> None:
+    found = adopt(save(three_exit_graph(), tmp_path), tmp_path / "b")
+    assert "synthetic" in found.measured_on
+    measured = {
+        entry.split_point: entry.bytes_per_sample for entry in bundle.load(tmp_path / "b").manifest.codec_accuracy
+    }
+    for point in found.manifest.split_points:
+        weight = measured[point.index]
+        assert weight is not None
+        assert 0 < weight < point.bytes_int8 + 64
+
+
+def test_a_published_network_becomes_a_bundle_with_random_weights_and_exits(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    found = adopt_network("resnet20", tmp_path / "b", exits=(3, 6), classes=5, seed=7)
+    loaded = bundle.load(tmp_path / "b")
+    assert [spec.threshold for spec in loaded.manifest.exits] == [NEVER, NEVER, 0]
+    assert loaded.manifest.labels == ("0", "1", "2", "3", "4")
+    assert loaded.manifest.input.preprocessing is not None
+    assert "seed 7" in found.notes[0]
+    again = adopt_network("resnet20", tmp_path / "c", exits=(6, 3), classes=5, seed=7)
+    assert again.manifest.graph_sha256 == found.manifest.graph_sha256
+    model, inputs = Model(loaded), np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    whole = chained(model, inputs, 0, model.last)
+    for cut in range(1, model.last):
+        assert np.abs(chained(model, chained(model, inputs, 0, cut), cut, model.last) - whole).max() <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items())

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from services.errors import InvalidInput
-from training import datasets
+from training import cifar, datasets
 from training.datasets import Split
 
 
@@ -146,3 +149,88 @@ def test_the_official_files_split_into_47000_3000_10000_and_10000(data: Path) ->
         found = datasets.load(name, data)
         sizes = [len(split) for split in (found.train, found.validation, found.calibration, found.test)]
         assert sizes == [47_000, 3_000, 10_000, 10_000]
+
+
+def _picture(value: int = 0, size: tuple[int, int] = (32, 32)) -> bytes:
+    with io.BytesIO() as buffer:
+        Image.new("RGB", size, (value, 0, 255)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def _zip(file: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return file.parent
+
+
+def _write_pictures(folder: Path, train: int = 50, test: int = 10) -> Path:
+    """The training pictures in two zip files, as many of every class."""
+    names = [f"{cifar.CLASSES[i % 10]}/{i:04d}.png" for i in range(max(train, test))]
+    pictures = {f"{part}/{name}": _picture(i) for part in ("train", "test") for i, name in enumerate(names)}
+    of_train = [name for name in pictures if name.startswith("train")][:train]
+    of_test = [name for name in pictures if name.startswith("test")][:test]
+    for file, held in (("a.zip", of_train[::2]), ("b.zip", of_train[1::2]), ("test.zip", of_test)):
+        _zip(folder / file, {name: pictures[name] for name in held})
+    return folder
+
+
+def test_pictures_in_zip_files_are_read_with_the_class_of_their_folder(tmp_path: Path) -> None:
+    found = datasets.load("cifar10", _write_pictures(tmp_path))
+    sizes = [len(split) for split in (found.train, found.validation, found.calibration, found.test)]
+    assert sizes == [43, 2, 5, 10]
+    assert found.labels[0] == "airplane"
+    assert found.test.images.shape == (10, 32, 32, 3)
+    np.testing.assert_array_equal(found.test.images[:, 5, 6, 0] % 10, found.test.labels)
+
+
+def test_binary_batches_of_cifar10_are_read_by_row_and_column_and_colour(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (20, 32, 32, 3)).astype(np.uint8), np.arange(20) % 10
+    records = np.concatenate([labels[:, None].astype(np.uint8), images.transpose(0, 3, 1, 2).reshape(20, -1)], axis=1)
+    (tmp_path / "test_batch.bin").write_bytes(records.tobytes())
+    found = datasets.load_test("cifar10", tmp_path)
+    np.testing.assert_array_equal(found.images, images)
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0" * 3072, b"\x0a" + b"\0" * 3072])
+def test_a_damaged_binary_batch_is_named(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "test_batch.bin").write_bytes(raw)
+    with pytest.raises(InvalidInput, match=r"test_batch.bin.*download it again"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("test/cat/0.png", b"no picture", "cannot identify"),
+        ("test/cat/0.png", _picture(size=(33, 32)), "33x32"),
+        ("test/cat/0.png", b"\0" * 70_000, "too large"),
+        ("test/cow/0.png", _picture(), "cow"),
+    ],
+)
+def test_a_wrong_picture_is_named(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
+    _zip(tmp_path / "test.zip", {name: content})
+    with pytest.raises(InvalidInput, match=rf"test.zip.*{fault}"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+def test_a_broken_zip_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InvalidInput, match=r"test.zip.*download it again"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+def test_zip_files_without_test_pictures_say_what_to_give(tmp_path: Path) -> None:
+    _zip(tmp_path / "latest.zip", {"notes.txt": b"nothing"})
+    with pytest.raises(InvalidInput, match=r"test/CLASS/NAME.jpg"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+def test_cifar10_splits_into_43000_2000_5000_and_10000(data: Path) -> None:
+    found = datasets.load("cifar10", data)
+    sizes = [len(split) for split in (found.train, found.validation, found.calibration, found.test)]
+    assert sizes == [43_000, 2_000, 5_000, 10_000]
+    assert np.bincount(found.test.labels).tolist() == [1000] * 10
+    assert np.bincount(found.calibration.labels).tolist() == [500] * 10

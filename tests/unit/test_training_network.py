@@ -16,12 +16,21 @@ from training.augment import Augmentation, augment
 from training.datasets import Dataset, Split
 from training.models import NetworkConfig, ThreePartNetwork, part_sizes
 from training.recipes import RECIPES, Recipe
+from training.residual import Disturbance, ResidualConfig, Stage
 
 TINY = Recipe(
     NetworkConfig(device=(2, 2), device_sends=2, device_head=2, edge=(3, 3), edge_sends=2, edge_head=2, cloud=(4,)),
     Augmentation(degrees=5, shift=1, flip=0.5, erase=0.5),
     epochs=4,
     batch_size=16,
+)
+
+TINY_RESIDUAL = ResidualConfig(
+    device=(Stage(2, 1), Stage(3, 0, 4, join=True)),
+    device_head=(2, 2),
+    edge=(Stage(4, 1), Stage(2, join=True)),
+    edge_head=(3, 3),
+    cloud=(Stage(5, 1),),
 )
 
 
@@ -44,27 +53,65 @@ def pictures() -> Dataset:
     return Dataset("pictures", ("up", "down"), *parts, data_hash="0" * 64)
 
 
+@pytest.fixture
+def colours() -> Dataset:
+    """Two classes that are easy to tell apart: reddish or bluish."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 2
+    images = rng.integers(0, 60, (96, 32, 32, 3))
+    images[labels == 0, :, :, 0] += 150
+    images[labels == 1, :, :, 2] += 150
+    whole = Split(images.astype(np.uint8), labels)
+    parts = [whole.take(np.arange(a, b)) for a, b in ((0, 48), (48, 64), (64, 80), (80, 96))]
+    return Dataset("colours", ("red", "blue"), *parts, data_hash="1" * 64)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_leaves_a_part_is_smaller_than_what_entered_it(name: str) -> None:
-    sizes = [28 * 28, *(part.elements_out for part in part_sizes(ThreePartNetwork(RECIPES[name].network)))]
+    network = RECIPES[name].network.build()
+    entered = network.channels * network.side**2
+    sizes = [entered, *(part.elements_out for part in part_sizes(network))]
     assert sizes == sorted(set(sizes), reverse=True)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_part_is_larger_than_the_one_before(name: str) -> None:
-    device, edge, cloud = part_sizes(ThreePartNetwork(RECIPES[name].network))
+def test_each_part_is_larger_than_the_one_before_and_the_cloud_works_most(name: str) -> None:
+    device, edge, cloud = part_sizes(RECIPES[name].network.build())
     assert device.parameters < edge.parameters < cloud.parameters
-    assert device.multiply_accumulates < edge.multiply_accumulates < cloud.multiply_accumulates
+    assert max(device.multiply_accumulates, edge.multiply_accumulates) < cloud.multiply_accumulates
 
 
-def test_part_sizes_count_every_weight_once() -> None:
-    network = ThreePartNetwork(TINY.network)
+@pytest.mark.parametrize("config", [TINY.network, TINY_RESIDUAL])
+def test_part_sizes_count_every_weight_once(config: NetworkConfig | ResidualConfig) -> None:
+    network = config.build()
     assert sum(part.parameters for part in part_sizes(network)) == sum(p.numel() for p in network.parameters())
 
 
 def test_every_exit_answers_for_every_sample() -> None:
     outputs = ThreePartNetwork(TINY.network).eval()(torch.zeros(5, 1, 28, 28))
     assert [tuple(logits.shape) for logits in outputs] == [(5, 10)] * 3
+
+
+def test_the_network_for_cifar10_is_work_enough_to_be_shared() -> None:
+    device, edge, cloud = part_sizes(RECIPES["cifar10"].network.build())
+    work = device.multiply_accumulates + edge.multiply_accumulates + cloud.multiply_accumulates
+    assert 60e6 <= work <= 120e6
+    assert 0.15 <= device.multiply_accumulates / work <= 0.25
+    assert device.parameters + edge.parameters + cloud.parameters <= 1_100_000
+
+
+def test_every_exit_of_a_residual_network_answers_for_every_sample() -> None:
+    outputs = TINY_RESIDUAL.build().eval()(torch.zeros(5, 3, 32, 32))
+    assert [tuple(logits.shape) for logits in outputs] == [(5, 10)] * 3
+
+
+def test_joins_are_disturbed_by_half_a_step_at_most_and_only_while_training() -> None:
+    sent, disturbance = torch.rand(4, 3, 8, 8), Disturbance(levels=15)
+    step = (sent.flatten(1).amax(1) - sent.flatten(1).amin(1)) / 15
+    moved = (disturbance.train()(sent) - sent).abs().flatten(1).amax(1)
+    assert bool((moved <= step / 2 + 1e-6).all())
+    assert bool((moved > step / 4).all())
+    assert torch.equal(disturbance.eval()(sent), sent)
 
 
 def test_a_view_without_any_change_is_the_image_itself() -> None:
@@ -81,6 +128,24 @@ def test_views_follow_the_generator_and_stay_in_range() -> None:
     assert 0 <= float(one.min()) <= float(one.max()) <= 1
 
 
+def test_cropping_moves_whole_pixels_and_mirrors_the_border() -> None:
+    image = torch.arange(32 * 32).float().reshape(1, 1, 32, 32)
+    padded = torch.nn.functional.pad(image, (3,) * 4, mode="reflect")
+    views = {(top, left): padded[:, :, top : top + 32, left : left + 32] for top in range(7) for left in range(7)}
+    seen = set()
+    for seed in range(40):
+        view = augment(image, Augmentation(crop=3), Generator().manual_seed(seed))
+        seen |= {place for place, expected in views.items() if torch.equal(view, expected)}
+    assert len(seen) > 20
+
+
+def test_images_of_a_batch_are_cropped_apart_and_their_channels_together() -> None:
+    images = torch.rand(1, 1, 32, 32).expand(16, 3, 32, 32)
+    views = augment(images, Augmentation(crop=4), Generator().manual_seed(0))
+    assert torch.equal(views[:, 0], views[:, 2])
+    assert len({view.numpy().tobytes() for view in views}) > 8
+
+
 def test_erasing_blackens_one_rectangle_of_the_asked_size() -> None:
     view = augment(torch.ones(1, 1, 28, 28), Augmentation(erase=1.0, erased_pixels=(4, 6)), Generator().manual_seed(0))
     rows, columns = torch.nonzero(view[0, 0] < 0.5, as_tuple=True)
@@ -95,6 +160,16 @@ def test_training_learns_what_can_be_learnt(pictures: Dataset, tmp_path: Path) -
     result = fitting.fit(pictures, recipe, seed=0, checkpoint=tmp_path / "c.safetensors")
     assert min(result.best.validation_accuracies) == 1.0
     assert result.best.validation_loss == min(epoch.validation_loss for epoch in result.history)
+
+
+def test_a_residual_network_learns_from_colours_and_repeats_itself(colours: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(TINY_RESIDUAL, Augmentation(flip=0.5, crop=2), epochs=12, batch_size=16, learning_rate=0.02)
+    one, two = (fitting.fit(colours, recipe, 3, tmp_path / "c.safetensors") for _ in range(2))
+    assert one.best.validation_accuracies[-1] == 1.0
+    assert _same(one, two)
+    pixels = colours.train.images / 255
+    np.testing.assert_allclose(one.mean, pixels.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(one.std, pixels.std((0, 1, 2)), atol=1e-4)
 
 
 def _weights(result: fitting.TrainResult) -> dict[str, torch.Tensor]:

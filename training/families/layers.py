@@ -89,8 +89,6 @@ def _depthwise(block: Block, network: Architecture) -> list[nn.Module]:
 class Basic(nn.Module):
     """Two 3x3 convolutions. The shortcut takes every second pixel and fills new channels with zeros (option A)."""
 
-    residual = True
-
     def __init__(self, block: Block, network: Architecture) -> None:
         super().__init__()
         self.stride, self.missing = block.stride, block.leaving - block.entering
@@ -113,5 +111,5 @@ def layer_of(block: Block, network: Architecture) -> nn.Module:
 def last_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
     """The batch normalisation at the end of every branch that is added to a shortcut."""
     for block in network.modules():
-        if isinstance(block, (Inverted, Basic)) and block.residual:
+        if isinstance(block, Basic) or (isinstance(block, Inverted) and block.residual):
             yield [layer for layer in block.body.modules() if isinstance(layer, nn.BatchNorm2d)][-1]

@@ -12,7 +12,7 @@ from training.families import architecture
 from training.families.architecture import Architecture
 from training.families.layers import convolution, last_norms, layer_of
 
-_BRANCH_GAIN = 0.3
+_BRANCH_GAIN = 0.9
 
 
 class BlockNetwork(nn.Module):
@@ -80,8 +80,9 @@ def with_exits(network: BlockNetwork, after: Sequence[int]) -> ExitNetwork:
 def settle(network: nn.Module, images: Tensor, seed: int = 0) -> None:
     """Draws weights from `seed` and sets every batch normalisation to what it sees of `images`, then to evaluation.
 
-    Without this, a deep network of random weights amplifies what goes through it until its answers are noise. With it
-    alone, it still amplifies whatever is unlike `images`: so branches beside a shortcut are turned down afterwards.
+    Without this, a deep network of random weights amplifies what goes through it until its answers are noise. With it,
+    it still does so with what varies more than `images`: so they should vary much, and every branch beside a shortcut
+    is turned down a little, lest many in a row make the smallest error loud.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():

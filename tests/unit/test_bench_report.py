@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.errors import InvalidInput
+from testbed.bench import conduct, workloads
+from testbed.bench.policies import NAMES
+from testbed.bench.world import Loop, World
+from testbed.commands import bench as command
+
+_TRACE = "t_s,mbps\n0,0.5\n1,4\n2,0.1\n3,0\n4,2\n"
+
+
+@pytest.fixture
+def asked(tiny: Path, tmp_path: Path) -> conduct.Asked:
+    trace = tmp_path / "bumpy.csv"
+    trace.write_text(_TRACE)
+    loops = (Loop.CLOSED, Loop.OPEN)
+    return conduct.Asked([trace], [tiny], None, None, loops, NAMES, 2.0, 1, 0, tmp_path / "out", World())
+
+
+def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_else(asked: conduct.Asked) -> None:
+    steps: list[str] = []
+    found = conduct.simulate(asked, steps.append)
+    conduct.write(found, asked, asked.out / "all.json")
+    told = json.loads((asked.out / "all.json").read_text())
+    assert set(told["traces"]) == set(told["oracle_ratio"]) == set(told["best_static_ratio"]) == {"bumpy"}
+    assert set(told["traces"]["bumpy"]) == set(NAMES)
+    wanted = {"mean_ms", "p50_ms", "p95_ms", "p99_ms", "missed", "bytes", "accuracy", "switches"}
+    assert wanted <= set(told["traces"]["bumpy"]["offramp"])
+    rows = list(csv.DictReader((asked.out / "policies.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(NAMES) == len(steps)
+    page = (asked.out / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert "<script" not in page
+    assert all(word in page for word in ("Targets", "bumpy", "simulated"))
+
+
+def test_pictures_without_photos_are_seeded_and_smooth() -> None:
+    first, again = (workloads.smooth((32, 48, 3), seed=5) for _ in range(2))
+    assert first.shape[1:] == (32, 48, 3)
+    assert np.array_equal(first, again)
+    across = np.abs(np.diff(first.astype(float), axis=2)).mean()
+    assert 1 < across < 0.5 * first.astype(float).std()
+
+
+def test_photos_become_squares_of_the_networks_size(tmp_path: Path) -> None:
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 60:] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    left, right = workloads.crops(tmp_path / "wide.png", (16, 16))
+    assert left.shape == right.shape == (16, 16, 3)
+    assert left.mean() < 1
+    assert right.mean() > 254
+
+
+@pytest.mark.parametrize("text", ["offramp,perfect", "nobody"])
+def test_a_policy_that_there_is_not_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="known: offramp, device"):
+        command._names(text)
+
+
+def test_a_folder_of_traces_stands_for_its_files(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "README.upstream"):
+        (tmp_path / name).write_text(_TRACE)
+    assert [file.name for file in command._files([tmp_path])] == ["a.csv", "b.csv"]
+    with pytest.raises(InvalidInput, match="--trace"):
+        command._files([tmp_path / "nothing.csv"])

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.costs import Options
+from device_agent.switching import SwitchRule
+from services import bundle, codec
+from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
+from services.model import Model
+from testbed.bench import policies
+from testbed.bench.compare import Bench, Trial, maker, run, simulate, staying
+from testbed.bench.costs import CodecAt, Costs
+from testbed.bench.journeys import Journeys
+from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
+from testbed.bench.routes import Network, choices, crosses, over_trace, plan_of
+from testbed.bench.virtual import Simulation
+from testbed.bench.workloads import Workload
+from testbed.bench.world import Loop, World
+from testbed.traces import ConstantRate, Rate, RateTrace
+
+_WORLD = World(call_seconds=0.001, agent_seconds=0.0)
+_OPTIONS = Options(codecs=(("int8", "fp32"), ("int8", "fp32")), image_codecs=("pixels", "jpeg90"))
+_CODECS = ("fp32", "int8", "int8+zstd", "pixels", "jpeg90")
+_BLOCK_SECONDS = 0.01
+
+
+def _costs(workload: Workload) -> Costs:
+    """Each block takes 10 ms; codecs take no time and make as many bytes as they make of the inputs, or of zeros."""
+    manifest = workload.bundle.manifest
+    at, told = [], []
+    for point in manifest.split_points[:-1]:
+        tensors = np.zeros((1, *point.shape), np.float32) if point.index else workload.inputs
+        for name in _CODECS:
+            if name in codec.usable(manifest, point.index):
+                each = codec.at(name, point.index, manifest.input.preprocessing)
+                size = float(np.mean([each.encode(row[None]).nbytes for row in tensors]))
+                at.append(CodecAt(point.index, name, 0.0, 0.0, size))
+                told.append(CodecCost(name, 0.0, 0.0, size / (4 * point.elements)))
+    pieces = [Segment(a, b) for a in range(manifest.last) for b in range(a + 1, manifest.last + 1)]
+    times = tuple(SegmentTime(each, 1, _BLOCK_SECONDS * (each.end - each.start)) for each in pieces)
+    return Costs(times, tuple(at), tuple({each.codec: each for each in reversed(told)}.values()))
+
+
+@pytest.fixture
+def each(tiny: Path) -> Bench:
+    """The tiny network with exits that nobody takes, on random pictures."""
+    loaded = bundle.load(tiny)
+    never = tuple(spec.model_copy(update={"threshold": 2.0}) for spec in loaded.manifest.exits[:-1])
+    manifest = loaded.manifest.model_copy(update={"exits": (*never, loaded.manifest.exits[-1])})
+    loaded = replace(loaded, manifest=manifest)
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    workload = Workload("tiny", loaded, pictures, np.zeros(6, np.int64))
+    costs = _costs(workload)
+    journeys = Journeys(workload, Model(loaded), costs, _WORLD.slowdowns)
+    network = Network(manifest, staying(journeys))
+    found = choices(network, costs, _WORLD, _OPTIONS, Policy())
+    return Bench(workload, _WORLD, _OPTIONS, journeys, costs, found, SwitchRule())
+
+
+def _seconds(each: Bench, plan: Plan, rate: Rate, at: float = 0.0) -> float:
+    """What one request takes that begins at `at`."""
+    simulation = Simulation(each.world, each.journeys, rate)
+    return simulation.open(Static(plan), repeat(0), [at]).seconds[0]
+
+
+def test_a_request_takes_what_its_parts_add_up_to(each: Bench) -> None:
+    last, world = each.workload.bundle.manifest.last, each.world
+    plan = plan_of(last, 0, last, "pixels")
+    sent = 64 + world.header_bytes
+    expected = sent / 1e5 + world.near_fixed_seconds + _BLOCK_SECONDS * last * world.edge_slowdown
+    assert _seconds(each, plan, ConstantRate(1e5)) == pytest.approx(expected)
+
+
+def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
+    runs = simulation.open(Static(plan_of(last, last)), count(), [0.0, 0.0])
+    alone = _BLOCK_SECONDS * last * each.world.device_slowdown
+    assert runs.seconds == pytest.approx([alone, 2 * alone])
+
+
+def test_a_caller_gives_up_on_a_link_that_stays_dead(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    dead = RateTrace.from_rates([1e5, *[0.0] * 60])
+    runs = Simulation(each.world, each.journeys, dead).open(Static(plan_of(last, 0, last, "pixels")), count(), [2.0])
+    assert runs.failed == [True]
+    assert runs.seconds == pytest.approx([each.world.limit_seconds])
+
+
+def test_what_the_oracle_expects_is_what_the_simulation_does(each: Bench) -> None:
+    rate = RateTrace.from_rates([2e4, 5e3, 1e5, 0.0, 3e4])
+    expected = over_trace(each.choices, rate, 5.0, every=0.5)
+    for row, at in zip(expected, np.arange(0.0, 5.0, 0.5), strict=True):
+        took = [_seconds(each, plan, rate, float(at)) for plan in each.choices.plans]
+        assert row == pytest.approx(took, rel=0.03, abs=0.003)  # a sample's bytes are not quite the mean
+
+
+def test_no_plan_that_was_left_out_beats_the_options(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    rate = ConstantRate(3e4)
+    best = min(_seconds(each, plan, rate) for plan in each.choices.plans)
+    others = [plan_of(last, s1, s2, "int8", "int8") for s1 in range(last) for s2 in range(s1, last + 1)]
+    assert all(_seconds(each, plan, rate) >= best - 0.02 for plan in others)
+
+
+def test_all_policies_meet_the_same_requests(each: Bench) -> None:
+    trial = Trial("t", RateTrace.from_rates([5e4, 1e4]), 6.0, Loop.OPEN, seed=3)
+    found = run(each, trial, NAMES)
+    assert list(found.runs) == list(NAMES)
+    arrivals = [sorted(runs.at) for runs in found.runs.values()]
+    assert all(each == pytest.approx(arrivals[0]) for each in arrivals)
+    assert found.static is not None
+
+
+def test_nobody_beats_the_oracle_and_hindsight_beats_what_is_fixed_beforehand(each: Bench) -> None:
+    trial = Trial("t", RateTrace.from_rates([2e5, 2e5, 4e3, 4e3]), 20.0, Loop.CLOSED, seed=0)
+    mean = {name: float(np.mean(runs.seconds)) for name, runs in run(each, trial, NAMES).runs.items()}
+    assert all(mean[ORACLE] <= 1.01 * other for other in mean.values())
+    assert mean[BEST_STATIC] <= 1.01 * min(mean[name] for name in ("device", "cloud-raw", "cloud-jpeg"))
+
+
+def test_ours_finds_the_link_by_itself_and_leaves_it_when_it_collapses(each: Bench) -> None:
+    rate = RateTrace.from_rates([*[1e6] * 20, *[500.0] * 20])
+    runs = simulate(each, Trial("t", rate, 40.0, Loop.CLOSED, seed=0), maker(each, OURS))
+    by_end = dict(zip(runs.at, runs.plans, strict=True))
+    assert next(plan for at, plan in by_end.items() if at > 10).after(Tier.DEVICE) is not None
+    assert next(plan for at, plan in by_end.items() if at > 35).after(Tier.DEVICE) is None
+
+
+def test_a_simulation_repeats_itself(each: Bench) -> None:
+    trial = Trial("t", RateTrace.from_rates([5e4, 1e4]), 10.0, Loop.OPEN, seed=3)
+    first, again = (simulate(each, trial, maker(each, OURS)).seconds for _ in range(2))
+    assert first == again
+
+
+def test_dynamic_split_computing_follows_its_equations(each: Bench) -> None:
+    manifest = each.workload.bundle.manifest
+    fast, slow = (
+        policies.DynamicSplit(manifest, each.costs, each.world, lambda rate=rate: rate).plan(Policy(), 1)
+        for rate in (1e9, 1.0)
+    )
+    assert fast.stages[-1].segment == Segment(0, manifest.last)
+    assert slow == plan_of(manifest.last, manifest.last)
+
+
+def test_a_trace_crosses_a_break_even_where_no_plan_is_good_everywhere() -> None:
+    swapping = np.array([[1.0, 2.0], [2.0, 1.0]] * 10)
+    assert crosses(swapping)
+    assert not crosses(np.array([[1.0, 1.05], [1.05, 1.0]] * 10))
+    assert not crosses(np.array([[1.0, 2.0]] * 20))
