@@ -28,10 +28,14 @@ lint: .venv/.installed-dev ## Style, types, import contracts, and stubs that mat
 proto: .venv/.installed-dev ## Generate services/pb from proto/
 	@$(BIN)/python deploy/stubs.py
 
-bench: .venv/.installed-dev ## Benchmarks: links (asked against got) and the hop (against a bare echo), into out/bench
+bench: .venv/.installed-dev ## Benchmarks: links, the hop, the planner, sessions, codecs, link estimates, into out/bench
 	@mkdir -p out/bench
 	@$(BIN)/python -m benchmarks.links --json out/bench/links.json
 	@$(BIN)/python -m benchmarks.hop --json out/bench/hop.json
+	@$(BIN)/python -m benchmarks.planner --json out/bench/planner.json
+	@$(BIN)/python -m benchmarks.sessions --json out/bench/sessions.json
+	@$(BIN)/python -m benchmarks.codecs --json out/bench/codecs.json
+	@$(BIN)/python -m benchmarks.link_estimates --json out/bench/link_estimates.json
 
 up: ## The testbed in containers: the public door is 127.0.0.1:8001 (gRPC)
 	@docker compose up -d --build --wait
