@@ -7,7 +7,8 @@ import uuid
 from dataclasses import dataclass
 
 from device_agent.plans import Plans
-from services.domain import Deadline, FloatArray, Plan, Policy, Request, Response
+from services.domain import Deadline, FloatArray, Plan, Policy, Predictions, Request, Response, Trace
+from services.errors import OfframpError
 from services.tier import TierRuntime
 
 ANY = Policy()
@@ -50,7 +51,14 @@ class Agent:
             deadline,
             thresholds,
         )
-        response = await self.runtime.infer(request, arrived)
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.plans.learn, response, self.policy, len(samples))  # the answer does not wait for it
+        try:
+            response = await self.runtime.infer(request, arrived)
+        except OfframpError:  # where every request fails, nothing else would tell the planner why
+            self._learn(Response(Predictions.empty(0, 0), Trace(), (), self.runtime.links()), len(samples))
+            raise
+        self._learn(response, len(samples))
         return Answer(request.request_id, plan, response)
+
+    def _learn(self, response: Response, batch_size: int) -> None:
+        """When the event loop is next free, so that the answer does not wait for it."""
+        asyncio.get_running_loop().call_soon(self.plans.learn, response, self.policy, batch_size)

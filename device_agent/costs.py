@@ -58,8 +58,8 @@ class Options:
     tiers: frozenset[Tier] = frozenset(Tier)
     max_accuracy_loss: float = 0.005
     active_watts: float = 5.0
-    idle_watts: float = 2.5
-    joules_per_byte: float = 1e-7
+    idle_watts: float = 1.0
+    joules_per_byte: float = 1e-6
 
     def of_hops(self, manifest: Manifest) -> tuple[Names, Names]:
         """Every codec that may be used somewhere on each hop. Raises InvalidInput for an unknown name."""

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from device_agent.times import Array, Same, Travellers
 from services import codec
 from services.bundle import Manifest
-from services.domain import LinkEstimate, TierProfile
+from services.domain import CodecCost, LinkEstimate, TierProfile
 from services.errors import InvalidInput
 
 Names = tuple[str, ...]
 Mask = npt.NDArray[np.bool_]
 
+_EXACT = frozenset({*codec.INTERIOR, "pixels"})
+"""Codecs that, without a lossless stage, take as many bytes as the shape says."""
 _FP32_BYTES = 4
 
 
@@ -46,11 +48,13 @@ class Hop:
 class _Wire:
     """What codecs make of one sample: bytes as float32 [S, 1], on the wire [S, C], and the accuracy they add [S, C].
 
+    plain: exact bytes before the lossless stage, NaN for image files, whose size is not known from the shape.
     usable: that a codec can carry what crosses there, and that it is known to be harmless, or how harmful.
     """
 
     fp32: Array
     measured: Array
+    plain: Array
     estimated: Array
     delta: Array
     usable: Mask
@@ -58,11 +62,15 @@ class _Wire:
 
 @dataclass(frozen=True, slots=True)
 class _CodecCosts:
-    """Of one machine, [C] each: seconds per float32 byte, and wire bytes per float32 byte (NaN: not measured)."""
+    """Of one machine, [C] each: seconds per float32 byte, and wire bytes per float32 byte (NaN: not measured).
+
+    stage: what the lossless stage makes of one byte; 1 where there is none.
+    """
 
     encode: Array
     decode: Array
     ratio: Array
+    stage: Array
 
 
 def hop(
@@ -76,12 +84,12 @@ def hop(
 ) -> Hop:
     """The hop from `sender` over `link` to `receiver`; `keep_input` forbids it at split point 0.
 
-    Bytes of a sample: measured at this split point, else by the sender's ratio, else estimated from the shape.
+    Bytes of a sample: measured at this split point, else as `_sizes` finds.
     A codec whose costs a machine does not know costs nothing there. Raises InvalidInput for an unknown codec.
     """
     wire = _wire(Same(manifest), codecs)
     sending, receiving = _codec_costs(sender, codecs), _codec_costs(receiver, codecs)
-    size = _first_known(wire.measured, sending.ratio * wire.fp32, wire.estimated)
+    size = _sizes(wire, sending)
     round_trip, per_byte = _link(link)
     known = sender is not None and receiver is not None and np.isfinite(round_trip)
     may = wire.usable & np.isfinite(size) & known
@@ -121,7 +129,7 @@ def _stopping_at_the_end(full: Hop) -> Hop:
 def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
     """What the manifest and the codecs themselves say; shared between calls, so nobody may write to the arrays."""
     spec = manifest.value
-    measured, estimated, delta = np.full((3, len(spec.split_points), len(codecs)), np.nan)
+    measured, plain, estimated, delta = np.full((4, len(spec.split_points), len(codecs)), np.nan)
     usable = np.zeros(measured.shape, bool)
     found = {(entry.split_point, entry.codec): entry for entry in spec.codec_accuracy}
     for point in spec.split_points[:-1]:
@@ -133,12 +141,13 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
             delta[where] = deltas[0] if deltas else np.nan  # what follows a + loses nothing
             measured[where] = entry.bytes_per_sample if entry and entry.bytes_per_sample else np.nan
             if name in offered:
-                estimated[where] = codec.at(name, point.index, spec.input.preprocessing).estimate_bytes(
-                    (1, *point.shape)
-                )
+                shape, base = (1, *point.shape), name.partition("+")[0]
+                estimated[where] = codec.at(name, point.index, spec.input.preprocessing).estimate_bytes(shape)
+                if base in _EXACT:
+                    plain[where] = codec.at(base, point.index, spec.input.preprocessing).estimate_bytes(shape)
                 usable[where] = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
     fp32 = np.array([[_FP32_BYTES * point.elements] for point in spec.split_points], np.float64)
-    return _Wire(fp32, measured, estimated, np.nan_to_num(delta), usable)
+    return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable)
 
 
 def _codec_costs(profile: TierProfile | None, codecs: Names) -> _CodecCosts:
@@ -149,7 +158,26 @@ def _codec_costs(profile: TierProfile | None, codecs: Names) -> _CodecCosts:
         np.array([slowdown * c.encode_seconds_per_byte if c else 0.0 for c in costs]),
         np.array([slowdown * c.decode_seconds_per_byte if c else 0.0 for c in costs]),
         np.array([c.ratio if c else np.nan for c in costs]),
+        np.array([_stage(name, found) for name in codecs]),
     )
+
+
+def _stage(name: str, costs: dict[str, CodecCost]) -> float:
+    base = name.partition("+")[0]
+    if name == base:
+        return 1.0
+    known = name in costs and base in costs and costs[base].ratio > 0
+    return costs[name].ratio / costs[base].ratio if known else np.nan
+
+
+def _sizes(wire: _Wire, sending: _CodecCosts) -> Array:
+    """Bytes of a sample [S, C]: measured there; else exact before the lossless stage, times what that stage makes
+    of it on the sender; of an image file, by the sender's ratio; else estimated from the shape.
+
+    A codec's own ratio would mislead away from where it was measured: ranges outweigh the levels of small maps.
+    """
+    by_ratio = np.where(np.isnan(wire.plain), sending.ratio * wire.fp32, np.nan)
+    return _first_known(wire.measured, wire.plain * sending.stage, by_ratio, wire.estimated)
 
 
 def _first_known(*choices: Array) -> Array:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from typing import Any
 
 from device_agent.fixed import fixed_plan
 from device_agent.planner import Options
 from device_agent.plans import FixedPlan, Plans
 from device_agent.replan import Replanner
+from services import log
 from services.bundle import Manifest
 from services.client import GrpcNextTier
 from services.domain import Plan, Policy, Segment, Tier
-from services.errors import OfframpError
+from services.errors import OfframpError, SettingsError
 from services.preparing import Preparer
 from services.probing import Prober
 from services.settings import DeviceSettings
@@ -38,11 +41,16 @@ def options_of(settings: DeviceSettings) -> Options:
 
 
 def fallback_plan(manifest: Manifest, settings: DeviceSettings) -> Plan:
-    """The plan while nothing is known: the splits in the settings, else after the exits, within what is held."""
+    """The plan while nothing is known: the splits in the settings, else after the exits, within what is held.
+
+    Raises SettingsError where it does not fit the network, or would send the raw input though that must stay.
+    """
     plan = fixed_plan(manifest, settings.split_points, settings.hop_codecs)
     first, second = (stage.segment.end for stage in plan.stages[:2])
     if settings.split_points is None and settings.holds is not None and first > settings.holds.end:
-        return fixed_plan(manifest, (settings.holds.end, max(second, settings.holds.end)), settings.hop_codecs)
+        plan = fixed_plan(manifest, (settings.holds.end, max(second, settings.holds.end)), settings.hop_codecs)
+    if settings.privacy and plan.stages[0].segment.empty:
+        raise SettingsError("privacy: the raw input would leave the device; have it run at least 0:1 (splits, holds)")
     return plan
 
 
@@ -68,9 +76,9 @@ class Planning:
             return
         replanner.believe([self._runtime.profiler.full_profile()], [])
         if self._next_tier is not None:
-            self._tasks.append(asyncio.create_task(Prober(self._next_tier, heard=self._probed).run(self._stop)))
+            self._go_on("probes", Prober(self._next_tier, heard=self._probed).run(self._stop))
             await asyncio.gather(self._ask(self._next_tier, FIRST_SECONDS), self._first_estimate(self._next_tier))
-            self._tasks.append(asyncio.create_task(self._refresh(self._next_tier)))
+            self._go_on("refresh", self._refresh(self._next_tier))
         replanner.plan(self.policy, 1)
         await replanner.settle()
 
@@ -80,7 +88,14 @@ class Planning:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._replanner is not None:
+            await self._replanner.stop()
         self._preparer.close()
+
+    def _go_on(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(log.ended)
+        self._tasks.append(task)
 
     def _probed(self) -> None:
         """A probe came back, or did not: with nothing sent, nobody else would tell the planner."""
@@ -104,12 +119,16 @@ class Planning:
             await self._ask(next_tier, self._every_seconds)
 
     async def _ask(self, next_tier: GrpcNextTier, seconds: float) -> None:
-        """A tier that does not answer is no news: what was known of it stands; its link says whether it is there."""
+        """A tier that does not answer is no news: what was known of it stands; its link says whether it is there.
+
+        What tells of another model, or of other tiers than those above, is not believed.
+        """
         if self._replanner is None:
             return
         with contextlib.suppress(OfframpError):
             told = await next_tier.describe(seconds)
-            self._replanner.believe(told.profiles, told.links)
+            if told.fits(Tier.DEVICE, self._runtime.model.manifest.model_hash):
+                self._replanner.believe(told.profiles, told.links)
         self._replanner.believe([], [next_tier.link()])
         self._replanner.reconsider()
 

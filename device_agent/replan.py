@@ -93,8 +93,16 @@ class Replanner:
 
     async def settle(self) -> None:
         """Waits until no switch is under way."""
-        running = [choice.switching for choice in self._choices.values() if choice.switching]
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*self._switches(), return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Drops the switches that are under way."""
+        for switch in self._switches():
+            switch.cancel()
+        await self.settle()
+
+    def _switches(self) -> list[asyncio.Task[None]]:
+        return [choice.switching for choice in self._choices.values() if choice.switching]
 
     def _choice(self, policy: Policy, size: int) -> _Choice:
         key = (policy, size)
@@ -103,6 +111,7 @@ class Replanner:
                 self._choices.popitem(last=False)
             self._choices[key] = _Choice(self.fallback, Switcher(self.rule, self.clock))
             self._consider(self._choices[key], policy, size)
+        self._choices.move_to_end(key)
         return self._choices[key]
 
     def _consider(self, choice: _Choice, policy: Policy, size: int) -> None:
@@ -115,6 +124,7 @@ class Replanner:
             return
         if ranked[0].plan.stages == choice.plan.stages:
             choice.plan = ranked[0].plan  # the same, with what is expected of it now
+            choice.switcher.kept(_needed(ranked[0], policy))
             return
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
         if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):

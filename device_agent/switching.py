@@ -19,9 +19,9 @@ class SwitchRule:
     """margin: a gain below this share is no reason. agreeing: decisions in a row before an improvement counts."""
 
     margin: float = 0.05
-    agreeing: int = 3
+    agreeing: int = 2
     dwell_seconds: float = 5.0
-    collapse: float = 1.5
+    collapse: float = 1.25
 
 
 RULE = SwitchRule()
@@ -54,6 +54,10 @@ class Switcher:
         sure = first or got_worse or self._agreed >= self.rule.agreeing
         rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
         return sure and (rested or current >= self.rule.collapse * best)
+
+    def kept(self, current: float) -> None:
+        """Notes that the plan in force, of cost `current`, is the best there is."""
+        self._promised, self._agreed = min(self._promised, current), 0
 
     def switched(self, promised: float) -> None:
         """Notes a switch to a plan of cost `promised`."""

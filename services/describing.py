@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from services import log
-from services.domain import Clock, LinkEstimate, TierProfile
+from services.domain import Clock, LinkEstimate, Tier, TierProfile
 from services.errors import OfframpError
 from services.tier import TierRuntime
 
@@ -29,6 +29,11 @@ class Description:
     profiles: tuple[TierProfile, ...] = ()
     links: tuple[LinkEstimate, ...] = ()
     model_hash: str = ""
+
+    def fits(self, tier: Tier, model_hash: str) -> bool:
+        """Whether it tells `tier` of the model of that hash, and of tiers above it, in order."""
+        tiers = [tier, *(profile.tier for profile in self.profiles)]
+        return self.model_hash == model_hash and tiers == sorted(set(tiers))
 
 
 @runtime_checkable
@@ -51,9 +56,8 @@ class Describer:
         """Always answers: tiers above that say nothing within most of `remaining_seconds` are absent."""
         runtime = self._runtime
         above = await self._above(ASK_SECONDS if remaining_seconds is None else _SHARE * remaining_seconds)
-        links = (runtime.next_tier.link(),) if runtime.next_tier is not None else ()
         profiles = (runtime.profiler.full_profile(), *above.profiles)
-        return Description(profiles, (*links, *above.links), runtime.model.manifest.model_hash)
+        return Description(profiles, (*runtime.links(), *above.links), runtime.model.manifest.model_hash)
 
     async def _above(self, timeout_seconds: float) -> Description:
         """The question outlives a caller in a hurry: the next one, and others who wait, want its answer too."""
@@ -72,9 +76,5 @@ class Describer:
             log.event("not_described", reason=error.reason, message=str(error)[:200])
             found = Description()
         self._answered_at = self._clock()
-        return found if self._fits(found) else Description()
-
-    def _fits(self, found: Description) -> bool:
-        """Whether it tells of this model, and of tiers above this one, in order."""
-        tiers = [self._runtime.tier, *(profile.tier for profile in found.profiles)]
-        return found.model_hash == self._runtime.model.manifest.model_hash and tiers == sorted(set(tiers))
+        fits = found.fits(self._runtime.tier, self._runtime.model.manifest.model_hash)
+        return found if fits else Description()

@@ -29,6 +29,7 @@ Shape = tuple[int, ...]
 _MODES = {1: "L", 3: "RGB"}
 _LENGTH = np.dtype("<u4")
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+_SCAN = b"\xff\xda"  # of a JPEG: behind it, the end is where it first says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ def _pixel_shape(shape: Shape) -> Shape:
 def _check_whole(kind: str, file: bytes, size: tuple[int, int]) -> None:
     """Refuses a file that is cut short or has something behind it, and before libwebp allocates, a wrong size."""
     if kind != "WEBP":
-        if not file.endswith(_ENDS[kind]):
+        end = file.find(_ENDS[kind], max(file.find(_SCAN), 0) if kind == "JPEG" else 0)
+        if end < 0 or end + len(_ENDS[kind]) != len(file):
             raise CorruptPayload(f"an image is not a whole {kind}")
         return
     riff, length, webp, chunk = struct.unpack_from("<4sI4s4s", file)

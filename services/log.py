@@ -45,9 +45,15 @@ def configure(tier: str, level: str) -> None:
     _log.propagate = False
 
 
-def event(name: str, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+def event(name: str, level: int = logging.INFO, exc_info: bool | BaseException = False, **fields: Any) -> None:
     """Logs one event with its fields."""
     _log.log(level, name, extra={"fields": fields}, exc_info=exc_info)
+
+
+def ended(task: asyncio.Task[Any]) -> None:
+    """To be called when a task in the background ends: nobody waits for it, so its error would pass unseen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        event("failed", logging.ERROR, error, task=task.get_name())
 
 
 def answered_soon(request_id: str, tier: Tier, response: Response) -> None:

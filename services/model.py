@@ -27,6 +27,9 @@ from services.weights import Weight, WeightStore, detach
 
 MAX_SESSIONS = 64
 
+_MAX_FASTEST = 4096
+_PACE_RUNS = 5
+
 SegmentOutput = tuple[FloatArray, FloatArray | None]
 """The activation at the segment's end, and the logits of the exit there, if there is one."""
 
@@ -35,7 +38,7 @@ class Model:
     """The network of one bundle, runnable between any two split points. Thread-safe.
 
     slowdown: how many times as long each run takes, which stands for a slower machine; the rest is slept. What is
-    multiplied is time on the processor, so that waiting for it on a busy machine is not.
+    multiplied is the fastest run of its kind: cold caches after a sleep and a busy machine are not the slower one's.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Model:
         threads: int = 1,
         max_sessions: int = MAX_SESSIONS,
         slowdown: float = 1.0,
-        clock: Clock = time.thread_time,
+        clock: Clock = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
     ):
         self.manifest = bundle.manifest
@@ -57,6 +60,7 @@ class Model:
         self._max_sessions = max_sessions
         self._building = threading.Lock()
         self._slowdown, self._clock, self._sleep = slowdown, clock, sleep
+        self._fastest: dict[tuple[Segment, int], float] = {}
 
     @property
     def last(self) -> int:
@@ -88,20 +92,37 @@ class Model:
         started = self._clock()
         outputs = session.run(None, {self._tensor(piece.start): tensor})
         if self._slowdown > 1:
-            self._sleep((self._slowdown - 1) * (self._clock() - started))
+            self._rest(piece, len(tensor), self._clock() - started)
         if piece.end not in self._exits:
             return outputs[0], None
         return outputs[0], outputs[-1]
+
+    def _rest(self, piece: Segment, batch_size: int, seconds: float) -> None:
+        """Sleeps until a run that took `seconds` has taken as long as it would on the slower machine."""
+        self._sleep(max(self._slowdown * self._note(piece, batch_size, seconds) - seconds, 0.0))
+
+    def _note(self, piece: Segment, batch_size: int, seconds: float) -> float:
+        """The fastest run of its kind so far, one of `seconds` included."""
+        key = piece, batch_size
+        if len(self._fastest) >= _MAX_FASTEST:
+            self._fastest.clear()
+        self._fastest[key] = min(seconds, self._fastest.get(key, seconds))
+        return self._fastest[key]
 
     def prepare(self, segments: Iterable[Segment]) -> None:
         """Makes `segments` resident and warm; blocks, while runs of what is resident go on. Costs nothing again."""
         self.warm(segment for segment in segments if not self.resident(segment))
 
     def warm(self, segments: Iterable[Segment]) -> None:
-        """Builds the sessions of `segments` and runs each once on zeros."""
+        """Builds the sessions of `segments` and runs each on zeros: once, or until it is clear how fast it can be."""
         for segment in segments:
             for piece in self.pieces(segment):
-                self.session(piece).run(None, {self._tensor(piece.start): self.zeros(piece.start, 1)})
+                session, zeros = self.session(piece), self.zeros(piece.start, 1)
+                session.run(None, {self._tensor(piece.start): zeros})
+                for _ in range(_PACE_RUNS if self._slowdown > 1 else 0):
+                    started = self._clock()
+                    session.run(None, {self._tensor(piece.start): zeros})
+                    self._note(piece, 1, self._clock() - started)
 
     def zeros(self, split_point: int, count: int) -> FloatArray:
         return np.zeros((count, *self.manifest.split_points[split_point].shape), np.float32)

@@ -6,9 +6,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from services import codec
 from services.domain import Deadline, Plan
 from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
-from services.tier import TierRuntime, check_joins, stage_of
+from services.plan_rules import check_joins, stage_of
+from services.tier import TierRuntime
 
 _MAX_WAITING = 8
 
@@ -31,13 +33,16 @@ class Preparer:
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         """Returns when this tier and those above are ready to run `plan`.
 
-        Raises InvalidInput for a plan that does not join up or passes this tier by, NotHeld for one beyond what
-        is held, QueueFull where too many wait already, DeadlineExceeded, or what the next tier raised.
+        Raises InvalidInput for a plan that does not join up, passes this tier by, or has images inside the network,
+        NotHeld for one beyond what is held, QueueFull where too many wait already, DeadlineExceeded, or what the
+        next tier raised.
         """
         runtime = self._runtime
         check_joins(plan, runtime.model.last)
         segment = stage_of(plan, runtime.tier).segment
         runtime.check_held(segment)
+        for stage in plan.stages[1:]:
+            codec.at(stage.codec, stage.segment.start, runtime.model.manifest.input.preprocessing)
         if self._waiting >= _MAX_WAITING:
             raise QueueFull(f"{self._waiting} plans wait to be prepared")
         self._waiting += 1

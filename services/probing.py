@@ -2,7 +2,8 @@
 
 A probe is sent when no call is in flight and the estimate is older than a second, or at once where the last call was
 far off and one more would decide, or where nothing is known. It carries as many bytes as a few milliseconds of the
-link move, and never more than keeps all probes under 1 % of what the believed rate could have moved meanwhile. Only a
+link move, and never more than keeps all probes under 1 % of what the believed rate, or 0.5 Mbit/s if that is more,
+could have moved meanwhile: after an outage nobody would otherwise notice that the link is back. Only a
 link of unknown rate, at the start or back from the dead, is felt out beyond that: empty probes, then a kibibyte, then
 four times as much until it shows. A probe that got no answer sets the size back, so a slow link is not clogged.
 """
@@ -22,6 +23,7 @@ STALE_SECONDS = 1.0
 MIN_BYTES, MAX_BYTES = 256, 256 * 1024
 SHARE = 0.009
 _TELLING_SECONDS = 0.008  # on the link: well above the jitter of a call
+_FLOOR_BYTES_PER_SECOND = 62_500.0  # 0.5 Mbit/s: who believes less could else not afford to find out that it is over
 _CALL_BYTES = 192  # of a probe without padding: HTTP/2 and gRPC frames
 _FIRST_BYTES = 1024
 _GROWTH = 4
@@ -108,7 +110,7 @@ class ProbeSchedule:
     def _earn(self, rate: float | None) -> None:
         now = self.clock()
         if self._earned_at is not None:
-            earned = SHARE * (rate or 0.0) * (now - self._earned_at)
+            earned = SHARE * max(rate or 0.0, _FLOOR_BYTES_PER_SECOND) * (now - self._earned_at)
             self._credit_bytes = min(self._credit_bytes + earned, 2.0 * MAX_BYTES)
         self._earned_at = now
 

@@ -17,11 +17,12 @@ from services.client import GrpcNextTier
 from services.domain import Plan, Segment, Tier
 from services.errors import BundleError, NotHeld, SettingsError
 from services.model import Model
+from services.plan_rules import stage_of
 from services.probing import Prober
 from services.profile import Measured
 from services.profile_cache import ProfileCache
 from services.settings import TierSettings
-from services.tier import TierRuntime, stage_of
+from services.tier import TierRuntime
 
 S = TypeVar("S", bound=TierSettings)
 
@@ -99,13 +100,17 @@ def check_holds(running: TierRuntime, plan: Plan) -> None:
 
 def probing(next_tier: GrpcNextTier | None, stop: asyncio.Event) -> asyncio.Task[None] | None:
     """Probes the link above in the background whenever it is quiet, until `stop`."""
-    return None if next_tier is None else asyncio.create_task(Prober(next_tier).run(stop))
+    if next_tier is None:
+        return None
+    probes = asyncio.create_task(Prober(next_tier).run(stop), name="probes")
+    probes.add_done_callback(log.ended)
+    return probes
 
 
 async def close(running: TierRuntime, next_tier: GrpcNextTier | None, probes: asyncio.Task[None] | None = None) -> None:
     """Lets go of probes, workers and the channel; the server has stopped, so nothing is running."""
     if probes is not None:
-        await probes
+        await asyncio.gather(probes, return_exceptions=True)  # an error was logged when it came
     running.close()
     if next_tier is not None:
         await next_tier.close()

@@ -114,10 +114,14 @@ class Expectation:
 
 @dataclass(slots=True)
 class _Runs:
-    """The last runs of one segment and batch size, and what one should take."""
+    """The last runs of one segment and batch size, and what one should take.
+
+    unloaded: what each would have taken without the slowdown of its own time, which is forgotten sooner than runs are.
+    """
 
     expected: float | None
     seconds: RollingMedian = field(default_factory=RollingMedian)
+    unloaded: RollingMedian = field(default_factory=RollingMedian)
 
 
 @dataclass(slots=True)
@@ -157,11 +161,17 @@ class Profiler:
         if runs.expected is not None:
             ratio = (seconds + _OVERHEAD_SECONDS) / (runs.expected + _OVERHEAD_SECONDS)
             self._slowdown.add(min(max(ratio, 1 / _SLOWEST), _SLOWEST))
+        runs.unloaded.add(seconds / self._slower())
 
     def seconds(self, segment: Segment, batch_size: int) -> float | None:
         """Median seconds of a run, or None for what never ran here."""
         runs = self._runs.get((segment, batch_size))
         return runs.seconds.value() if runs is not None else None
+
+    def expected(self, segment: Segment, batch_size: int) -> float | None:
+        """Seconds that a run should take now, also of what never ran here; None where that is unknown."""
+        measured = self._expectation.seconds(segment, batch_size)
+        return self.seconds(segment, batch_size) if measured is None else measured * self._slower()
 
     def profile(self, runs: Iterable[Key]) -> TierProfile:
         """Queue and slowdown now, and what `runs` took lately: those seconds have the slowdown in them.
@@ -174,15 +184,14 @@ class Profiler:
     def full_profile(self) -> TierProfile:
         """All that is known: what was measured, and what else ran here, with the slowdown taken out of it."""
         self._forget_the_old()
-        factor = self._slower()
-        others = self._times(key for key in self._runs if key not in self._expectation)
+        others = tuple(
+            SegmentTime(*key, runs.unloaded.value() or 0.0)
+            for key, runs in self._runs.items()
+            if key not in self._expectation
+        )
+        segments = self._measured.segments + others
         return TierProfile(
-            self.tier,
-            self._queue.value() or 0.0,
-            self._measured.segments + tuple(SegmentTime(t.segment, t.batch_size, t.seconds / factor) for t in others),
-            self._measured.codecs,
-            factor,
-            self.holds,
+            self.tier, self._queue.value() or 0.0, segments, self._measured.codecs, self._slower(), self.holds
         )
 
     def _new(self, key: Key) -> _Runs:

@@ -63,7 +63,7 @@ class ProfileCache:
     def load(self, model_hash: str, machine: Machine) -> Measured | None:
         """What was kept, or None where there is nothing, or nothing that can be believed."""
         file = self._file(model_hash, machine)
-        if file is None:
+        if file is None or not file.is_file():  # a pipe would keep the start waiting
             return None
         try:
             with file.open("rb") as opened:

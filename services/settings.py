@@ -121,7 +121,7 @@ class DeviceSettings(TierSettings):
     def _known(cls, value: str) -> str:
         names = value.split(",")
         if len(names) != 2 or not set(names) <= set(codec.NAMES):
-            raise ValueError(f"must be two of {', '.join(codec.NAMES)}")
+            raise ValueError("must be two codecs such as int8+zstd,int8+zstd; docs/wire-format.md lists them")
         return value
 
     @property

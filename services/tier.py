@@ -7,6 +7,7 @@ cloud; what differs is whether there is a next tier.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,11 @@ from services.bundle import ExitSpec
 from services.domain import (
     NO_EXIT,
     Clock,
+    Deadline,
     DegradedReason,
     FloatArray,
     HopTrace,
     LinkEstimate,
-    Plan,
     Predictions,
     Request,
     Response,
@@ -44,10 +45,16 @@ from services.errors import (
 )
 from services.fallback import degraded_by, is_callers
 from services.model import Model, SegmentOutput
+from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
 
 INLINE_SECONDS = 0.0002
 """A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
+
+PATIENCE = 3.0
+MIN_PATIENCE_SECONDS = 0.25
+"""How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
+finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
 
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 
@@ -138,6 +145,10 @@ class TierRuntime:
             await self._forward(journey, following)
         return self._finish(journey)
 
+    def links(self) -> tuple[LinkEstimate, ...]:
+        """What is believed of the link above, if there is one."""
+        return (self.next_tier.link(),) if self.next_tier is not None else ()
+
     def warm(self, *segments: Segment) -> None:
         """Builds and runs what is held of `segments`, so that the first request finds it ready. Blocks."""
         self.model.warm(piece for segment in segments for piece in self.model.pieces(segment) if self._held(piece))
@@ -224,18 +235,46 @@ class TierRuntime:
 
     async def _forward(self, journey: _Journey, following: Stage) -> None:
         """Sends those still travelling to the next tier; answers without it where it cannot."""
-        request = replace(journey.request, at=journey.at, activation=journey.activation)
+        request = replace(journey.request, at=journey.at, activation=journey.activation, deadline=self._spared(journey))
         try:
             forwarded = await self._call(request, following)
         except OfframpError as error:
             if is_callers(error):
                 raise  # no fallback may hide it
             journey.watch.lap("network")
-            await self._without_next(journey, degraded_by(error), error)
+            reason = degraded_by(error)
+            if (
+                reason is DegradedReason.DEADLINE
+                and self._seconds_of_rest(journey) < journey.request.deadline.remaining()
+            ):
+                reason = DegradedReason.UPSTREAM_UNAVAILABLE  # there is time left, but not for waiting
+            await self._without_next(journey, reason, error)
             return
         journey.answers.put(journey.travelling, forwarded.response.predictions)
         journey.forwarded = forwarded
         self._book(journey, forwarded)
+
+    def _spared(self, journey: _Journey) -> Deadline:
+        """The deadline of those above: it leaves time to finish here, or to reach an exit that somebody still needs."""
+        deadline, expected = journey.request.deadline, journey.request.plan.expected_seconds
+        remaining, rest = deadline.remaining(), self._seconds_of_rest(journey)
+        if expected is not None and rest < remaining / 2:
+            spare = remaining - max(PATIENCE * expected, MIN_PATIENCE_SECONDS)
+            return replace(deadline, at=deadline.at - max(spare, rest))
+        piece = self._to_exit(journey)
+        if journey.answered or not self._held(piece):
+            return deadline
+        seconds = self.profiler.expected(piece, len(journey.travelling)) or 0.0
+        return deadline if seconds > remaining / 2 else replace(deadline, at=deadline.at - seconds)
+
+    def _seconds_of_rest(self, journey: _Journey) -> float:
+        """What the rest of the network should take here; infinite where it is not held, or not known."""
+        rest = Segment(journey.at, self.model.last)
+        seconds = self.profiler.expected(rest, len(journey.travelling)) if self._held(rest) else None
+        return math.inf if seconds is None else seconds
+
+    def _to_exit(self, journey: _Journey) -> Segment:
+        return self.model.pieces(Segment(journey.at, self.model.last))[0]
 
     async def _call(self, request: Request, following: Stage) -> Forwarded:
         if self.next_tier is None:
@@ -249,10 +288,10 @@ class TierRuntime:
         return forwarded
 
     async def _without_next(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
-        """The rest of the network here, if it is held and time is left; else the best exit so far."""
-        travelling = journey.travelling
-        rest = Segment(journey.at, self.model.last)
-        if self._held(rest) and reason is not DegradedReason.DEADLINE:
+        """The rest of the network here, if it is held; for want of time, only an exit that everybody still needs."""
+        travelling, late = journey.travelling, reason is DegradedReason.DEADLINE
+        rest = self._to_exit(journey) if late else Segment(journey.at, self.model.last)
+        if self._held(rest) and not (late and journey.answered):
             await self._run(journey, rest)
         self._stop(journey, reason, error)
         reasons = journey.answers.reasons[travelling]
@@ -283,7 +322,7 @@ class TierRuntime:
         watch.last += call
 
     def _finish(self, journey: _Journey) -> Response:
-        forwarded, links = journey.forwarded, (self.next_tier.link(),) if self.next_tier else ()
+        forwarded = journey.forwarded
         above = forwarded.response if forwarded else Response(journey.answers, Trace())
         profile = self.profiler.profile(journey.ran)
         journey.watch.lap("encode")
@@ -297,36 +336,5 @@ class TierRuntime:
             journey.answers,
             Trace((hop, *above.trace.hops)),
             (profile, *above.profiles),
-            (*links, *above.links),
+            (*self.links(), *above.links),
         )
-
-
-def check_plan(request: Request, tier: Tier, last: int) -> None:
-    """Raises InvalidInput unless the plan joins up from input to output and this tier's part fits the request."""
-    check_joins(request.plan, last)
-    if request.at == last:
-        raise InvalidInput(f"nothing is left to run after split point {last}, the output")
-    if stage_of(request.plan, tier).segment.start != request.at:
-        raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
-
-
-def check_joins(plan: Plan, last: int) -> None:
-    """Raises InvalidInput unless the stages join from input to output, upwards through the tiers."""
-    at = 0
-    for stage in plan.stages:
-        if stage.segment.start != at or stage.segment.end < at:
-            raise InvalidInput(f"the plan does not join up: {stage} follows split point {at}")
-        at = stage.segment.end
-    if at != last:
-        raise InvalidInput(f"the plan ends at split point {at}, the network at {last}")
-    tiers = [stage.tier for stage in plan.stages]
-    if tiers != sorted(set(tiers)):
-        raise InvalidInput("the plan visits tiers out of order")
-
-
-def stage_of(plan: Plan, tier: Tier) -> Stage:
-    """The stage of `tier` in `plan`. Raises InvalidInput where the plan passes it by."""
-    stage = plan.stage(tier)
-    if stage is None:
-        raise InvalidInput(f"the plan has no part for the {tier.label}")
-    return stage

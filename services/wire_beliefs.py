@@ -51,10 +51,10 @@ def link_to_pb(link: LinkEstimate) -> pb.LinkEstimate:
 
 
 def link_from_pb(message: pb.LinkEstimate) -> LinkEstimate:
-    """Raises ValueError for numbers that are not finite."""
+    """Raises ValueError for numbers that are not finite, or negative: an RTT below 0 would look faster than none."""
     known = {name: getattr(message, name) for name in _LINK_FIELDS if message.HasField(name)}
-    if not all(map(math.isfinite, known.values())):
-        raise ValueError("a link estimate that is not finite")
+    if not _times(known.values()):
+        raise ValueError("a link estimate that cannot be")
     return LinkEstimate(tier_from_pb(message.source), **known)
 
 

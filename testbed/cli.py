@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from services.errors import InvalidInput, OfframpError, SettingsError
-from testbed.commands import explain, paper, partition, profile, testbed_up
+from testbed.commands import bench, explain, paper, partition, profile, testbed_up
 from testbed.commands.waiting import Interrupted, wait_for
 
 app = typer.Typer(
@@ -60,7 +60,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has what they wanted
         sys.exit(1)
     except OSError as error:
-        sys.exit(_complain(OfframpError(f"{error.filename or 'system'}: {error.strerror or error}"), 2))
+        code = 2 if error.filename else 1  # a path that was given cannot be used; else a disk is full, and the like
+        sys.exit(_complain(OfframpError(f"{error.filename or 'system'}: {error.strerror or error}"), code))
 
 
 app.command("run", epilog=testbed_up.RUN_EPILOG)(testbed_up.run)
@@ -93,7 +94,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Directory of the bundle to write.")] = Path("out/bundle"),
     data: DataOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs; none: the recipe's.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything drawn.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train a three-exit network, calibrate it, and write it as a bundle with its model card."""
@@ -157,6 +158,7 @@ app.command("partition", epilog=partition.EPILOG)(partition.partition)
 app.command("profile", epilog=profile.EPILOG)(profile.profile)
 app.command("explain", epilog=explain.EPILOG)(explain.explain)
 paper.register(app)
+app.add_typer(bench.app, name="bench")
 
 
 @app.command(epilog="Example: offramp health --addr 127.0.0.1:8001 --service readiness")

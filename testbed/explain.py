@@ -41,7 +41,7 @@ def believed(
 ) -> Beliefs:
     """Three machines like this one, slowed down, behind `links` (device to edge, edge to cloud)."""
     if len(links) != 2:
-        raise InvalidInput(f"{len(links)} links were given; give --links twice: device-edge, then edge-cloud")
+        raise InvalidInput(f"links given: {len(links)}; give --links twice: device-edge, then edge-cloud")
     profiles = {}
     for tier in Tier:
         mine = measured.slowed(slowdowns.get(tier, 1.0))
@@ -60,7 +60,8 @@ def explain(beliefs: Beliefs, policy: Policy, batch_size: int = 1) -> Explanatio
         raise InvalidInput("no plan keeps this policy; lower --min-accuracy, or give the profile more time to measure")
     anything = replace(policy, min_accuracy=0.0 if beliefs.manifest.calibration else None, privacy=False)
     baselines = {name: cost(beliefs, plan, anything, batch_size) for name, plan in _baselines(beliefs.manifest).items()}
-    return Explanation(beliefs, policy, batch_size, ranked, baselines, _notes(beliefs, ranked[0].plan))
+    notes = [*_missed(ranked[0], policy), *_notes(beliefs, ranked[0].plan)]
+    return Explanation(beliefs, policy, batch_size, ranked, baselines, notes)
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -119,6 +120,13 @@ def _baselines(manifest: Manifest) -> dict[str, Plan]:
     return plans | {
         f"{name} to cloud": to_cloud(name) for name in ("pixels", _JPEG) if name in codec.usable(manifest, 0)
     }
+
+
+def _missed(chosen: PlanCost, policy: Policy) -> list[str]:
+    deadline = policy.deadline_seconds
+    if deadline is None or chosen.seconds <= deadline:
+        return []
+    return [f"no plan is expected to take {1000 * deadline:g} ms or less; this one is the fastest"]
 
 
 def _notes(beliefs: Beliefs, plan: Plan) -> list[str]:

@@ -29,7 +29,9 @@ def partition(
     classes: Annotated[
         int | None, typer.Option("--classes", min=2, max=100_000, help="With --network; none: as published.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="With --network: seed of its random weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="With --network: seed of its random weights.")
+    ] = 0,
     output: Annotated[str | None, typer.Option("--output", help="The output to keep, where there are several.")] = None,
     mean: Annotated[str | None, typer.Option("--mean", help="Per channel, of pixels in 0..1; with --std.")] = None,
     std: Annotated[str | None, typer.Option("--std", help="Per channel, of pixels in 0..1; with --mean.")] = None,

@@ -12,13 +12,13 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.errors import InvalidInput
+from services.errors import InvalidInput, OfframpError
 
 if TYPE_CHECKING:
     from services.bundle import Bundle, Manifest
     from services.domain import CodecCost, Segment
     from services.measuring import Findings, Timing
-    from services.profile_cache import Machine
+    from services.profile_cache import Machine, ProfileCache
 
 EPILOG = "Example: offramp profile models/digits --seconds 10 --batch 1,8"
 _MAX_BATCH_SIZES = 8
@@ -47,21 +47,25 @@ def profile(
     loaded, sizes = load(bundle), batch_sizes(batch)
     machine = profile_cache.this_machine(threads)
     findings = _measure(loaded, seconds, sizes, threads)
-    kept = _keep(loaded, machine, findings, cache)
+    store = profile_cache.ProfileCache(profile_cache.directory(cache))
+    kept = _keep(loaded, machine, findings, store)
     if as_json:
         print(json.dumps(as_values(loaded.manifest, machine, findings), indent=2))
-        return
-    console = Console()
-    console.print(shown(loaded.manifest, findings, sizes))
-    if kept is not None:
-        console.print(f"kept in {kept}; tiers with this model and {threads} thread(s) start with it")
+    else:
+        Console().print(shown(loaded.manifest, findings, sizes))
+    if store.directory is not None and not kept:
+        raise OfframpError(f"{store.directory}: nothing can be kept there; give another --cache, or - for nowhere")
+    if kept and not as_json:
+        Console().print(f"kept in {store.directory}; tiers with this model and {threads} thread(s) start with it")
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
     """'1,8' as numbers. Raises InvalidInput for what is none, or too many."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 1 <= int(part) <= _MAX_BATCH for part in parts) or len(parts) > _MAX_BATCH_SIZES:
-        raise InvalidInput(f"--batch {text}: give up to {_MAX_BATCH_SIZES} numbers of at most {_MAX_BATCH}, e.g. 1,8")
+        raise InvalidInput(
+            f"--batch {text[:40]}: give up to {_MAX_BATCH_SIZES} numbers of at most {_MAX_BATCH}, e.g. 1,8"
+        )
     return tuple(dict.fromkeys(map(int, parts)))
 
 
@@ -76,14 +80,11 @@ def _measure(loaded: Bundle, seconds: float, sizes: tuple[int, ...], threads: in
         return measuring.take(loaded, model, seconds, sizes, lambda share: bar.update(task, completed=share))
 
 
-def _keep(loaded: Bundle, machine: Machine, findings: Findings, cache: str | None) -> Path | None:
-    """Adds the findings to what is kept of this model and machine; where, or None if nowhere."""
-    from services import profile_cache
-
-    store = profile_cache.ProfileCache(profile_cache.directory(cache))
+def _keep(loaded: Bundle, machine: Machine, findings: Findings, store: ProfileCache) -> bool:
+    """Adds the findings to what is kept of this model and machine; whether it is."""
     earlier = store.load(loaded.manifest.model_hash, machine)
     measured = findings.measured if earlier is None else earlier.updated(findings.measured)
-    return store.directory if store.store(loaded.manifest.model_hash, machine, measured) else None
+    return store.store(loaded.manifest.model_hash, machine, measured)
 
 
 def as_values(manifest: Manifest, machine: Machine, findings: Findings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from testbed.commands.waiting import wait_for
 if TYPE_CHECKING:
     from testbed.local import TestbedSettings
 
-RUN_EPILOG = "Example: offramp run --device-edge 20mbit,10ms --then 1mbit,10ms"
+RUN_EPILOG = "Example: offramp run --bundle models/cifar10 --data data/cifar10 --device-slowdown 8 --then 1mbit,10ms"
 UP_EPILOG = "Example: offramp up --bundle models/mnist --port 8001"
 
 BundleOption = Annotated[Path, typer.Option("--bundle", envvar="OFFRAMP_BUNDLE", help="Directory of the bundle.")]
@@ -39,10 +39,11 @@ EdgeSlowdownOption = Annotated[
     float, typer.Option("--edge-slowdown", min=1, max=1000, help="How much slower than the cloud the edge is.")
 ]
 
-BUNDLE = Path("models/cifar10")
+BUNDLE = Path("models/digits")
 OUT = Path("out/run")
-DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "1mbit,10ms", "50mbit,40ms"
-DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 8.0, 2.0
+DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "0.1mbit,10ms", "50mbit,40ms"
+DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 400.0, 2.0
+"""The digits' network is so small that only a microcontroller has reason to hand it over."""
 
 
 def run(

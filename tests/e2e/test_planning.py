@@ -13,10 +13,8 @@ import numpy as np
 from device_agent.agent import Agent, Answer
 from device_agent.planning import Planning
 from services import bundle, process
-from services.domain import Deadline, Segment, SegmentTime, Tier
-from services.profile import Measured
-from services.settings import DeviceSettings
-from services.tier import TierRuntime
+from services.domain import Deadline, DegradedReason, Segment, Tier
+from services.settings import DeviceSettings, TierSettings
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import Running, upper
 
@@ -25,7 +23,7 @@ FAST, SLOW = symmetric(12.5e6, 0.002), symmetric(600.0, 0.002)
 
 @dataclass(slots=True)
 class Planned:
-    """A device whose plan is chosen, the link above it, and its edge."""
+    """A device a thousand times slower than its edge, whose plan is chosen, and the link above it."""
 
     agent: Agent
     link: EmulatedLink
@@ -41,22 +39,16 @@ class Planned:
         return [stage.tier for stage in self.agent.plans.plan(self.agent.policy, 1).stages]
 
 
-def pretend(runtime: TierRuntime, step_seconds: float) -> None:
-    """Has `runtime` believe that each step of the network takes it `step_seconds`."""
-    last = runtime.model.last
-    spans = [Segment(a, b) for a in range(last) for b in range(a + 1, last + 1) if a == 0 or b == last]
-    runtime.profiler.learn(Measured(tuple(SegmentTime(s, 1, step_seconds * (s.end - s.start)) for s in spans)))
-
-
 @asynccontextmanager
 async def planned(tiny: Path) -> AsyncIterator[Planned]:
     async with AsyncExitStack() as stack:
+        loaded = bundle.load(tiny)
         edge = await stack.enter_async_context(upper(Tier.EDGE, tiny))
-        pretend(edge.runtime, 0.0001)
+        process.get_ready(edge.runtime, loaded, TierSettings(bundle=tiny), Segment(0, loaded.manifest.last))
         link = stack.enter_context(EmulatedLink(("127.0.0.1", 0), parse_address(edge.address), *FAST))
-        settings = DeviceSettings(bundle=tiny, next="{}:{}".format(*link.address))
-        runtime, next_tier = process.runtime(Tier.DEVICE, bundle.load(tiny), settings)
-        pretend(runtime, 0.030)
+        settings = DeviceSettings(bundle=tiny, next="{}:{}".format(*link.address), compute_slowdown=1000)
+        runtime, next_tier = process.runtime(Tier.DEVICE, loaded, settings)
+        process.get_ready(runtime, loaded, settings, Segment(0, loaded.manifest.last))
         planning = Planning(runtime, next_tier, settings)
         await planning.start()
         try:
@@ -107,3 +99,12 @@ async def test_a_dead_edge_is_planned_around_and_found_again(tiny: Path) -> None
         await until(lambda: device.tiers() == [Tier.DEVICE])
         device.link.restore()
         await until(lambda: device.tiers() == [Tier.DEVICE, Tier.EDGE])
+
+
+async def test_a_request_caught_by_a_link_that_died_is_finished_here_long_before_its_deadline(tiny: Path) -> None:
+    async with planned(tiny) as device:
+        device.link.cut()
+        answer = await device.ask()
+        assert answer.response.trace.seconds < 5
+        assert (answer.response.predictions.exits == 2).all()
+        assert (answer.response.predictions.reasons == DegradedReason.UPSTREAM_UNAVAILABLE).all()

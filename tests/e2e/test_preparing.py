@@ -46,6 +46,15 @@ async def test_without_a_next_tier_a_plan_that_goes_on_cannot_be_prepared(tiny: 
         preparer.close()
 
 
+async def test_a_plan_with_images_inside_the_network_is_refused(tiny: Path) -> None:
+    images = Plan((Stage(Tier.DEVICE, Segment(0, 2)), Stage(Tier.EDGE, Segment(2, 8), "png")))
+    async with upper(Tier.EDGE, tiny) as edge:
+        preparer = Preparer(edge.runtime)
+        with pytest.raises(InvalidInput, match="split point 0"):
+            await preparer.prepare(images, Deadline.after(10))
+        preparer.close()
+
+
 async def test_preparing_stops_waiting_at_its_deadline(tiny: Path) -> None:
     async with upper(Tier.CLOUD, tiny) as cloud:
         preparer = Preparer(cloud.runtime)

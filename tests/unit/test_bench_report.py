@@ -27,7 +27,7 @@ def asked(tiny: Path, tmp_path: Path) -> conduct.Asked:
 
 def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_else(asked: conduct.Asked) -> None:
     steps: list[str] = []
-    found = conduct.simulate(asked, steps.append)
+    found = conduct.on_paper(asked, steps.append)
     conduct.write(found, asked, asked.out / "all.json")
     told = json.loads((asked.out / "all.json").read_text())
     assert set(told["traces"]) == set(told["oracle_ratio"]) == set(told["best_static_ratio"]) == {"bumpy"}

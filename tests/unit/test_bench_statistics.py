@@ -84,4 +84,4 @@ def test_without_a_trace_that_crosses_there_is_nothing_to_judge() -> None:
 
 def test_a_simulation_that_is_off_misses() -> None:
     found = targets([], {"net": {OURS: 1.10, ORACLE: 0.80}})
-    assert [(target.met, target.found) for target in found] == [(False, "worst 0.80 (oracle)")]
+    assert [(target.met, target.found) for target in found] == [(False, "1 of 2; worst 0.80 (oracle)")]

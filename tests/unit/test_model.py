@@ -101,6 +101,24 @@ def test_a_slowed_model_takes_that_many_times_as_long(tiny: Path) -> None:
     assert slept == [7 * 0.25]
 
 
+def test_a_slowed_model_knows_its_pace_once_it_is_warm(tiny: Path) -> None:
+    slept: list[float] = []
+    readings = iter([0, 9, 10, 19, 20, 21, 30, 39, 40, 49, 50, 55])  # five warm runs, one of 1 second, then one of 5
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append)
+    model.warm([Segment(0, 2)])
+    model.run(Segment(0, 2), model.zeros(0, 1))
+    assert slept == [3]
+
+
+def test_a_slowed_model_multiplies_its_fastest_run_and_never_sleeps_less_than_not_at_all(tiny: Path) -> None:
+    slept: list[float] = []
+    readings = iter([0, 1, 10, 14, 20, 50])  # runs of 1, 4 and 30 seconds
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append)
+    for _ in range(3):
+        model.run(Segment(0, 2), model.zeros(0, 1))
+    assert slept == [7, 4, 0]
+
+
 def test_a_run_of_a_resident_segment_waits_for_no_build(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     model.prepare([Segment(0, 2)])
     building, finish = threading.Event(), threading.Event()

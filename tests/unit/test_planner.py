@@ -26,7 +26,7 @@ from services.domain import (
     TierProfile,
 )
 from services.errors import InvalidInput
-from services.tier import check_plan
+from services.plan_rules import check_plan
 from tests.problems import chain, link, machine, random_problem, three
 
 D, E, C = Tier
@@ -139,20 +139,26 @@ def test_codecs_cost_their_time_on_both_sides() -> None:
     found = cost(beliefs, split(1, 3, "int8"), Policy())
     assert found is not None
     assert (found.terms["encode 1"], found.terms["decode 1"]) == (pytest.approx(0.08), pytest.approx(0.16))
-    assert found.bytes == pytest.approx(20)
+    assert found.bytes == 28
 
 
-def test_measured_bytes_go_before_ratios_and_those_before_estimates() -> None:
-    entry = CodecAccuracy(split_point=1, codec="int8", bytes_per_sample=7)
-    ratio = (CodecCost("int8", 0, 0, 0.5),)
+def test_measured_bytes_go_before_what_the_lossless_stage_makes_elsewhere_and_that_before_estimates() -> None:
+    entry = CodecAccuracy(split_point=1, codec="int8+zstd", bytes_per_sample=7)
+    ratios = (CodecCost("int8", 0, 0, 0.3), CodecCost("int8+zstd", 0, 0, 0.15))
     for manifest, codecs, expected in (
-        (chain(SHAPES, codec_accuracy=[entry]), ratio, 7),
-        (chain(SHAPES), ratio, 40),
-        (chain(SHAPES), (), 28),  # 20 levels and the range of one channel
+        (chain(SHAPES, codec_accuracy=[entry]), ratios, 7),
+        (chain(SHAPES), ratios, 14),  # 20 levels and the range of one channel, halved as the ratios say
+        (chain(SHAPES), (), 21),
     ):
-        found = cost(three(manifest, EVEN, codecs=codecs), split(1, 3, "int8"), Policy())
+        found = cost(three(manifest, EVEN, codecs=codecs), split(1, 3, "int8+zstd"), Policy())
         assert found is not None
-        assert found.bytes == expected
+        assert found.bytes == pytest.approx(expected)
+
+
+def test_without_a_lossless_stage_bytes_are_exact_whatever_the_ratio_elsewhere() -> None:
+    found = cost(three(chain(SHAPES), EVEN, codecs=(CodecCost("int8", 0, 0, 0.9),)), split(1, 3, "int8"), Policy())
+    assert found is not None
+    assert found.bytes == 28
 
 
 def test_an_image_travels_as_an_image_only_as_the_input() -> None:

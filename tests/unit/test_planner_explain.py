@@ -76,3 +76,8 @@ def test_a_policy_that_nothing_meets_and_one_link_are_refused() -> None:
         explained(Policy(min_accuracy=0.99))
     with pytest.raises(InvalidInput, match="give --links twice"):
         believed(chain(SHAPES), Measured(), LINKS[:1], {})
+
+
+def test_a_deadline_that_no_plan_meets_is_said() -> None:
+    assert not any("ms or less" in note for note in explained(Policy(deadline_seconds=10)).notes)
+    assert explained(Policy(deadline_seconds=0.001)).notes[0].startswith("no plan is expected to take 1 ms or less")

@@ -165,13 +165,15 @@ def _hop(problem: Problem, source: Tier, at: int, name: str) -> tuple[float, flo
     loss = _loss(problem, name, entries)
     raw = 4 * manifest.split_points[at].elements
     costs = {cost.codec: cost for cost in sender.codecs}
+    base, shape = name.split("+")[0], (1, *manifest.split_points[at].shape)
     if name in entries and entries[name].bytes_per_sample is not None:
         size = entries[name].bytes_per_sample
-    elif name in costs:
+    elif name in costs and image:
         size = costs[name].ratio * raw
+    elif name != base and name in costs and base in costs:
+        size = codec.get(base).estimate_bytes(shape) * costs[name].ratio / costs[base].ratio
     else:
-        chosen = codec.get(name, manifest.input.preprocessing)
-        size = chosen.estimate_bytes((1, *manifest.split_points[at].shape))
+        size = codec.get(name, manifest.input.preprocessing).estimate_bytes(shape)
     count = problem.batch_size * _stay(problem, at)
     decoding = {cost.codec: cost.decode_seconds_per_byte for cost in receiver.codecs}.get(name, 0.0)
     encoding = costs[name].encode_seconds_per_byte if name in costs else 0.0

@@ -128,6 +128,15 @@ def test_the_full_profile_adds_what_else_ran_as_it_would_take_on_an_idle_machine
     assert (other.segment, other.seconds) == (Segment(1, 3), pytest.approx(4.0, rel=1e-3))
 
 
+def test_load_is_forgotten_of_what_was_not_measured_itself_too(profiler: Profiler, clock: FakeClock) -> None:
+    for _ in range(20):
+        profiler.record(B, 1, 20.0, 0.0)
+    clock.now += 11.0
+    full = profiler.full_profile()
+    assert full.slowdown == 1.0
+    assert full.segments[-1] == SegmentTime(B, 1, pytest.approx(2.0, rel=1e-3))
+
+
 def test_a_wake_up_does_not_make_a_very_short_run_look_slow(clock: FakeClock) -> None:
     profiler = Profiler(Tier.DEVICE, clock=clock)
     profiler.learn(Measured((SegmentTime(A, 1, 0.00003),)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def test_an_entry_that_cannot_be_is_none(cache: ProfileCache, change: dict[str, 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'{"segments": [[0, 3, 1, NaN]]}', b" " * (5 << 20)])
 def test_a_file_that_is_no_entry_is_none(cache: ProfileCache, data: bytes) -> None:
     file_of(cache).write_bytes(data)
+    assert cache.load(HASH, HERE) is None
+
+
+def test_a_pipe_in_place_of_an_entry_keeps_nobody_waiting(cache: ProfileCache) -> None:
+    file = file_of(cache)
+    file.unlink()
+    os.mkfifo(file)
     assert cache.load(HASH, HERE) is None
 
 

@@ -29,6 +29,7 @@ from tests.fakes import FakeClock
 
 POLICY = Policy()
 FAST, SLOW = LinkEstimate(Tier.DEVICE, 0.001, 1e8), LinkEstimate(Tier.DEVICE, 0.001, 50.0)
+MIDDLING = LinkEstimate(Tier.DEVICE, 0.001, 400.0)
 UNKNOWN = LinkEstimate(Tier.DEVICE)
 
 
@@ -168,6 +169,35 @@ async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
         replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
     await replanner.settle()
     assert len(replanner._choices) <= 32
+
+
+async def test_the_plan_in_use_outlives_policies_that_were_asked_for_once(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    plan = await _learnt(replanner, clock, FAST)
+    for thousandth in range(100):
+        replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
+        assert replanner.plan(POLICY, 1).stages == plan.stages
+    await replanner.settle()
+
+
+async def test_an_improvement_must_be_found_twice_in_a_row(replanner: Replanner, clock: FakeClock) -> None:
+    local = await _learnt(replanner, clock, SLOW)
+    clock.now += 10
+    for _ in range(4):
+        for link in (MIDDLING, SLOW):
+            assert (await _learnt(replanner, clock, link)).stages == local.stages
+    assert (await _learnt(replanner, clock, MIDDLING)).stages == local.stages
+    assert (await _learnt(replanner, clock, MIDDLING)).stages != local.stages
+
+
+async def test_stopping_leaves_no_switch_under_way(replanner: Replanner, clock: FakeClock, prepares: _Prepares) -> None:
+    prepares.gate.clear()
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(_told(FAST), POLICY, 1)
+    await asyncio.sleep(0)
+    await replanner.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepares: _Prepares) -> None:

@@ -38,15 +38,28 @@ def test_a_plan_that_the_link_made_worse_is_left_at_once() -> None:
     assert switcher.due(1.2, 1.0)
 
 
-def test_a_better_plan_waits_until_three_decisions_agree() -> None:
+def test_a_better_plan_waits_until_two_decisions_agree() -> None:
     switcher, _ = _rested()
-    assert [switcher.due(1.0, 0.5) for _ in range(3)] == [False, False, True]
+    assert [switcher.due(1.0, 0.5) for _ in range(2)] == [False, True]
 
 
 def test_one_decision_that_disagrees_starts_the_count_anew() -> None:
     switcher, _ = _rested()
-    costs = [(1.0, 0.5), (1.0, 0.5), (1.0, 1.0), (1.0, 0.5), (1.0, 0.5)]
+    costs = [(1.0, 0.5), (1.0, 1.0), (1.0, 0.5), (1.0, 1.0), (1.0, 0.5)]
     assert not any(switcher.due(*cost) for cost in costs)
+
+
+def test_decisions_that_find_nothing_better_start_the_count_anew() -> None:
+    switcher, _ = _rested()
+    for _ in range(3):
+        assert not switcher.due(1.0, 0.5)
+        switcher.kept(1.0)
+
+
+def test_a_plan_that_was_the_best_at_a_lower_cost_than_at_the_switch_is_left_at_once_when_it_gets_worse() -> None:
+    switcher, _ = _rested()
+    switcher.kept(0.5)
+    assert switcher.due(0.9, 0.7)
 
 
 def test_a_gain_within_the_margin_is_no_reason() -> None:
@@ -59,7 +72,7 @@ def test_soon_after_a_switch_only_a_collapse_is_a_reason() -> None:
     switcher.switched(1.0)
     clock.now += 1.0
     assert not switcher.due(1.2, 1.0)
-    assert switcher.due(1.5, 1.0)
+    assert switcher.due(1.3, 1.0)
 
 
 def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_seconds_and_loses_under_ten_percent() -> None:

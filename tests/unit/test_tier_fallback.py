@@ -8,6 +8,7 @@ import pytest
 from services.domain import (
     DegradedReason,
     Segment,
+    SegmentTime,
     Tier,
 )
 from services.errors import (
@@ -30,6 +31,7 @@ from services.errors import (
 )
 from services.fallback import degraded_by
 from services.model import Model
+from services.profile import Measured
 from services.tier import NextTier, TierRuntime
 from tests.fakes import FakeClock, FakeNext
 from tests.journeys import (
@@ -140,3 +142,23 @@ async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, cloc
     given = (await slow(None).infer(alone)).predictions
     assert set(given.exits.tolist()) == {1}
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
+
+
+async def test_a_deadline_missed_above_before_any_exit_is_answered_by_the_next_exit_here(
+    model: Model, clock: FakeClock
+) -> None:
+    device = runtime(model, clock, FakeNext(DeadlineExceeded("")), holds=Segment(0, 2))
+    given = (await device.infer(request(model, clock, plan=plan(first=1)))).predictions
+    assert set(given.exits.tolist()) == {0}
+    assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
+
+
+@pytest.mark.parametrize(("seconds", "first", "left"), [(10, 0, 7), (5, 0, 5), (10, 2, 10)])
+async def test_a_hop_without_an_answer_leaves_time_for_one_where_that_is_less_than_half(
+    model: Model, clock: FakeClock, seconds: float, first: int, left: float
+) -> None:
+    above = FakeNext(answering)
+    device = runtime(model, clock, above)
+    device.profiler.learn(Measured((SegmentTime(Segment(0, 2), 24, 3.0),)))
+    await device.infer(request(model, clock, seconds=seconds, plan=plan(first), thresholds=NEVER))
+    assert above.asked[0][0].deadline.remaining() == pytest.approx(left)

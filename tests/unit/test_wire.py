@@ -32,6 +32,7 @@ from services.domain import (
 from services.errors import InternalError, InvalidInput, OfframpError, QueueFull, UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.wire_beliefs import description_from_pb, profile_to_pb
 
 DETAILS = "grpc-status-details-bin"
 
@@ -309,3 +310,12 @@ def test_a_trace_that_is_no_time_is_the_far_sides_error(value: float) -> None:
 def test_an_empty_answer_is_the_far_sides_error() -> None:
     with pytest.raises(InternalError):
         wire.response_from_pb(pb.InferReply(), 2, 3)
+
+
+@pytest.mark.parametrize("field", ["rtt_seconds", "up_bytes_per_second", "spread", "age_seconds"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_link_that_cannot_be_is_the_far_sides_error(field: str, value: float) -> None:
+    message = pb.DescribeReply(profile=profile_to_pb(TierProfile(Tier.EDGE)))
+    message.links.add(source=pb.TIER_NAME_EDGE, **{field: value})
+    with pytest.raises(InternalError, match="makes no sense"):
+        description_from_pb(message)

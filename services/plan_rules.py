@@ -1,0 +1,37 @@
+"""What every plan must keep to, whoever made it."""
+
+from __future__ import annotations
+
+from services.domain import Plan, Request, Stage, Tier
+from services.errors import InvalidInput
+
+
+def check_plan(request: Request, tier: Tier, last: int) -> None:
+    """Raises InvalidInput unless the plan joins up from input to output and this tier's part fits the request."""
+    check_joins(request.plan, last)
+    if request.at == last:
+        raise InvalidInput(f"nothing is left to run after split point {last}, the output")
+    if stage_of(request.plan, tier).segment.start != request.at:
+        raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
+
+
+def check_joins(plan: Plan, last: int) -> None:
+    """Raises InvalidInput unless the stages join from input to output, upwards through the tiers."""
+    at = 0
+    for stage in plan.stages:
+        if stage.segment.start != at or stage.segment.end < at:
+            raise InvalidInput(f"the plan does not join up: {stage} follows split point {at}")
+        at = stage.segment.end
+    if at != last:
+        raise InvalidInput(f"the plan ends at split point {at}, the network at {last}")
+    tiers = [stage.tier for stage in plan.stages]
+    if tiers != sorted(set(tiers)):
+        raise InvalidInput("the plan visits tiers out of order")
+
+
+def stage_of(plan: Plan, tier: Tier) -> Stage:
+    """The stage of `tier` in `plan`. Raises InvalidInput where the plan passes it by."""
+    stage = plan.stage(tier)
+    if stage is None:
+        raise InvalidInput(f"the plan has no part for the {tier.label}")
+    return stage

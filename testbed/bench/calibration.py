@@ -1,0 +1,65 @@
+"""What the running tiers take beside what was measured of segments and codecs: for the simulation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+from device_agent.agent import Agent
+from services.client import GrpcNextTier
+from services.domain import Deadline, Plan, Tier
+from services.preparing import Preparer
+from testbed.bench.compare import Bench
+from testbed.bench.live import FAST, NEVER, PREPARE_SECONDS, Tiers, reshape
+from testbed.bench.policies import RAW, Static, relay
+from testbed.bench.routes import plan_of
+from testbed.bench.world import World
+
+_CALIBRATIONS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Seconds of one call besides the link, and of one request on the device besides its segments."""
+
+    call_seconds: float
+    agent_seconds: float
+
+    def of(self, world: World) -> World:
+        return replace(world, call_seconds=self.call_seconds, agent_seconds=self.agent_seconds)
+
+
+async def calibrate(each: Bench, tiers: Tiers) -> Calibration:
+    """Times requests on a fast link: alone on the device, and passed through to the cloud."""
+    last = each.workload.bundle.manifest.last
+    manifest = each.workload.bundle.manifest
+    await reshape(tiers, FAST)
+    next_tier = GrpcNextTier(
+        Tier.DEVICE, tiers.near.address, len(manifest.labels), preprocessing=manifest.input.preprocessing
+    )
+    tiers.device.next_tier = next_tier
+    try:
+        local, far = plan_of(last, last), relay(last, 0, RAW)
+        await Preparer(tiers.device, next_tier).prepare(far, Deadline.after(PREPARE_SECONDS))
+        alone = [await _timed(each, tiers, local) for _ in range(_CALIBRATIONS)]
+        passed = [await _timed(each, tiers, far) for _ in range(_CALIBRATIONS)]
+    finally:
+        await next_tier.close()
+    moved = each.workload.images[0].nbytes
+    network = statistics.median(networks[0] for _, _, networks in passed)
+    return Calibration(
+        call_seconds=max(0.0, network - each.world.near_rtt_seconds - moved * 8 / 1e9),
+        agent_seconds=max(0.0, statistics.median(whole - hops[0] for whole, hops, _ in alone)),
+    )
+
+
+async def _timed(each: Bench, tiers: Tiers, plan: Plan) -> tuple[float, list[float], list[float]]:
+    """One request without exits: its seconds, and per hop the compute and the network seconds."""
+    exits, sample = len(each.workload.bundle.manifest.exits), each.workload.inputs[:1]
+    started = time.monotonic()
+    answer = await Agent(tiers.device, Static(plan)).infer(
+        sample, Deadline.after(each.world.limit_seconds), thresholds=(*[NEVER] * (exits - 1), 0.0)
+    )
+    hops = answer.response.trace.hops
+    return time.monotonic() - started, [h.compute_seconds for h in hops], [h.network_seconds for h in hops]

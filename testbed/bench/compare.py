@@ -1,0 +1,171 @@
+"""All policies side by side on one trace, in the simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from device_agent.costs import Options
+from device_agent.switching import SwitchRule
+from services import codec
+from services.bundle import Manifest
+from services.domain import Plan, Policy, Segment, Stage, Tier
+from services.model import Model
+from testbed.bench import costs as measured
+from testbed.bench import policies
+from testbed.bench.costs import Costs
+from testbed.bench.journeys import Journeys
+from testbed.bench.policies import BEST_STATIC, ORACLE, OURS, DynamicSplit, Oracle, Ours, Static
+from testbed.bench.routes import Choices, Network, choices, crosses, over_trace
+from testbed.bench.statistics import Runs
+from testbed.bench.virtual import Simulation, VirtualPolicy, drawn, poisson
+from testbed.bench.workloads import Workload
+from testbed.bench.world import Floats, Loop, World
+from testbed.traces import Rate
+
+_HINDSIGHT = 4
+_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One workload in one world, with all that is known of it."""
+
+    workload: Workload
+    world: World
+    options: Options
+    journeys: Journeys
+    costs: Costs
+    choices: Choices
+    rule: SwitchRule
+
+    @property
+    def device_seconds(self) -> float:
+        """What the device takes alone, with exits, on the average."""
+        manifest = self.workload.bundle.manifest
+        journey = self.journeys.of(policies.static_plans(manifest)["device"])
+        return float(np.mean(journey.compute[Tier.DEVICE])) + self.world.agent_seconds
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second that the device could answer alone: what does not depend on any link."""
+        return 1 / self.device_seconds
+
+
+def bench(
+    workload: Workload, world: World, options: Options, kept: Path, rule: SwitchRule, speed: float = 1.0
+) -> Bench:
+    """Measures what has not been measured yet, and runs the samples once to see where they leave."""
+    model = Model(workload.bundle)
+    names = codec_names(workload.bundle.manifest, options)
+    known = kept / f"{workload.name}-{workload.bundle.manifest.model_hash[:12]}.json"
+    costs = measured.of(workload.bundle, model, workload.inputs, names, known)
+    journeys = Journeys(workload, model, costs, world.slowdowns)
+    network = Network(workload.bundle.manifest, staying(journeys))
+    return Bench(workload, world, options, journeys, costs, choices(network, costs, world, options, _POLICY), rule)
+
+
+def codec_names(manifest: Manifest, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that a policy may use, at the input and inside: faithful ones where nobody calibrated."""
+    wanted = dict.fromkeys((*options.codecs[0], *options.codecs[1], *options.image_codecs, policies.RAW, policies.JPEG))
+    kept = [name for name in wanted if manifest.calibration is not None or codec.faithful(name)]
+    kept += [name for name in (policies.QUANTISED, "int8") if name not in kept]
+    inside = set(codec.usable(manifest, 1))
+    return (
+        tuple(name for name in kept if name in codec.usable(manifest, 0)),
+        tuple(name for name in kept if name in inside),
+    )
+
+
+def staying(journeys: Journeys) -> tuple[float, ...]:
+    """The share of the samples that still travels behind each split point, without codecs."""
+    manifest = journeys.workload.bundle.manifest
+    journey = journeys.of(Plan((Stage(Tier.DEVICE, Segment(0, manifest.last)),)))
+    left = np.array([manifest.exits[each].split_point for each in journey.exit])
+    return tuple(float((left > k).mean()) for k in range(manifest.last + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A piece of one trace, and how requests arrive on it."""
+
+    name: str
+    rate: Rate
+    seconds: float
+    loop: Loop
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One trial: each policy's runs; whether the trace crosses a break-even; the best static plan."""
+
+    runs: Mapping[str, Runs]
+    crosses: bool
+    static: Plan | None
+
+
+def run(
+    each: Bench, trial: Trial, names: Sequence[str], on_policy: Callable[[str], None] = lambda name: None
+) -> Outcome:
+    """The runs of each policy called one of `names`, under exactly the same arrivals and samples."""
+    found: dict[str, Runs] = {}
+    seconds = np.minimum(over_trace(each.choices, trial.rate, trial.seconds), each.world.limit_seconds)
+    static = None
+    for name in names:
+        if name == BEST_STATIC:
+            static, found[name] = best_static(each, trial, seconds)
+        else:
+            found[name] = simulate(each, trial, maker(each, name))
+        on_policy(name)
+    return Outcome(found, crosses(seconds), static)
+
+
+Maker = Callable[[Simulation], VirtualPolicy]
+
+
+def maker(each: Bench, name: str) -> Maker:
+    manifest = each.workload.bundle.manifest
+    static = policies.static_plans(manifest)
+    if name in static:
+        return lambda simulation: Static(static[name])
+    makers: dict[str, Maker] = {
+        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, each.options, each.rule),
+        ORACLE: lambda s: Oracle(each.choices, s.situation),
+        "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: s.rate.rate_at(s.clock())),
+    }
+    return makers[name]
+
+
+def best_static(each: Bench, trial: Trial, seconds: Floats) -> tuple[Plan, Runs]:
+    """The best plan for the whole trace: the most promising by expectation, tried out. `seconds`: [moments, N]."""
+    by_request = 1 / np.mean(1 / seconds, axis=0)  # a closed loop asks more often while answers are quick
+    order = np.argsort(by_request if trial.loop is Loop.CLOSED else seconds.mean(axis=0))[:_HINDSIGHT]
+    tried = [(each.choices.plans[i], simulate(each, trial, _static(each.choices.plans[i]))) for i in order]
+    return min(tried, key=lambda found: float(np.mean(found[1].seconds)))
+
+
+def deadline_seconds(each: Bench) -> float:
+    """What an answer is worth waiting for: twice what the device takes alone."""
+    return 2 * each.device_seconds
+
+
+def _static(plan: Plan) -> Maker:
+    return lambda simulation: Static(plan)
+
+
+def simulate(each: Bench, trial: Trial, make: Maker) -> Runs:
+    """One policy on one trial."""
+    simulation = Simulation(each.world, each.journeys, trial.rate)
+    policy = make(simulation)
+    samples = drawn(len(each.workload.images), trial.seed)
+    try:
+        if trial.loop is Loop.CLOSED:
+            return simulation.closed(policy, samples, trial.seconds)
+        return simulation.open(policy, samples, poisson(each.capacity / 2, trial.seconds, trial.seed))
+    finally:
+        if isinstance(policy, Ours):
+            policy.close()

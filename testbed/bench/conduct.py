@@ -1,0 +1,195 @@
+"""From what was asked to the files: prepares the workloads, compares, draws and writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from device_agent.costs import Options
+from device_agent.switching import SwitchRule
+from services import bundle
+from services.errors import InvalidInput
+from testbed import adopt
+from testbed.bench import calibration, live, report, study, workloads
+from testbed.bench.compare import Bench, Outcome, Trial, bench, maker, run, simulate
+from testbed.bench.policies import BEST_STATIC, Static
+from testbed.bench.results import Comparison, Target, targets
+from testbed.bench.speeds import Speeds
+from testbed.bench.statistics import Runs
+from testbed.bench.workloads import Workload
+from testbed.bench.world import Loop, World
+from training import datasets
+
+EXITS_BUNDLES = (Path("models/cifar10"), Path("models/fashion-mnist"))
+NO_EXITS = "efficientnet-b0"
+SAMPLES = 256
+
+HOW = (
+    "Every policy meets the same trace from its beginning, the same samples in the same order and, in the open loop, "
+    "the same arrivals. The uplink from device to edge follows the trace; everything else of the links stands still.",
+    "closed: one request after the other, so that the mean is per request and quick answers weigh more. open: Poisson "
+    "arrivals at half of what the device could answer alone, so that every second of the trace weighs the same.",
+    "offramp: the live loop, with its estimates, probes and switches; at the start it knows the machines, not the "
+    "links. device, cloud-raw, cloud-jpeg: always the same. best-static: of all plans the one with the least mean on "
+    "this very trace, known afterwards. exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split "
+    "Computing as published, device and cloud only, no exits, told the current rate. oracle: for each request the "
+    "plan that answers first in expectation, with the link's present and future, the queues and all costs known, but "
+    "not where the sample will leave.",
+    "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
+    "codec makes of its activations was measured on the photos and is in its bundle.",
+    "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "
+    "behind the best one in more than 5 % of its moments.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to compare. seconds: of each trace, None: all of it."""
+
+    traces: Sequence[Path]
+    bundles: Sequence[Path]
+    data: Path | None
+    photos: Path | None
+    loops: Sequence[Loop]
+    policies: Sequence[str]
+    seconds: float | None
+    rounds: int
+    seed: int
+    out: Path
+    world: World
+
+
+@dataclass(slots=True)
+class Found:
+    """All comparisons with their plots, and how the simulation fared against the running tiers."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    pictures: dict[str, list[bytes]] = field(default_factory=dict)
+    virtual_ratios: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> list[Target]:
+        return targets(self.comparisons, self.virtual_ratios)
+
+    def add(self, each: Bench, compared: study.Compared) -> None:
+        title = compared.comparison.title
+        self.comparisons.append(compared.comparison)
+        self.pictures[title] = study.pictures(compared)
+        self.facts[f"{each.workload.name}: device alone, ms"] = round(1000 * each.device_seconds, 2)
+
+
+Advance = Callable[[str], None]
+
+
+def on_paper(asked: Asked, on_step: Advance) -> Found:
+    """Everything in the simulation."""
+    found = Found()
+    for workload in prepared(asked, on_step):
+        each = ready(workload, asked, asked.world)
+        for loop in asked.loops:
+            trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
+            found.add(each, study.simulated(each, trials, asked.policies, on_step))
+        found.pictures[found.comparisons[-1].title].append(study.regime_map(each))
+    return found
+
+
+async def on_tiers(asked: Asked, on_step: Advance) -> Found:
+    """Everything on running tiers, and in a simulation of just these."""
+    found = Found()
+    for workload in prepared(asked, on_step):
+        each = ready(workload, asked, asked.world)
+        async with live.running(each, asked.out) as tiers:
+            found_out = await calibration.calibrate(each, tiers)
+            each = ready(workload, asked, found_out.of(asked.world))
+            found.facts |= {f"{workload.name}: {name}": value for name, value in asdict(found_out).items()}
+            for loop in asked.loops:
+                real, virtual = await _both(asked, each, tiers, loop, on_step)
+                found.add(each, real)
+                found.add(each, virtual)
+                ratios = study.simulated_over_real(virtual.comparison, real.comparison)
+                found.virtual_ratios[real.comparison.title] = ratios
+    return found
+
+
+async def _both(
+    asked: Asked, each: Bench, tiers: live.Tiers, loop: Loop, on_step: Advance
+) -> tuple[study.Compared, study.Compared]:
+    """Real, then simulated with the tiers as fast as they were for each policy: all else on this machine slows them."""
+    real, virtual = study.empty(each, loop, real=True), study.empty(each, loop, real=False)
+    trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
+    for trial, file in zip(trials, asked.traces, strict=True):
+        speeds = {name: Speeds(each.costs, each.world) for name in asked.policies}
+        expected = await asyncio.to_thread(run, each, trial, asked.policies)
+        ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step)
+        real.add(each, trial, ran)
+        again = {
+            name: await asyncio.to_thread(_again, ready(each.workload, asked, of.applied()), trial, name, ran)
+            for name, of in speeds.items()
+        }
+        virtual.add(each, trial, replace(ran, runs=again))
+    return real, virtual
+
+
+def _again(each: Bench, trial: Trial, name: str, ran: Outcome) -> Runs:
+    """One policy simulated; hindsight with the plan that really ran."""
+    if name == BEST_STATIC and ran.static is not None:
+        plan = ran.static
+        return simulate(each, trial, lambda simulation: Static(plan))
+    return simulate(each, trial, maker(each, name))
+
+
+def prepared(asked: Asked, on_step: Advance) -> list[Workload]:
+    """The workloads asked for, or the two that there should always be."""
+    if asked.bundles:
+        return [_workload(path, asked) for path in asked.bundles]
+    with_exits = next((path for path in EXITS_BUNDLES if path.is_dir()), EXITS_BUNDLES[0])
+    return [_workload(with_exits, asked), _plain(asked)]
+
+
+def ready(workload: Workload, asked: Asked, world: World) -> Bench:
+    """The workload with everything measured; what was measured before is taken from the output folder."""
+    return bench(workload, world, Options(), asked.out / "measured", SwitchRule())
+
+
+def write(found: Found, asked: Asked, json_file: Path | None) -> None:
+    """report.html, policies.csv and, where asked for, the JSON."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(asked.world), "seed": asked.seed, "seconds of each trace": asked.seconds} | found.facts
+    if any(each.real for each in found.comparisons):
+        settings["turns of each policy"] = asked.rounds
+    page = report.as_html(found.comparisons, found.targets, found.pictures, found.virtual_ratios, settings, HOW)
+    (asked.out / "report.html").write_text(page, encoding="utf-8")
+    (asked.out / "policies.csv").write_text(report.as_csv(found.comparisons), encoding="utf-8")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        whole = report.as_json(found.comparisons, found.targets, found.virtual_ratios, settings)
+        json_file.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(asked: Asked) -> Workload:
+    """EfficientNet-B0 with random weights, and what the codecs make of its activations measured on the photos."""
+    path = asked.out / NO_EXITS
+    if not path.is_dir():
+        adopt.adopt_network(NO_EXITS, path, (), None, 0, asked.photos)
+    each = ready(_workload(path, asked), asked, asked.world)
+    bundle.write(path, each.costs.bytes_known(bundle.read_manifest(path)))
+    return _workload(path, asked)
+
+
+def _workload(path: Path, asked: Asked) -> Workload:
+    """With labelled inputs where the bundle or the data has some, else with photos."""
+    manifest = bundle.read_manifest(path)
+    if manifest.samples is not None:
+        return workloads.labelled(manifest.name, path, None, SAMPLES)
+    if manifest.name in datasets.NAMES:
+        if asked.data is None:
+            raise InvalidInput(f"{path} carries no samples; give --data with the folder of its data set")
+        folders = (asked.data / manifest.name, asked.data / manifest.name.replace("-", "_"), asked.data)
+        folder = next(folder for folder in folders if folder.is_dir())
+        return workloads.labelled(manifest.name, path, folder, SAMPLES)
+    return workloads.unlabelled(manifest.name, path, asked.photos, asked.seed)

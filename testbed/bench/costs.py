@@ -1,0 +1,145 @@
+"""What a network costs on this machine: seconds of its segments, and seconds and bytes of each codec at each cut.
+
+Measured once per bundle and kept as JSON, since a simulation is run many times on the same costs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from services import codec, measuring
+from services.bundle import Bundle, CodecAccuracy, Manifest
+from services.codec import Codec
+from services.domain import CodecCost, FloatArray, Segment, SegmentTime
+from services.errors import OfframpError
+from services.model import Model
+
+_BUDGET_SECONDS = 60.0
+_CODEC_SAMPLES = 4
+_CODEC_REPEATS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CodecAt:
+    """One sample through one codec at one split point: medians of the seconds, mean of the bytes."""
+
+    split_point: int
+    codec: str
+    encode_seconds: float
+    decode_seconds: float
+    bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Medians on an idle machine that is not slowed down. profiled: what its profile says of codecs, everywhere."""
+
+    segments: tuple[SegmentTime, ...]
+    codecs: tuple[CodecAt, ...]
+    profiled: tuple[CodecCost, ...]
+    _seconds: dict[Segment, float] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _at: dict[tuple[int, str], CodecAt] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._seconds.update({each.segment: each.seconds for each in self.segments if each.batch_size == 1})
+        self._at.update({(each.split_point, each.codec): each for each in self.codecs})
+
+    def seconds(self, start: int, end: int) -> float:
+        """Of [start, end): as measured, else the difference of two heads. Raises OfframpError where unknown."""
+        if start >= end:
+            return 0.0
+        if (known := self._seconds.get(Segment(start, end))) is not None:
+            return known
+        try:
+            return max(0.0, self._seconds[Segment(0, end)] - self._seconds[Segment(0, start)])
+        except KeyError:
+            raise OfframpError(f"segment {start}:{end} was not measured; delete the kept measurement") from None
+
+    def at(self, split_point: int, name: str) -> CodecAt:
+        """Raises OfframpError for what was not measured."""
+        if (found := self.find(split_point, name)) is None:
+            raise OfframpError(
+                f"codec {name} at split point {split_point} was not measured; delete the kept measurement"
+            )
+        return found
+
+    def find(self, split_point: int, name: str) -> CodecAt | None:
+        return self._at.get((split_point, name))
+
+    def bytes_known(self, manifest: Manifest) -> Manifest:
+        """The manifest with the bytes of every codec at every split point, as a calibration on these inputs adds."""
+        kept = {(e.split_point, e.codec): e for e in manifest.codec_accuracy}
+        found = {
+            (e.split_point, e.codec): CodecAccuracy(split_point=e.split_point, codec=e.codec, bytes_per_sample=e.bytes)
+            for e in self.codecs
+        }
+        return manifest.model_copy(update={"codec_accuracy": tuple((found | kept).values())})
+
+    def to_json(self) -> str:
+        segments = [[s.segment.start, s.segment.end, s.batch_size, s.seconds] for s in self.segments]
+        kept = {
+            "segments": segments,
+            "codecs": list(map(astuple, self.codecs)),
+            "profiled": list(map(astuple, self.profiled)),
+        }
+        return json.dumps(kept, indent=0)
+
+    @classmethod
+    def from_json(cls, text: str) -> Costs:
+        found = json.loads(text)
+        segments = tuple(SegmentTime(Segment(a, b), size, s) for a, b, size, s in found["segments"])
+        profiled = tuple(CodecCost(*row) for row in found["profiled"])
+        return cls(segments, tuple(CodecAt(*row) for row in found["codecs"]), profiled)
+
+
+def of(loaded: Bundle, model: Model, inputs: FloatArray, names: Names, kept: Path) -> Costs:
+    """The costs kept at `kept`, or measured now on `inputs` [N, …] and kept there.
+
+    `names`: the codecs to measure, (at split point 0, at the others).
+    """
+    if kept.is_file():
+        found = Costs.from_json(kept.read_text())
+        if {(each.split_point > 0, each.codec) for each in found.codecs} >= _wanted(names):
+            return found
+    told = measuring.take(loaded, model, _BUDGET_SECONDS).measured
+    costs = Costs(told.segments, tuple(_codec_costs(model, inputs[:_CODEC_SAMPLES], names)), told.codecs)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(costs.to_json())
+    return costs
+
+
+Names = tuple[Sequence[str], Sequence[str]]
+
+
+def _wanted(names: Names) -> set[tuple[bool, str]]:
+    return {(inside, name) for inside in (False, True) for name in names[inside]}
+
+
+def _codec_costs(model: Model, tensor: FloatArray, names: Names) -> Iterable[CodecAt]:
+    """At each split point but the last, on the activations of `tensor`, one sample at a time."""
+    for split_point in range(model.last):
+        for name in names[split_point > 0]:
+            yield _codec_at(codec.at(name, split_point, model.manifest.input.preprocessing), split_point, tensor)
+        tensor, _ = model.run(Segment(split_point, split_point + 1), tensor)
+
+
+def _codec_at(each: Codec, split_point: int, tensor: FloatArray) -> CodecAt:
+    encoding, decoding, sizes = [], [], []
+    for row in np.repeat(np.arange(len(tensor)), _CODEC_REPEATS):
+        started = time.perf_counter()
+        payload = each.encode(tensor[row : row + 1])
+        encoded = time.perf_counter()
+        each.decode(payload)
+        encoding.append(encoded - started)
+        decoding.append(time.perf_counter() - encoded)
+        sizes.append(payload.nbytes)
+    return CodecAt(
+        split_point, each.name, statistics.median(encoding), statistics.median(decoding), statistics.fmean(sizes)
+    )

@@ -1,0 +1,115 @@
+"""The plots of the report, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from services.domain import Plan
+from testbed.bench.policies import ORACLE, OURS
+from testbed.bench.statistics import Runs
+from testbed.traces import Rate
+
+_INK = "#264653"
+_COLOURS = {
+    OURS: "#e76f51",
+    ORACLE: "#264653",
+    "best-static": "#2a9d8f",
+    "device": "#8d99a6",
+    "cloud-raw": "#6d597a",
+    "cloud-jpeg": "#457b9d",
+    "dsc": "#e9c46a",
+    "exits-fixed": "#b56576",
+}
+_PLANS = ("#8d99a6", "#457b9d", "#2a9d8f", "#e9c46a", "#e76f51", "#6d597a", "#b56576", "#264653", "#a8dadc", "#f4a261")
+_MOST_POINTS = 20000
+
+
+def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
+    """The share of requests answered within so many milliseconds, for each policy, one panel for each trace."""
+    columns = min(4, len(traces))
+    rows = -(-len(traces) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.6), layout="constrained")
+    panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
+    for (name, found), axes in zip(traces.items(), panels, strict=False):
+        for policy, runs in found.items():
+            seconds = np.sort(runs.seconds)[:: max(1, len(runs) // _MOST_POINTS)]
+            wide = 2.2 if policy == OURS else 1.1
+            share = np.linspace(0, 1, len(seconds))
+            axes.plot(1000 * seconds, share, color=_COLOURS.get(policy, _INK), linewidth=wide, label=policy)
+        axes.set(xscale="log", ylim=(0, 1))
+        axes.set_title(_short(name), fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels:
+        axes.set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=9, frameon=False)
+    figure.suptitle(f"{title}: share answered within so many ms", fontsize=11)
+    return _png(figure)
+
+
+def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -> bytes:
+    """Over time: the rate of the link, the plan of each of our requests, and latencies, the oracle's for comparison."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 2))
+    times = np.arange(0, seconds, max(0.25, seconds / 2000))
+    top.plot(times, [8e-6 * rate.rate_at(float(t)) for t in times], color=_INK, linewidth=1)
+    top.set(ylabel="uplink, Mbit/s", yscale="symlog", title=title)
+    names = _plan_names([plan for each in runs.values() for plan in each.plans])
+    for policy, runs_of in runs.items():
+        level = [names[str(plan)] for plan in runs_of.plans]
+        colour, size = _COLOURS.get(policy, _INK), 5.0 if policy == OURS else 2.0
+        middle.plot(runs_of.at, level, ".", color=colour, markersize=size, label=policy)
+        bottom.plot(
+            runs_of.at, 1000 * np.array(runs_of.seconds), ".", color=colour, markersize=size, label=policy, alpha=0.6
+        )
+    middle.set_yticks(range(len(names)), [_short(name, 46) for name in names], fontsize=7)
+    bottom.set(ylabel="latency, ms", xlabel="seconds", yscale="log")
+    figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", fontsize=9, ncols=4, frameon=False)
+    for axes in (top, middle, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+    return _png(figure)
+
+
+def regimes(rates: Sequence[float], batches: Sequence[int], best: Sequence[Sequence[Plan | None]], title: str) -> bytes:
+    """The best plan at each rate (bytes per second) and batch size; `best` is indexed by batch, then rate."""
+    shown = [[_kind(plan) for plan in row] for row in best]
+    names = list(dict.fromkeys(name for row in shown for name in row))
+    table = np.array([[names.index(name) for name in row] for row in shown])
+    colours = [_PLANS[i % len(_PLANS)] for i in range(len(names))]
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    x, y = 8e-6 * np.array(rates), np.arange(len(batches))
+    axes.pcolormesh(x, y, table, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) - 0.5, shading="nearest")
+    axes.set(xscale="log", xlabel="uplink, Mbit/s", ylabel="batch size", title=title)
+    axes.set_yticks(y, [str(batch) for batch in batches])
+    for name, colour in zip(names, colours, strict=True):
+        axes.plot([], [], "s", color=colour, label=name)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def _kind(plan: Plan | None) -> str:
+    return "none" if plan is None else str(plan)
+
+
+def _plan_names(plans: Sequence[Plan]) -> dict[str, int]:
+    """Plans in use, by where they cut, from the input on."""
+    used = {plan.stages: plan for plan in plans}
+    order = sorted(used.values(), key=lambda plan: [stage.segment.end for stage in plan.stages])
+    return {str(plan): level for level, plan in enumerate(order)}
+
+
+def _short(text: str, most: int = 34) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _png(figure: Figure) -> bytes:
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, dpi=110, format="png")
+        return buffer.getvalue()

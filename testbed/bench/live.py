@@ -1,0 +1,215 @@
+"""The same policies on running tiers: edge and cloud as processes, links that follow the trace, the device in here.
+
+The device's runtime and agent run in this process, so that every policy can hand its plan to the very code that
+serves; edge, cloud and both links are processes of their own, with gRPC between them. Each policy in turn replays the
+trace from its beginning and alone, since two on one link would meet a link that neither of them has: what one policy
+gets, all get. Turns go round several times, each time from another policy on, so that a machine that slows down
+meanwhile favours nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from device_agent.agent import Agent
+from device_agent.planning import Planning
+from device_agent.plans import Plans
+from services import process, settings
+from services.client import GrpcNextTier
+from services.domain import NO_EXIT, Deadline, Segment, Tier
+from services.errors import OfframpError
+from services.preparing import Preparer
+from services.settings import DeviceSettings
+from services.tier import TierRuntime
+from testbed.bench import policies
+from testbed.bench.compare import Bench, Outcome, Trial
+from testbed.bench.policies import BEST_STATIC, ORACLE, OURS, DynamicSplit, Oracle, Static
+from testbed.bench.speeds import Speeds
+from testbed.bench.statistics import Runs
+from testbed.bench.virtual import Situation, drawn, poisson
+from testbed.bench.world import Line, Loop
+from testbed.local import Part, TestbedError, part
+from testbed.traces import format_duration, format_rate
+
+FAST = "1gbit"
+NEVER = 2.0
+PREPARE_SECONDS = 60.0
+_CONTROL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """What runs: the near link's process, and the device in here."""
+
+    near: Part
+    device: TierRuntime
+    asked: DeviceSettings
+    traces: Path
+
+
+@asynccontextmanager
+async def running(each: Bench, out: Path) -> AsyncIterator[Tiers]:
+    """Edge, cloud and links as processes, one worker each, and the device's runtime, all profiled."""
+    world, traces, logs = each.world, out / "traces", out / "logs"
+    for folder in (traces, logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    served = ("--bundle", str(each.workload.bundle.path), "--workers", "1")
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, *arguments: str) -> Part:
+            return await stack.enter_async_context(part(name, arguments, logs / f"{name}.jsonl"))
+
+        async def link(name: str, target: str, rate: float, rtt: float) -> Part:
+            shape = ("--rate", format_rate(rate), "--rtt", format_duration(rtt), "--traces", str(traces))
+            doors = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--target", target)
+            return await start(name, "testbed.links", *doors, *shape)
+
+        free = ("--listen", "127.0.0.1:0")
+        cloud = await start("cloud-node", "cloud_node", *served, *free)
+        far = await link("link-edge-cloud", cloud.address, world.far_rate, world.far_rtt_seconds)
+        slower = ("--compute-slowdown", str(world.edge_slowdown), "--next", far.address)
+        edge = await start("edge-node", "edge_node", *served, *free, *slower)
+        near = await link("link-device-edge", edge.address, world.near_down, world.near_rtt_seconds)
+        slowest = ("--compute-slowdown", str(world.device_slowdown), "--next", near.address)
+        asked = settings.read(DeviceSettings, [*served, *slowest])
+        process.tune_allocator()
+        device, unused = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
+        if unused is not None:
+            await unused.close()
+        whole = Segment(0, each.workload.bundle.manifest.last)
+        await asyncio.to_thread(process.get_ready, device, each.workload.bundle, asked, whole)
+        yield Tiers(near, device, asked, traces)
+        device.close()
+
+
+async def compare(
+    each: Bench,
+    tiers: Tiers,
+    trial: Trial,
+    file: Path,
+    virtual: Outcome,
+    rounds: int,
+    speeds: Mapping[str, Speeds],
+    on_step: Callable[[str], None],
+) -> Outcome:
+    """All policies that ran in `virtual`, on the same trial. Best static and what to prepare are taken from there.
+
+    speeds: of each policy, is told how fast the tiers ran for it.
+    """
+    shutil.copyfile(file, tiers.traces / file.name)
+    found = {name: Runs() for name in virtual.runs}
+    names = list(found)
+    for turn in range(rounds):
+        start = turn * len(names) // rounds
+        for name in (*names[start:], *names[:start]):
+            again = replace(trial, seed=trial.seed + turn)
+            await _replay(each, tiers, again, file.name, name, virtual, found[name], speeds[name])
+            on_step(f"{trial.name} {name}")
+    return Outcome(found, virtual.crosses, virtual.static)
+
+
+async def _replay(
+    each: Bench,
+    tiers: Tiers,
+    trial: Trial,
+    trace: str,
+    name: str,
+    virtual: Outcome,
+    runs: Runs,
+    speeds: Speeds,
+) -> None:
+    """One policy on one trial, with a connection and estimates of its own."""
+    manifest = each.workload.bundle.manifest
+    classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
+    await reshape(tiers, FAST)
+    next_tier = GrpcNextTier(
+        Tier.DEVICE, tiers.near.address, classes, limit, preprocessing=manifest.input.preprocessing
+    )
+    tiers.device.next_tier = next_tier
+    planning = Planning(tiers.device, next_tier, tiers.asked) if name == OURS else None
+    try:
+        preparer = Preparer(tiers.device, next_tier)
+        for plan in {plan.stages: plan for plan in virtual.runs[name].plans}.values():
+            await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
+        await reshape(tiers, f"trace:{trace}")
+        began = time.monotonic()
+        if planning is not None:
+            await planning.start()
+        plans = planning.plans if planning is not None else _plans(each, trial, name, virtual, began)
+        await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", runs, speeds)
+    finally:
+        if planning is not None:
+            await planning.stop()
+        preparer.close()
+        await next_tier.close()
+
+
+def _plans(each: Bench, trial: Trial, name: str, virtual: Outcome, began: float) -> Plans:
+    """A policy that is not ours; what it must know of the moment, it is told."""
+    manifest, world = each.workload.bundle.manifest, each.world
+    static = policies.static_plans(manifest)
+    if name == BEST_STATIC and virtual.static is not None:
+        static[name] = virtual.static
+    if name in static:
+        return Static(static[name])
+
+    def now() -> float:
+        return time.monotonic() - began
+
+    if name == ORACLE:
+        return Oracle(each.choices, Situation(now, lambda: 0.0, Line(trial.rate, world.near_rtt_seconds / 2)))
+    return DynamicSplit(manifest, each.costs, world, lambda: trial.rate.rate_at(now()))
+
+
+async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, runs: Runs, speeds: Speeds) -> None:
+    """Sends requests as the trial says and writes down what came of each."""
+    exits = len(each.workload.bundle.manifest.exits)
+    thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
+    samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs, each.workload.labels
+    began = time.monotonic()
+
+    async def one(at: float) -> None:
+        sample, plan = next(samples), agent.plans.plan(agent.policy, 1)
+        right, exit_index, sent, failed = None, NO_EXIT, 0, True
+        with suppress(OfframpError):
+            deadline = Deadline.after(each.world.limit_seconds)
+            answer = await agent.infer(inputs[sample : sample + 1], deadline, thresholds=thresholds)
+            given = answer.response.predictions
+            speeds.add(answer)
+            plan, sent = answer.plan, answer.response.trace.hops[0].bytes_up
+            exit_index, failed = int(given.exits[0]), bool(given.reasons[0])
+            right = None if labels is None else bool(given.labels[0] == labels[sample])
+        runs.add(at, time.monotonic() - began - at, plan, sent, right, exit_index, failed)
+
+    if trial.loop is Loop.CLOSED:
+        while (at := time.monotonic() - began) < trial.seconds:
+            await one(at)
+        return
+    async with asyncio.TaskGroup() as tasks:
+        for at in poisson(each.capacity / 2, trial.seconds, trial.seed):
+            await asyncio.sleep(max(0.0, at - (time.monotonic() - began)))
+            tasks.create_task(one(at))
+
+
+async def reshape(tiers: Tiers, rate: str) -> None:
+    """The near link's uplink at another rate; a trace starts at its beginning."""
+    await asyncio.to_thread(_put, tiers.near.announced["control"], {"up": {"rate": rate}})
+
+
+def _put(control: str, change: dict[str, dict[str, str]]) -> None:
+    connection = http.client.HTTPConnection(control, timeout=_CONTROL_SECONDS)
+    try:
+        connection.request("PUT", "/link", json.dumps(change), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise TestbedError(f"the link refused {change}: {answer.read(500).decode(errors='replace')}")
+    finally:
+        connection.close()

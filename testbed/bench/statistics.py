@@ -1,0 +1,126 @@
+"""What came of a run, in numbers: latency, misses, bytes, accuracy, switches, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from services.domain import NO_EXIT, Plan, Stage
+
+_RESAMPLES = 400
+_BLOCKS = 30
+_LEVEL = 0.95
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Runs:
+    """Requests in the order of their end: when each began, how long it took, its plan, what it sent, and the answer."""
+
+    at: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    right: list[bool | None] = field(default_factory=list)
+    exits: list[int] = field(default_factory=list)
+    failed: list[bool] = field(default_factory=list)
+    extra_bytes: int = 0
+
+    def add(
+        self,
+        at: float,
+        seconds: float,
+        plan: Plan,
+        nbytes: int = 0,
+        right: bool | None = None,
+        exit_index: int = NO_EXIT,
+        failed: bool = False,
+    ) -> None:
+        self.at.append(at)
+        self.seconds.append(seconds)
+        self.plans.append(plan)
+        self.bytes.append(nbytes)
+        self.right.append(right)
+        self.exits.append(exit_index)
+        self.failed.append(failed)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def stages(self) -> list[tuple[Stage, ...]]:
+        """The plans in the order in which requests began."""
+        return [self.plans[i].stages for i in np.argsort(self.at, kind="stable")]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One policy on one trace. Latencies in milliseconds; `ci`: 95 % bootstrap intervals.
+
+    missed: share later than the deadline or without an answer. bytes: mean per request that the device sent, probes
+    included. accuracy: None where truth is not known. switches: per minute, of the plan.
+    """
+
+    requests: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    missed: float
+    failed: int
+    bytes: float
+    accuracy: float | None
+    switches: int
+    ci: dict[str, tuple[float, float]]
+
+
+def summarise(runs: Runs, deadline_seconds: float, with_truth: bool, seed: int) -> Summary:
+    """The figures of one run. Who failed is wrong and missed, and waited as long as its caller did."""
+    seconds, failed = np.array(runs.seconds), np.array(runs.failed)
+    late = failed | (seconds > deadline_seconds)
+    right = np.array([each is True for each in runs.right])
+    milliseconds = 1000 * seconds
+    p50, p95, p99 = (float(p) for p in np.percentile(milliseconds, (50, 95, 99)))
+    return Summary(
+        requests=len(runs),
+        mean_ms=float(milliseconds.mean()),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        missed=float(late.mean()),
+        failed=int(failed.sum()),
+        bytes=(sum(runs.bytes) + runs.extra_bytes) / len(runs),
+        accuracy=float(right.mean()) if with_truth else None,
+        switches=sum(a != b for a, b in pairwise(runs.stages)),
+        ci=intervals(milliseconds, late, right if with_truth else None, seed),
+    )
+
+
+def intervals(
+    milliseconds: Floats, late: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_] | None, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals by the moving of whole blocks (Kunsch, 1989): neighbours in time share the link's state."""
+    rng = np.random.default_rng(seed)
+    blocks = np.array_split(np.arange(len(milliseconds)), min(_BLOCKS, len(milliseconds)))
+    statistics: dict[str, list[float]] = {name: [] for name in ("mean_ms", "p50_ms", "p95_ms", "p99_ms", "missed")}
+    if right is not None:
+        statistics["accuracy"] = []
+    for _ in range(_RESAMPLES):
+        rows = np.concatenate([blocks[i] for i in rng.integers(0, len(blocks), len(blocks))])
+        drawn = milliseconds[rows]
+        values = [drawn.mean(), *np.percentile(drawn, (50, 95, 99)), late[rows].mean()]
+        if right is not None:
+            values.append(right[rows].mean())
+        for name, value in zip(statistics, values, strict=True):
+            statistics[name].append(float(value))
+    tail = 100 * (1 - _LEVEL) / 2
+    return {name: _interval(values, tail) for name, values in statistics.items()}
+
+
+def _interval(values: list[float], tail: float) -> tuple[float, float]:
+    low, high = np.percentile(values, (tail, 100 - tail))
+    return float(low), float(high)

@@ -1,0 +1,213 @@
+"""A discrete-event simulation of the three tiers: hours of trace in seconds, with the policies' own code.
+
+What is simulated: machines (one run at a time, first come first served), links (bytes share a serialisation clock and
+integrate over the trace), calls, and callers that give up. What is not: what policies think. They are the planner,
+the live loop, link estimators, probes and profiles that run live, on the clock of the simulation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import simpy
+
+from device_agent.plans import Plans
+from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
+from services.profile import Profiler
+from services.tier import MIN_PATIENCE_SECONDS
+from testbed.bench.hops import Crossing, Steps, VirtualHop
+from testbed.bench.journeys import Journey, Journeys
+from testbed.bench.statistics import Runs
+from testbed.bench.world import Line, World
+from testbed.traces import Rate
+
+_NOTHING = Predictions.empty(0, 1)
+_POLICY = Policy()
+_ALL = Segment(0, 1)  # which segment ran does not matter to a queue
+
+
+class VirtualPolicy(Plans, Protocol):
+    """A policy, and whether its plans use the exits."""
+
+    @property
+    def with_exits(self) -> bool: ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A policy that wants quiet links probed, and to be told what came of it."""
+
+    def told(self, links: tuple[LinkEstimate, ...]) -> None: ...
+
+
+@dataclass(slots=True)
+class Machine:
+    """One tier's compute: one run at a time, in the order of arrival."""
+
+    profiler: Profiler
+    free: float = 0.0
+
+    def book(self, now: float, seconds: float) -> float:
+        """Seconds until a run that is asked for now ends."""
+        start = max(now, self.free)
+        self.free = start + seconds
+        if seconds:
+            self.profiler.record(_ALL, 1, seconds, start - now)
+        return self.free - now
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What there is to know at one moment, in full: only the oracle looks at it."""
+
+    clock: Clock
+    device_free: Clock
+    line: Line
+
+
+@dataclass(slots=True)
+class Simulation:
+    """One policy on one trace. `journeys` say what becomes of each sample."""
+
+    world: World
+    journeys: Journeys
+    rate: Rate
+    env: simpy.Environment = field(default_factory=simpy.Environment)
+    machines: dict[Tier, Machine] = field(init=False)
+    hops: dict[Tier, VirtualHop] = field(init=False)
+    runs: Runs = field(default_factory=Runs)
+    _in_flight: int = 0
+
+    def __post_init__(self) -> None:
+        world = self.world
+        self.machines = {tier: Machine(Profiler(tier, clock=self.clock)) for tier in Tier}
+        near, far = Line(self.rate, world.near_rtt_seconds / 2), world.far_line()
+        self.hops = {
+            Tier.DEVICE: self._hop(Tier.DEVICE, near, world.near_down),
+            Tier.EDGE: self._hop(Tier.EDGE, far, world.far_rate),
+        }
+
+    def _hop(self, source: Tier, line: Line, down: float) -> VirtualHop:
+        reply, header = self.world.reply_bytes, self.world.header_bytes
+        return VirtualHop(source, self.env, line, reply / down, header, header + reply, self.world.call_seconds)
+
+    def clock(self) -> float:
+        return float(self.env.now)
+
+    @property
+    def situation(self) -> Situation:
+        return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, self.hops[Tier.DEVICE].line)
+
+    def closed(self, policy: VirtualPolicy, samples: Iterator[int], seconds: float) -> Runs:
+        """One request after the other."""
+
+        def caller() -> Steps:
+            while self.env.now < seconds:
+                yield from self._request(policy, next(samples))
+
+        self._probe(policy)
+        self.env.run(self.env.process(caller()))
+        return self._finished()
+
+    def open(self, policy: VirtualPolicy, samples: Iterator[int], arrivals: list[float]) -> Runs:
+        """Requests at `arrivals`, rising, whatever became of those before."""
+
+        def caller() -> Steps:
+            for at in arrivals:
+                yield self.env.timeout(max(0.0, at - self.env.now))
+                self.env.process(self._admitted(policy, next(samples)))
+
+        self._probe(policy)
+        self.env.process(caller())
+        self.env.run(max(arrivals, default=0.0) + self.world.limit_seconds + 1)
+        return self._finished()
+
+    def _finished(self) -> Runs:
+        self.runs.extra_bytes = self.hops[Tier.DEVICE].probed_bytes
+        return self.runs
+
+    def _admitted(self, policy: VirtualPolicy, sample: int) -> Steps:
+        if self._in_flight >= self.world.max_in_flight:
+            self.runs.add(self.env.now, self.world.limit_seconds, policy.plan(_POLICY, 1), failed=True)
+            return
+        self._in_flight += 1
+        yield from self._request(policy, sample)
+        self._in_flight -= 1
+
+    def _request(self, policy: VirtualPolicy, sample: int) -> Steps:
+        """One request, from the caller's question to the answer, and what the policy learns from it."""
+        began = self.env.now
+        plan = policy.plan(_POLICY, 1)
+        journey = self.journeys.of(plan, policy.with_exits)
+        yield self.env.timeout(self._compute(Tier.DEVICE, journey, sample) + self.world.agent_seconds)
+        hop = journey.hops.get(Tier.DEVICE)
+        sent = hop.bytes[sample] if hop is not None else 0
+        deadline = began + self.world.limit_seconds
+        patient = self._patient_until(began, plan)
+        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, min(deadline, patient)))
+        if not arrived and patient < deadline:
+            arrived = True
+            yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
+        right = journey.right[sample] if arrived else journey.early[sample]
+        self.runs.add(began, self.env.now - began, plan, sent, right, journey.exit[sample], failed=not arrived)
+        policy.learn(self._response(arrived and sent > 0), _POLICY, 1)
+
+    def _cross(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
+        """Encodes, sends, and waits for the answer; False where time runs out before."""
+        hop = journey.hops[source]
+        yield self.env.timeout(hop.encode_seconds)
+        far = partial(self._far, source, journey, sample, deadline)
+        return (yield from self.hops[source].call(hop.bytes[sample], deadline, far))
+
+    def _far(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
+        """What the tier above does: decode, compute, go on if it must."""
+        above = Tier(source + 1)
+        yield self.env.timeout(journey.hops[source].decode_seconds)
+        yield self.env.timeout(self._compute(above, journey, sample))
+        following = journey.hops.get(above)
+        if following is None or not following.bytes[sample]:
+            return True
+        return (yield from self._cross(above, journey, sample, deadline))
+
+    def _patient_until(self, began: float, plan: Plan) -> float:
+        """When the device takes back what it sent, as `services.tier` does."""
+        if not self.world.patience or plan.expected_seconds is None:
+            return math.inf
+        return began + max(self.world.patience * plan.expected_seconds, MIN_PATIENCE_SECONDS)
+
+    def _compute(self, tier: Tier, journey: Journey, sample: int) -> float:
+        return self.machines[tier].book(self.env.now, journey.compute[tier][sample])
+
+    def _response(self, crossed: bool) -> Response:
+        """What an answer brings besides the answer."""
+        tiers = tuple(Tier) if crossed else (Tier.DEVICE,)
+        profiles = tuple(self.machines[tier].profiler.profile(()) for tier in tiers)
+        return Response(_NOTHING, Trace(), profiles, self.links())
+
+    def links(self) -> tuple[LinkEstimate, ...]:
+        return tuple(hop.link() for hop in self.hops.values())
+
+    def _probe(self, policy: VirtualPolicy) -> None:
+        if isinstance(policy, Probing):
+            for hop in self.hops.values():
+                self.env.process(hop.probing(lambda: policy.told(self.links())))
+
+
+def poisson(per_second: float, seconds: float, seed: int) -> list[float]:
+    """Arrival times in [0, seconds)."""
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1 / per_second, int(seconds * per_second * 1.5) + 100)
+    times = np.cumsum(gaps)
+    return [float(at) for at in times[times < seconds]]
+
+
+def drawn(count: int, seed: int) -> Iterator[int]:
+    """Samples of `count` in an order drawn from `seed`, all before any again."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from rng.permutation(count).tolist()

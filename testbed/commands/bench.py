@@ -1,0 +1,155 @@
+"""`offramp bench policies`: what choosing the plan is worth, on recorded links."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from services.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from testbed.bench.results import Comparison, Target
+    from testbed.bench.world import Loop, World
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks over recorded links.")
+
+EPILOG = "Example: offramp bench policies --trace traces/ --virtual --photos photos/ --json policies.json"
+_QUICK_SECONDS, _QUICK_TRACES = 15.0, 3
+_VIRTUAL_SECONDS, _REAL_SECONDS = 120.0, 30.0
+
+
+@app.command(epilog=EPILOG)
+def policies(
+    trace: Annotated[list[Path], typer.Option("--trace", help="Link trace, or a folder of them; repeatable.")],
+    virtual: Annotated[bool, typer.Option("--virtual", help="Simulate only: hours of trace take seconds.")] = False,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option("--bundle", help="Bundle to run; repeatable; none: CIFAR-10 with exits, and EfficientNet-B0."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets, for labelled inputs.")] = None,
+    photos: Annotated[Path | None, typer.Option("--photos", help="Folder of photos, for unlabelled inputs.")] = None,
+    loop: Annotated[str, typer.Option("--loop", help="closed, open, or both.")] = "both",
+    policy: Annotated[str | None, typer.Option("--policies", help="Only these, with commas; none: all.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1, help="Of each trace; none: 120 simulated, 30 on running tiers.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Simulate traces in their whole length.")] = False,
+    device_slowdown: Annotated[float, typer.Option("--device-slowdown", min=1, help="Over the cloud.")] = 8.0,
+    edge_slowdown: Annotated[float, typer.Option("--edge-slowdown", min=1, help="Over the cloud.")] = 2.0,
+    rtt: Annotated[str, typer.Option("--rtt", help="Round trip between device and edge.")] = "10ms",
+    edge_cloud: Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")] = "50mbit,40ms",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each policy on the running tiers.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of samples, arrivals and resampling.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="15 seconds of at most 3 traces, one turn.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where report.html, policies.csv and logs go.")] = Path(
+        "out/bench"
+    ),
+) -> None:
+    """All policies side by side on recorded links: ours, static plans, published ones, hindsight and the oracle."""
+    from testbed.bench import conduct
+    from testbed.commands.waiting import wait_for
+
+    files = _files(trace)
+    if seconds is None and not (whole and virtual):
+        seconds = _VIRTUAL_SECONDS if virtual else _REAL_SECONDS
+    if quick:
+        files, seconds, rounds = files[:_QUICK_TRACES], _QUICK_SECONDS, 1
+    world = _world(device_slowdown, edge_slowdown, rtt, edge_cloud)
+    names, loops = _names(policy), _loops(loop)
+    asked = conduct.Asked(files, bundle or (), data, photos, loops, names, seconds, rounds, seed, out, world)
+    console = Console()
+    steps = len(files) * len(loops) * len(names) * (1 if virtual else rounds) * len(bundle or (1, 2))
+    with _progress(console) as bar:
+        task = bar.add_task("measuring", total=steps)
+
+        def on_step(text: str) -> None:
+            bar.update(task, advance=1, description=text)
+
+        found = conduct.on_paper(asked, on_step) if virtual else wait_for(conduct.on_tiers(asked, on_step))
+    conduct.write(found, asked, json_file)
+    for each in found.comparisons:
+        console.print(_shown(each))
+    console.print(_verdicts(found.targets))
+    console.print(f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else ""))
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:50.50}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """The trace files, those in folders included, by name. Raises InvalidInput where there are none."""
+    files = [file for path in given for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    found = [file for file in files if file.is_file() and not file.name.upper().startswith("README")]
+    if not found or len({file.name for file in found}) < len(found):
+        raise InvalidInput("--trace needs link traces with names of their own: files, or folders of them")
+    return found
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Raises InvalidInput for a policy that there is not."""
+    from testbed.bench.policies import NAMES
+
+    names = tuple(text.split(",")) if text else NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        raise InvalidInput(f"there is no policy {unknown[0][:40]!r}; known: {', '.join(NAMES)}")
+    return names
+
+
+def _loops(text: str) -> tuple[Loop, ...]:
+    from testbed.bench.world import Loop
+
+    if text not in ("both", *Loop):
+        raise InvalidInput("--loop is closed, open or both")
+    return tuple(Loop) if text == "both" else (Loop(text),)
+
+
+def _world(device_slowdown: float, edge_slowdown: float, rtt: str, edge_cloud: str) -> World:
+    """Raises SettingsError for a link that cannot be read."""
+    from testbed.bench.world import World
+    from testbed.local import LinkAsked
+    from testbed.traces import parse_duration, parse_rate
+
+    far, near = LinkAsked.parse(edge_cloud), LinkAsked.parse(f"1mbit,{rtt}")
+    return World(
+        near_rtt_seconds=parse_duration(near.rtt),
+        far_rate=parse_rate(far.rate),
+        far_rtt_seconds=parse_duration(far.rtt),
+        device_slowdown=device_slowdown,
+        edge_slowdown=edge_slowdown,
+    )
+
+
+def _shown(each: Comparison) -> Table:
+    """Our mean milliseconds on each trace, beside hindsight and the oracle; the other policies are in the report."""
+    from testbed.bench.policies import BEST_STATIC, ORACLE, OURS
+
+    table = Table(title=f"{each.title}: mean ms", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("trace", OURS, BEST_STATIC, ORACLE, "/static", "/oracle", "crosses"):
+        table.add_column(column, justify="left" if column == "trace" else "right")
+    ratios = [each.ratios(BEST_STATIC), each.ratios(ORACLE)]
+    for trace, found in each.traces.items():
+        means = [f"{found[name].mean_ms:.1f}" if name in found else "–" for name in (OURS, BEST_STATIC, ORACLE)]
+        shown = [f"{ratio[trace]:.3f}" if trace in ratio else "–" for ratio in ratios]
+        table.add_row(trace[-22:], *means, *shown, "yes" if each.crossing.get(trace) else "no")
+    return table
+
+
+def _verdicts(found: list[Target]) -> Table:
+    from testbed.bench.report import verdict
+
+    table = Table(title="Targets", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("target", "where", "found", ""):
+        table.add_column(column)
+    for target in found:
+        colour = {True: "green", False: "red", None: "dim"}[target.met]
+        table.add_row(target.name, target.where, target.found, f"[{colour}]{verdict(target.met)}[/]")
+    return table

@@ -1,0 +1,46 @@
+"""What the agent learns from its requests."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from device_agent.agent import Agent
+from services.domain import Deadline, LinkEstimate, Plan, Policy, Response, Segment, Tier
+from services.errors import DeadlineExceeded
+from services.model import Model
+from tests.fakes import FakeClock, FakeNext
+from tests.journeys import D, E, answering, runtime, samples, stages
+
+
+@dataclass
+class _Plans:
+    """Always the same plan; keeps what came of it."""
+
+    plan_: Plan
+    learnt: list[tuple[Response, int]] = field(default_factory=list)
+
+    def plan(self, policy: Policy, batch_size: int) -> Plan:
+        return self.plan_
+
+    def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
+        self.learnt.append((response, batch_size))
+
+
+async def test_an_answer_is_learnt_from(model: Model, clock: FakeClock) -> None:
+    plans = _Plans(stages((D, 0, 0), (E, 0, 8)))
+    answer = await Agent(runtime(model, clock, FakeNext(answering)), plans).infer(samples(3), Deadline(1e6, clock))
+    await asyncio.sleep(0)
+    assert plans.learnt == [(answer.response, 3)]
+
+
+async def test_a_request_that_nobody_could_answer_still_tells_how_the_link_is(model: Model, clock: FakeClock) -> None:
+    plans = _Plans(stages((D, 0, 0), (E, 0, 8)))
+    device = runtime(model, clock, FakeNext(DeadlineExceeded("no answer")), holds=Segment(0, 0))
+    agent = Agent(device, plans)
+    with pytest.raises(DeadlineExceeded):
+        await agent.infer(samples(3), Deadline(1e6, clock))
+    await asyncio.sleep(0)
+    assert [(response.links, size) for response, size in plans.learnt] == [((LinkEstimate(Tier.DEVICE),), 3)]
