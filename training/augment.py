@@ -12,7 +12,10 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Half-widths of the uniform draws: degrees, relative scale, shear, shift in pixels; then probabilities."""
+    """Half-widths of the uniform draws: degrees, relative scale, shear, shift in pixels; then probabilities.
+
+    `crop`: the most whole pixels that an image is moved by, with its border mirrored into the gap.
+    """
 
     degrees: float = 0.0
     scale: float = 0.0
@@ -21,18 +24,32 @@ class Augmentation:
     flip: float = 0.0
     erase: float = 0.0
     erased_pixels: tuple[int, int] = (4, 12)
+    crop: int = 0
 
 
 def augment(images: Tensor, how: Augmentation, generator: Generator) -> Tensor:
     """A random view of each image: float32 [N, C, H, W] in 0..1 to the same shape and range."""
     views = _mirror(images, how.flip, generator) if how.flip else images
-    views = _warp(views, how, generator)
+    if how.degrees or how.scale or how.shear or how.shift:
+        views = _warp(views, how, generator)
+    if how.crop:
+        views = _crop(views, how.crop, generator)
     return _erase(views, how, generator) if how.erase else views
 
 
 def _mirror(images: Tensor, probability: float, generator: Generator) -> Tensor:
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < probability
     return torch.where(chosen, images.flip(3), images)
+
+
+def _crop(images: Tensor, most: int, generator: Generator) -> Tensor:
+    """Moves each image by whole pixels, which blurs nothing."""
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (most,) * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * most + 1, (2, count, 1, 1, 1), generator=generator)
+    rows, columns = top + torch.arange(height)[:, None], left + torch.arange(width)
+    samples, channels = torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
+    return padded[samples, channels, rows, columns]
 
 
 def _warp(images: Tensor, how: Augmentation, generator: Generator) -> Tensor:

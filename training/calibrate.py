@@ -50,6 +50,7 @@ CONTRACTS = {
     "digits": Contract(epsilon=0.01),  # 400 samples cannot prove much more
     "mnist": Contract(epsilon=0.001),
     "fashion-mnist": Contract(epsilon=0.003),
+    "cifar10": Contract(epsilon=0.005),
 }
 """What the thresholds of the shipped bundles promise."""
 

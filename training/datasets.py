@@ -1,7 +1,7 @@
 """Data sets of small labelled images, split once and for all. Numpy only, so that evaluation needs no torch.
 
 `digits` comes with scikit-learn. `mnist` and `fashion-mnist` are read from the user's own copies of the four
-IDX files (gzip or plain); https://yann.lecun.com/exdb/mnist describes the format.
+IDX files (gzip or plain); https://yann.lecun.com/exdb/mnist describes the format. `cifar10`: see `training.cifar`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from services.errors import InvalidInput
+from training import cifar
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 _DIGITS = tuple("0123456789")
 _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+_LABELS = {"mnist": _DIGITS, "fashion-mnist": _CLOTHES, "cifar10": cifar.CLASSES}
+_HELD_OUT = {"mnist": (20, 6), "fashion-mnist": (20, 6), "cifar10": (25, 10)}  # one in so many: validation, calibration
+_IDX_FILES = ("four IDX files", "t10k-labels-idx1-ubyte*")
+_FILES = {
+    "mnist": _IDX_FILES,
+    "fashion-mnist": _IDX_FILES,
+    "cifar10": ("zip files of pictures or binary batches", "*test*.*"),
+}  # what the folder of a data set holds, and the sign of it
 _SPLIT_SEED = 28  # the splits belong to the data set: they never follow the seed of a training
 _UNSIGNED_BYTE = 8
 _SIDE = 28
@@ -60,24 +69,22 @@ class Dataset:
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """The data set `name`; `data_dir` is where the IDX files lie, and is not needed for digits.
+    """The data set `name`; `data_dir` is where its files lie, and is not needed for digits.
 
     Raises InvalidInput for an unknown name, a missing folder, or files that are not what they should be.
     """
     if name == "digits":
         return _digits()
     folder = _folder(name, data_dir)
-    train, test = _read_idx_pair(folder, "train"), _read_idx_pair(folder, "t10k")
+    train, test = _read(name, folder, "train"), _read(name, folder, "test")
     order = stratified_order(train.labels)
-    held = (len(train) // 20, len(train) // 6)
-    validation, calibration, rest = _cut(train, order, held)
-    names = _CLOTHES if name == "fashion-mnist" else _DIGITS
-    return Dataset(name, names, rest, validation, calibration, test, data_hash(train, test))
+    validation, calibration, rest = _cut(train, order, tuple(len(train) // share for share in _HELD_OUT[name]))
+    return Dataset(name, _LABELS[name], rest, validation, calibration, test, data_hash(train, test))
 
 
 def load_test(name: str, data_dir: Path | None = None) -> Split:
-    """The test split alone; for mnist and fashion-mnist the two t10k files suffice. Raises as `load` does."""
-    return _digits().test if name == "digits" else _read_idx_pair(_folder(name, data_dir), "t10k")
+    """The test split alone; the files of the training images are not needed. Raises as `load` does."""
+    return _digits().test if name == "digits" else _read(name, _folder(name, data_dir), "test")
 
 
 def stratified_order(labels: Labels, seed: int = _SPLIT_SEED) -> npt.NDArray[np.intp]:
@@ -128,15 +135,20 @@ def _read_raw(file: Path) -> bytes:
 def _folder(name: str, data_dir: Path | None) -> Path:
     if name not in NAMES:
         raise InvalidInput(f"no data set {name!r}; choose one of {', '.join(NAMES)}")
+    files, sign = _FILES[name]
     if data_dir is None:
-        raise InvalidInput(f"{name} is not shipped; give --data with the folder of its four IDX files")
+        raise InvalidInput(f"{name} is not shipped; give --data with the folder of its {files}")
     candidates = (data_dir, data_dir / name, data_dir / name.replace("-", "_"))
-    found = next((folder for folder in candidates if _find(folder, "t10k-labels-idx1-ubyte")), None)
+    found = next((folder for folder in candidates if any(folder.glob(sign))), None)
     if found is None:
-        raise InvalidInput(
-            f"{data_dir}: holds no t10k-labels-idx1-ubyte[.gz]; give --data with the IDX files of {name}"
-        )
+        raise InvalidInput(f"{data_dir}: holds no {sign}; give --data with the {files} of {name}")
     return found
+
+
+def _read(name: str, folder: Path, part: str) -> Split:
+    if name == "cifar10":
+        return Split(*cifar.read(folder, part))
+    return _read_idx_pair(folder, "t10k" if part == "test" else part)
 
 
 def _find(folder: Path, stem: str) -> Path | None:

@@ -13,16 +13,16 @@ from services.bundle import ExitSpec, InputSpec, Manifest, Preprocessing, sha256
 from services.partition import partition
 from training.calibrate import NEVER
 from training.datasets import Dataset
-from training.models import EXITS, ThreePartNetwork
+from training.models import EXITS, ThreeParts
 
 OPSET = 17
 INPUT = "input"
 OUTPUTS = tuple(f"exit_{index}" for index in range(len(EXITS)))
 
 
-def to_onnx(network: ThreePartNetwork) -> bytes:
-    """The graph, with normalisation folded into the convolutions and a dynamic batch: float32 [N, C, 28, 28]."""
-    example = torch.zeros(1, network.config.channels, 28, 28)
+def to_onnx(network: ThreeParts) -> bytes:
+    """The graph, with normalisation folded into the convolutions and a dynamic batch: float32 [N, C, H, W]."""
+    example = torch.zeros(1, network.channels, network.side, network.side)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # this exporter folds, names and orders as we need
         file = Path(folder) / "model.onnx"
@@ -43,14 +43,15 @@ def to_onnx(network: ThreePartNetwork) -> bytes:
     return model.SerializeToString()
 
 
-def write_bundle(network: ThreePartNetwork, dataset: Dataset, mean: float, std: float, out: Path) -> Manifest:
+def write_bundle(
+    network: ThreeParts, dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], out: Path
+) -> Manifest:
     """Writes the bundle of `network` to `out`, uncalibrated: every sample leaves at the final exit.
 
     The held-out digits travel with their bundle; other data sets are the user's own and do not.
     """
     graph = to_onnx(network)
     found = partition(onnx.load_model_from_string(graph))
-    channels = network.config.channels
     out.mkdir(parents=True, exist_ok=True)
     shipped = dataset.name == "digits"
     manifest = Manifest(
@@ -58,8 +59,8 @@ def write_bundle(network: ThreePartNetwork, dataset: Dataset, mean: float, std: 
         graph_sha256=sha256(graph),
         input=InputSpec(
             name=INPUT,
-            shape=(channels, 28, 28),
-            preprocessing=Preprocessing(mean=(mean,) * channels, std=(std,) * channels),
+            shape=(network.channels, network.side, network.side),
+            preprocessing=Preprocessing(mean=mean, std=std),
         ),
         labels=dataset.labels,
         split_points=found.split_points,

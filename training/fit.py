@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 from services.errors import InvalidInput
 from training.augment import augment
 from training.datasets import Dataset, Split
-from training.models import ThreePartNetwork
+from training.models import ThreeParts
 from training.recipes import Recipe
 
 _AVERAGE_DECAY = 0.998
@@ -46,11 +46,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The best network, in evaluation mode, and how it came about. mean, std: of the training pixels / 255."""
+    """The best network, in evaluation mode, and how it came about. mean, std: per channel, of training pixels / 255."""
 
-    network: ThreePartNetwork
-    mean: float
-    std: float
+    network: ThreeParts
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     history: tuple[Epoch, ...]
     best: Epoch
     seconds: float
@@ -106,9 +106,10 @@ class _Training:
         self.recipe, self.seed, self.checkpoint = recipe, seed, checkpoint
         self.images, self.labels = _tensors(dataset.train)
         self.validation = _tensors(dataset.validation)
-        self.mean, self.std = (round(float(v), 4) for v in (self.images.mean(), self.images.std()))
+        channels = self.images.transpose(0, 1).flatten(1)
+        self.mean, self.std = (tuple(round(v, 4) for v in of.tolist()) for of in (channels.mean(1), channels.std(1)))
         self.steps = max(1, len(self.labels) // recipe.batch_size)
-        self.network = _channels_last(ThreePartNetwork(recipe.network))
+        self.network = _channels_last(recipe.network.build())
         self.average = copy.deepcopy(self.network).eval()
         self.best = copy.deepcopy(self.average)
         self.optimizer = torch.optim.AdamW(
@@ -202,7 +203,8 @@ class _Training:
         return torch.stack([w * loss for w, loss in zip(self.recipe.exit_weights, losses, strict=True)]).sum()
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
+        mean, std = (torch.tensor(of)[:, None, None] for of in (self.mean, self.std))
+        return ((images - mean) / std).to(memory_format=torch.channels_last)
 
     def _note(self, epoch: Epoch, seconds: float) -> None:
         progress = self.progress
@@ -214,7 +216,7 @@ class _Training:
             self.best.load_state_dict(self.average.state_dict())
         self.save()
 
-    def _modules(self) -> dict[str, ThreePartNetwork]:
+    def _modules(self) -> dict[str, ThreeParts]:
         return {"network": self.network, "average": self.average, "best": self.best}
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
@@ -237,7 +239,7 @@ def one_cycle(progress: float) -> float:
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (progress - 0.2) / 0.8)) / 2
 
 
-def _channels_last(network: ThreePartNetwork) -> ThreePartNetwork:
+def _channels_last(network: ThreeParts) -> ThreeParts:
     """The layout in which small convolutions are fastest on a CPU."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

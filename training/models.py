@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ EXITS = ("device", "edge", "cloud")
 class NetworkConfig:
     """Widths of the three parts; `*_sends` are the channels of the activation that leaves a part."""
 
+    side: ClassVar[int] = 28
+
     classes: int = 10
     channels: int = 1
     device: tuple[int, int] = (8, 16)
@@ -33,6 +36,31 @@ class NetworkConfig:
     edge_head: int = 64
     cloud: tuple[int, ...] = (128, 128, 128)
     dropout: float = 0.2
+
+    def build(self) -> ThreePartNetwork:
+        return ThreePartNetwork(self)
+
+
+class ThreeParts(nn.Module):
+    """Three parts in a row, each with an exit after it; `side` is the height and the width of an image."""
+
+    device: nn.Module
+    edge: nn.Module
+    cloud: nn.Module
+    device_exit: nn.Module
+    edge_exit: nn.Module
+    cloud_exit: nn.Module
+
+    def __init__(self, channels: int, side: int, classes: int) -> None:
+        super().__init__()
+        self.channels, self.side, self.classes = channels, side, classes
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float32 [N, channels, side, side], normalised, to three float32 [N, classes] logits."""
+        sent_by_device = self.device(images)
+        sent_by_edge = self.edge(sent_by_device)
+        in_cloud = self.cloud(sent_by_edge)
+        return self.device_exit(sent_by_device), self.edge_exit(sent_by_edge), self.cloud_exit(in_cloud)
 
 
 def _step(entering: int, leaving: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Sequential:
@@ -66,12 +94,11 @@ def _cloud_part(config: NetworkConfig) -> nn.Sequential:
     return nn.Sequential(*[_step(a, b) for a, b in pairwise((config.edge_sends, *config.cloud))])
 
 
-class ThreePartNetwork(nn.Module):
+class ThreePartNetwork(ThreeParts):
     """28x28 images to the logits of three exits: device sends 7x7 maps, edge sends 4x4 maps."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config.channels, config.side, config.classes)
         self.device = _device_part(config)
         self.edge = _edge_part(config)
         self.cloud = _cloud_part(config)
@@ -85,13 +112,6 @@ class ThreePartNetwork(nn.Module):
         )
         self.cloud_exit = _classifier(config.cloud[-1], 4, config.classes, config.dropout)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """float32 [N, channels, 28, 28], normalised, to three float32 [N, classes] logits."""
-        sent_by_device = self.device(images)
-        sent_by_edge = self.edge(sent_by_device)
-        in_cloud = self.cloud(sent_by_edge)
-        return self.device_exit(sent_by_device), self.edge_exit(sent_by_edge), self.cloud_exit(in_cloud)
-
 
 @dataclass(frozen=True, slots=True)
 class PartSize:
@@ -104,16 +124,16 @@ class PartSize:
 
 
 @torch.no_grad()
-def part_sizes(network: ThreePartNetwork) -> tuple[PartSize, ...]:
+def part_sizes(network: ThreeParts) -> tuple[PartSize, ...]:
     """Sizes of the three parts, each with its exit."""
-    config, found = network.config, []
-    tensor = torch.zeros(1, config.channels, 28, 28)
+    found = []
+    tensor = torch.zeros(1, network.channels, network.side, network.side)
     for name in EXITS:
         body, head = getattr(network, name), getattr(network, f"{name}_exit")
         parameters = sum(p.numel() for p in (*body.parameters(), *head.parameters()))
         entered, tensor = tensor, body(tensor)
         work = _multiply_accumulates(body, entered) + _multiply_accumulates(head, tensor)
-        leaving = config.classes if name == EXITS[-1] else tensor.numel()
+        leaving = network.classes if name == EXITS[-1] else tensor.numel()
         found.append(PartSize(name, parameters, work, leaving))
     return tuple(found)
 

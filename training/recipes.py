@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from training.augment import Augmentation
 from training.models import NetworkConfig
+from training.residual import ResidualConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that, with the data and a seed, decides the weights."""
 
-    network: NetworkConfig
+    network: NetworkConfig | ResidualConfig
     augmentation: Augmentation
     epochs: int
     batch_size: int = 128
@@ -52,5 +53,12 @@ RECIPES = {
         epochs=22,
         weight_decay=0.03,
         exit_weights=(0.3, 0.5, 1.0),
+    ),
+    "cifar10": Recipe(
+        ResidualConfig(),
+        Augmentation(flip=0.5, crop=3),
+        epochs=16,
+        weight_decay=0.05,
+        exit_weights=(0.2, 0.3, 1.0),
     ),
 }
