@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from services.domain import Plan
 from testbed.bench.policies import ORACLE, OURS
@@ -42,6 +43,7 @@ def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
             share = np.linspace(0, 1, len(seconds))
             axes.plot(1000 * seconds, share, color=_COLOURS.get(policy, _INK), linewidth=wide, label=policy)
         axes.set(xscale="log", ylim=(0, 1))
+        axes.xaxis.set_minor_formatter(NullFormatter())  # over less than a decade they would overlap
         axes.set_title(_short(name), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels:
