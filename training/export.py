@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from pathlib import Path
 
 import onnx
-import torch
 
 from services.bundle import ExitSpec, InputSpec, Manifest, Preprocessing, sha256, write, write_samples
 from services.partition import partition
 from training.calibrate import NEVER
 from training.datasets import Dataset
+from training.graphs import INPUT, exported
 from training.models import EXITS, ThreeParts
 
-OPSET = 17
-INPUT = "input"
 OUTPUTS = tuple(f"exit_{index}" for index in range(len(EXITS)))
 
 
 def to_onnx(network: ThreeParts) -> bytes:
     """The graph, with normalisation folded into the convolutions and a dynamic batch: float32 [N, C, H, W]."""
-    example = torch.zeros(1, network.channels, network.side, network.side)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # this exporter folds, names and orders as we need
-        file = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            network.eval(),
-            (example,),
-            file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
-        )
-        model = onnx.load(file)
-    for node in model.graph.node:
-        node.doc_string = ""
+    model = exported(network, (network.channels, network.side, network.side), len(OUTPUTS))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from services.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from testbed.bench.conduct import Asked, Found
     from testbed.bench.results import Comparison, Target
     from testbed.bench.world import Loop, World
 
@@ -54,7 +55,6 @@ def policies(
 ) -> None:
     """All policies side by side on recorded links: ours, static plans, published ones, hindsight and the oracle."""
     from testbed.bench import conduct
-    from testbed.commands.waiting import wait_for
 
     files = _files(trace)
     if seconds is None and not (whole and virtual):
@@ -66,18 +66,26 @@ def policies(
     asked = conduct.Asked(files, bundle or (), data, photos, loops, names, seconds, rounds, seed, out, world)
     console = Console()
     steps = len(files) * len(loops) * len(names) * (1 if virtual else rounds) * len(bundle or (1, 2))
+    found = _compared(asked, virtual, steps, console)
+    conduct.write(found, asked, json_file)
+    for each in found.comparisons:
+        console.print(_shown(each))
+    console.print(_verdicts(found.targets))
+    console.print(f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else ""))
+
+
+def _compared(asked: Asked, virtual: bool, steps: int, console: Console) -> Found:
+    """Every policy on every trace, under a progress bar of `steps`."""
+    from testbed.bench import conduct
+    from testbed.commands.waiting import wait_for
+
     with _progress(console) as bar:
         task = bar.add_task("measuring", total=steps)
 
         def on_step(text: str) -> None:
             bar.update(task, advance=1, description=text)
 
-        found = conduct.on_paper(asked, on_step) if virtual else wait_for(conduct.on_tiers(asked, on_step))
-    conduct.write(found, asked, json_file)
-    for each in found.comparisons:
-        console.print(_shown(each))
-    console.print(_verdicts(found.targets))
-    console.print(f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else ""))
+        return conduct.on_paper(asked, on_step) if virtual else wait_for(conduct.on_tiers(asked, on_step))
 
 
 def _progress(console: Console) -> Progress:

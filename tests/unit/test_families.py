@@ -13,8 +13,9 @@ from training.families.efficientnet import rounded
 
 torch = pytest.importorskip("torch")
 
-from training.families.export import exported, untrained  # noqa: E402
+from training.families.export import untrained  # noqa: E402
 from training.families.network import BlockNetwork, build, settle, with_exits  # noqa: E402
+from training.graphs import exported  # noqa: E402
 
 PARAMETERS = {
     "efficientnet-b0": 5_288_548,
