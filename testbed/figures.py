@@ -57,15 +57,17 @@ def exits_figure(
 def journey_figure(
     model: Model, sample: FloatArray, image: npt.NDArray[np.uint8], cuts: list[tuple[int, str]], title: str, path: Path
 ) -> None:
-    """One sample, float32 [1, …], as pixels: the input, then the activation at each of `cuts` (split point, codec)."""
+    """One sample, float32 [1, …], as pixels: the input, then what arrives behind each cut (split point, codec)."""
     panels: list[tuple[npt.NDArray[Any], str]] = [(image.squeeze(), f"input\n{image.nbytes:,} bytes, uint8 pixels")]
     activation, at = sample, 0
     for name, (split_point, codec_name) in zip(_NAMES, cuts, strict=False):
         for piece in model.pieces(Segment(at, split_point)):
             activation, _ = model.run(piece, activation)
-        sent = codec.at(codec_name, split_point, model.manifest.input.preprocessing).encode(activation).nbytes
+        chosen = codec.at(codec_name, split_point, model.manifest.input.preprocessing)
+        payload = chosen.encode(activation)
+        activation = chosen.decode(payload)
         shape = "×".join(map(str, activation.shape[1:]))
-        panels.append((_tiled(activation[0]), f"leaves the {name}: {shape}\n{sent:,} bytes, {codec_name}"))
+        panels.append((_tiled(activation[0]), f"leaves the {name}: {shape}\n{payload.nbytes:,} bytes, {codec_name}"))
         at = split_point
     figure = Figure(figsize=(4 * len(panels), 5), layout="constrained")
     for axes, (pixels, caption) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
