@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from device_agent.agent import Agent
-from device_agent.open_inference import OpenInference
 from device_agent.planning import Planning, segments_of
 from services import bundle, process
 from services.domain import Tier
 from services.limiter import Limiter
+from services.open_inference.door import OpenInference
 from services.server import TierServer, stop_signal
 from services.settings import DeviceSettings
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
 
 from device_agent.plans import Plans
-from services.domain import Deadline, FloatArray, Plan, Policy, Predictions, Request, Response, Trace
+from services.domain import Deadline, FloatArray, Policy, Predictions, Request, Response, Trace
 from services.errors import OfframpError
+from services.open_inference.front import Answer
 from services.tier import TierRuntime
 
 ANY = Policy()
 """Least latency, as accurate as the settings ask for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the public door returns: the request's id, the plan it travelled by, and the response."""
-
-    request_id: str
-    plan: Plan
-    response: Response
 
 
 class Agent:

@@ -11,10 +11,10 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from device_agent import messages
-from device_agent.tensors import IMAGE
 from services.client import channel_options, error_of
 from services.domain import Tier
+from services.open_inference import messages
+from services.open_inference.tensors import IMAGE
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 

@@ -12,8 +12,8 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
-from device_agent import messages
 from services.client import channel_options
+from services.open_inference import messages
 from services.pb.offramp.v1 import tier_pb2 as pb
 
 DOOR = messages.SERVICE

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from device_agent.agent import Agent
 from device_agent.fixed import fixed_plan
-from device_agent.open_inference import OpenInference
 from device_agent.plans import FixedPlan
 from services import bundle, process
 from services.domain import Segment, Tier
 from services.limiter import Limiter
+from services.open_inference.door import OpenInference
 from services.preparing import Preparer
 from services.server import TierServer, TierService
 from services.settings import DeviceSettings, TierSettings

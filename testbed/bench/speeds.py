@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from device_agent.agent import Answer
 from services.domain import Tier
+from services.open_inference.front import Answer
 from testbed.bench.costs import Costs
 from testbed.bench.world import World
 

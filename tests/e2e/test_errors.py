@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from device_agent import messages
 from services import wire
 from services.errors import OfframpError
+from services.open_inference import messages
 from tests.calls import DOOR, Call, arrays, asking, calling, reason
 from tests.tiers import device
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from device_agent import messages
 from device_agent.agent import Agent
 from device_agent.client import AsyncClient
 from device_agent.fixed import fixed_plan
-from device_agent.open_inference import OUTPUTS, OpenInference
 from device_agent.plans import FixedPlan
 from services import bundle, process
 from services.domain import Tier
 from services.errors import InvalidInput
 from services.limiter import Limiter
+from services.open_inference import messages
+from services.open_inference.door import OUTPUTS, OpenInference
 from services.server import TierServer
 from services.settings import DeviceSettings
 from tests.calls import DOOR, HEALTH, arrays, asking, calling, reason

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from device_agent.agent import Agent, Answer
+from device_agent.agent import Agent
 from device_agent.planning import Planning
 from services import bundle, process
 from services.domain import Deadline, DegradedReason, Segment, Tier
+from services.open_inference.front import Answer
 from services.settings import DeviceSettings, TierSettings
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import Running, upper

@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 import pytest
 
-from device_agent import messages
 from device_agent.client import AsyncClient
 from services import bundle
+from services.open_inference import messages
 from tests.tiers import three_tiers
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from device_agent import messages
-from device_agent.tensors import IMAGE, read_input
 from services.bundle import InputSpec, Preprocessing
 from services.errors import InvalidInput, TooLarge
 from services.images import image_shape, preprocess
+from services.open_inference import messages
+from services.open_inference.tensors import IMAGE, read_input
 
 SPEC = InputSpec(name="x", shape=(3, 2, 4), preprocessing=Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0)))
 PLAIN = InputSpec(name="x", shape=(5,))

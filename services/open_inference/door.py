@@ -15,14 +15,14 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from device_agent import messages
-from device_agent.agent import Agent, Answer
-from device_agent.tensors import IMAGE, read_input
 from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
 from services.errors import InvalidInput, UnknownModel
 from services.images import image_shape
 from services.limiter import Limiter
+from services.open_inference import messages
+from services.open_inference.front import Answer, Front
+from services.open_inference.tensors import IMAGE, read_input
 from services.server import Service, unary
 
 PLATFORM = "onnx_onnxv1"
@@ -41,11 +41,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class OpenInference:
-    """The six calls of the protocol, in front of one agent."""
+    """The six calls of the protocol, in front of one model."""
 
-    def __init__(self, agent: Agent, limiter: Limiter, max_batch: int, deadline_seconds: float):
-        self._agent = agent
-        self._manifest = agent.runtime.model.manifest
+    def __init__(self, front: Front, limiter: Limiter, max_batch: int, deadline_seconds: float):
+        self._front = front
+        self._manifest = front.runtime.model.manifest
         self._limiter = limiter
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
@@ -105,7 +105,7 @@ class OpenInference:
             samples = read_input(request, self._manifest.input, self._max_batch)
             remaining = context.time_remaining()
             seconds = self._deadline_seconds if remaining is None else min(remaining, self._deadline_seconds)
-            answer = await self._agent.infer(
+            answer = await self._front.infer(
                 samples, Deadline.after(seconds), request.id, self._thresholds(request), arrived
             )
         log.answered_soon(answer.request_id, Tier.DEVICE, answer.response)
