@@ -8,8 +8,9 @@ from services import bundle, process
 from services.domain import Segment, Tier
 from services.limiter import Limiter
 from services.preparing import Preparer
-from services.server import TierServer, TierService, stop_signal
+from services.server import TierServer, stop_signal
 from services.settings import TierSettings
+from services.tier_service import TierService
 
 
 async def serve(settings: TierSettings) -> None:

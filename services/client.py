@@ -14,9 +14,9 @@ from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Request, Tier
 from services.errors import DeadlineExceeded, InternalError, OfframpError, TooLarge
 from services.framing import Framed
+from services.journey import Forwarded
 from services.link import LinkEstimator
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.tier import Forwarded
 from services.traffic import Traffic
 from services.wire_beliefs import description_from_pb
 

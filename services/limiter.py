@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from services.errors import Draining, ModelNotReady, QueueFull
+from services.errors import Draining, InvalidInput, ModelNotReady, QueueFull, TooLarge
 
 
 @dataclass(slots=True)
@@ -37,3 +37,11 @@ class Limiter:
             yield
         finally:
             self.in_flight -= 1
+
+
+def check_batch(count: int, limit: int) -> None:
+    """Raises InvalidInput for an empty batch, TooLarge for one over the limit."""
+    if count < 1:
+        raise InvalidInput("the batch is empty")
+    if count > limit:
+        raise TooLarge(f"the batch has {count} samples, this tier takes {limit}")

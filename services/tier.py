@@ -10,16 +10,14 @@ import asyncio
 import math
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from services import exits
 from services.bundle import ExitSpec
 from services.domain import (
-    NO_EXIT,
     Clock,
     Deadline,
     DegradedReason,
@@ -44,6 +42,7 @@ from services.errors import (
     UpstreamUnavailable,
 )
 from services.fallback import degraded_by, is_callers
+from services.journey import Forwarded, Journey, Stopwatch
 from services.model import Model, SegmentOutput
 from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
@@ -56,18 +55,6 @@ MIN_PATIENCE_SECONDS = 0.25
 """How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
 finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
 
-_STAGES = ("queue", "decode", "compute", "encode", "network")
-
-
-@dataclass(frozen=True, slots=True)
-class Forwarded:
-    """What came back from the next tier, and what the way there cost this one."""
-
-    response: Response
-    encode_seconds: float
-    bytes_up: int
-    bytes_down: int
-
 
 class NextTier(Protocol):
     """The tier above. `infer` raises the domain error that the far side raised, or Unavailable."""
@@ -75,40 +62,6 @@ class NextTier(Protocol):
     async def infer(self, request: Request, codec: str) -> Forwarded: ...
 
     def link(self) -> LinkEstimate: ...
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Gives every moment since `last` to exactly one stage, so that the stages add up to the whole."""
-
-    clock: Clock
-    last: float
-    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-
-    def lap(self, stage: str, until: float | None = None) -> None:
-        """Books the time since the last lap, up to now or `until`, under `stage` ('queue', 'compute' …)."""
-        now = self.clock() if until is None else until
-        self.spent[stage] += now - self.last
-        self.last = now
-
-
-@dataclass(slots=True)
-class _Journey:
-    """One request on this tier: who still travels, with what, and the best answer each has so far."""
-
-    request: Request
-    watch: Stopwatch
-    answers: Predictions
-    travelling: npt.NDArray[np.intp]
-    activation: FloatArray
-    at: int
-    ran: list[tuple[Segment, int]] = field(default_factory=list)
-    forwarded: Forwarded | None = None
-
-    @property
-    def answered(self) -> bool:
-        """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
-        return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
 
 
 class TierRuntime:
@@ -157,14 +110,14 @@ class TierRuntime:
         """Lets go of the workers."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, request: Request, arrived: float | None) -> _Journey:
+    def _start(self, request: Request, arrived: float | None) -> Journey:
         self._check(request)
         now = self._clock()
         watch = Stopwatch(self._clock, now if arrived is None else arrived)
         watch.lap("decode")
         count = len(request.activation)
         answers = Predictions.empty(count, len(self.model.manifest.labels))
-        return _Journey(request, watch, answers, np.arange(count), request.activation, request.at)
+        return Journey(request, watch, answers, np.arange(count), request.activation, request.at)
 
     def check_model(self, model_hash: str) -> None:
         """Raises ModelMismatch naming both hashes. Comes first: another model makes everything else look wrong."""
@@ -181,7 +134,7 @@ class TierRuntime:
         if request.thresholds is not None and len(request.thresholds) != expected:
             raise InvalidInput(f"{len(request.thresholds)} thresholds were given, the model has {expected} exits")
 
-    async def _run(self, journey: _Journey, segment: Segment) -> None:
+    async def _run(self, journey: Journey, segment: Segment) -> None:
         """Runs `segment` exit by exit, as long as somebody travels and time is left."""
         for piece in self.model.pieces(segment):
             if not len(journey.travelling):
@@ -196,7 +149,7 @@ class TierRuntime:
                 self._pass_exit(journey, spec, logits)
             journey.watch.lap("compute")
 
-    async def _compute(self, journey: _Journey, piece: Segment) -> SegmentOutput:
+    async def _compute(self, journey: Journey, piece: Segment) -> SegmentOutput:
         tensor, clock = journey.activation, self._clock
 
         def job() -> tuple[float, SegmentOutput, float]:
@@ -218,7 +171,7 @@ class TierRuntime:
         seconds = self.profiler.seconds(piece, batch_size)
         return seconds is not None and seconds < INLINE_SECONDS and self.model.resident(piece)
 
-    def _pass_exit(self, journey: _Journey, spec: ExitSpec, logits: FloatArray) -> None:
+    def _pass_exit(self, journey: Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
         scores = exits.softmax(logits, spec.temperature)
         if not np.isfinite(scores).all():
@@ -233,7 +186,7 @@ class TierRuntime:
         journey.travelling = rows[stay]
         journey.activation = journey.activation[stay]
 
-    async def _forward(self, journey: _Journey, following: Stage) -> None:
+    async def _forward(self, journey: Journey, following: Stage) -> None:
         """Sends those still travelling to the next tier; answers without it where it cannot."""
         request = replace(journey.request, at=journey.at, activation=journey.activation, deadline=self._spared(journey))
         try:
@@ -254,7 +207,7 @@ class TierRuntime:
         journey.forwarded = forwarded
         self._book(journey, forwarded)
 
-    def _spared(self, journey: _Journey) -> Deadline:
+    def _spared(self, journey: Journey) -> Deadline:
         """The deadline of those above: it leaves time to finish here, or to reach an exit that somebody still needs."""
         deadline, expected = journey.request.deadline, journey.request.plan.expected_seconds
         remaining, rest = deadline.remaining(), self._seconds_of_rest(journey)
@@ -267,13 +220,13 @@ class TierRuntime:
         seconds = self.profiler.expected(piece, len(journey.travelling)) or 0.0
         return deadline if seconds > remaining / 2 else replace(deadline, at=deadline.at - seconds)
 
-    def _seconds_of_rest(self, journey: _Journey) -> float:
+    def _seconds_of_rest(self, journey: Journey) -> float:
         """What the rest of the network should take here; infinite where it is not held, or not known."""
         rest = Segment(journey.at, self.model.last)
         seconds = self.profiler.expected(rest, len(journey.travelling)) if self._held(rest) else None
         return math.inf if seconds is None else seconds
 
-    def _to_exit(self, journey: _Journey) -> Segment:
+    def _to_exit(self, journey: Journey) -> Segment:
         return self.model.pieces(Segment(journey.at, self.model.last))[0]
 
     async def _call(self, request: Request, following: Stage) -> Forwarded:
@@ -287,7 +240,7 @@ class TierRuntime:
             raise InternalError("the next tier's answer names an exit that this model does not have")
         return forwarded
 
-    async def _without_next(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
+    async def _without_next(self, journey: Journey, reason: DegradedReason, error: OfframpError) -> None:
         """The rest of the network here, if it is held; for want of time, only an exit that everybody still needs."""
         travelling, late = journey.travelling, reason is DegradedReason.DEADLINE
         rest = self._to_exit(journey) if late else Segment(journey.at, self.model.last)
@@ -305,14 +258,14 @@ class TierRuntime:
     def _held(self, segment: Segment) -> bool:
         return segment.empty or (self._holds.start <= segment.start and segment.end <= self._holds.end)
 
-    def _stop(self, journey: _Journey, reason: DegradedReason, error: OfframpError) -> None:
+    def _stop(self, journey: Journey, reason: DegradedReason, error: OfframpError) -> None:
         """Ends the journey with the best answers so far; raises `error` where somebody has none."""
         if not journey.answered:
             raise error
         journey.answers.reasons[journey.travelling] = int(reason)
         journey.travelling = journey.travelling[:0]
 
-    def _book(self, journey: _Journey, forwarded: Forwarded) -> None:
+    def _book(self, journey: Journey, forwarded: Forwarded) -> None:
         """Splits the time of the call into encoding, network, and what the tiers above account for."""
         watch = journey.watch
         call = self._clock() - watch.last
@@ -321,7 +274,7 @@ class TierRuntime:
         watch.spent["network"] += max(outside, 0.0)  # a tier that overstates its time does not make ours negative
         watch.last += call
 
-    def _finish(self, journey: _Journey) -> Response:
+    def _finish(self, journey: Journey) -> Response:
         forwarded = journey.forwarded
         above = forwarded.response if forwarded else Response(journey.answers, Trace())
         profile = self.profiler.profile(journey.ran)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.domain import LinkEstimate, Request, Response, Tier
-from services.tier import Forwarded, TierRuntime
+from services.journey import Forwarded
+from services.tier import TierRuntime
 
 
 @dataclass(slots=True)

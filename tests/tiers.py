@@ -15,9 +15,10 @@ from services.domain import Segment, Tier
 from services.limiter import Limiter
 from services.open_inference.door import OpenInference
 from services.preparing import Preparer
-from services.server import TierServer, TierService
+from services.server import TierServer
 from services.settings import DeviceSettings, TierSettings
 from services.tier import TierRuntime
+from services.tier_service import TierService
 
 
 @dataclass(slots=True)

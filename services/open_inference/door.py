@@ -18,12 +18,12 @@ import numpy.typing as npt
 from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
 from services.errors import InvalidInput, UnknownModel
+from services.guard import Service, unary
 from services.images import image_shape
 from services.limiter import Limiter
 from services.open_inference import messages
 from services.open_inference.front import Answer, Front
 from services.open_inference.tensors import IMAGE, read_input
-from services.server import Service, unary
 
 PLATFORM = "onnx_onnxv1"
 EXTENSIONS = ("binary_tensor_data", "parameters")

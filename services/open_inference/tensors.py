@@ -12,7 +12,7 @@ from services.bundle import InputSpec
 from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.images import image_shape, preprocess
-from services.server import check_batch
+from services.limiter import check_batch
 
 IMAGE = "image"
 """The name of the second way in: uint8 pixels, [N, height, width, channels], preprocessed by the tier."""

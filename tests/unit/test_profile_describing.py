@@ -11,8 +11,9 @@ import pytest
 from services.describing import Describer, Description
 from services.domain import LinkEstimate, Request, Tier, TierProfile
 from services.errors import UpstreamUnavailable
+from services.journey import Forwarded
 from services.model import Model
-from services.tier import Forwarded, TierRuntime
+from services.tier import TierRuntime
 from tests.fakes import FakeClock, FakeNext, InlineWorkers
 
 LINK = LinkEstimate(Tier.EDGE, 0.04, 1e6)

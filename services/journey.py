@@ -1,0 +1,56 @@
+"""One request on one tier: who still travels, with what, and where its time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from services.domain import NO_EXIT, Clock, FloatArray, Predictions, Request, Response, Segment
+
+_STAGES = ("queue", "decode", "compute", "encode", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What came back from the next tier, and what the way there cost this one."""
+
+    response: Response
+    encode_seconds: float
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Gives every moment since `last` to exactly one stage, so that the stages add up to the whole."""
+
+    clock: Clock
+    last: float
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+    def lap(self, stage: str, until: float | None = None) -> None:
+        """Books the time since the last lap, up to now or `until`, under `stage` ('queue', 'compute' …)."""
+        now = self.clock() if until is None else until
+        self.spent[stage] += now - self.last
+        self.last = now
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request on this tier: who still travels, with what, and the best answer each has so far."""
+
+    request: Request
+    watch: Stopwatch
+    answers: Predictions
+    travelling: npt.NDArray[np.intp]
+    activation: FloatArray
+    at: int
+    ran: list[tuple[Segment, int]] = field(default_factory=list)
+    forwarded: Forwarded | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
+        return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
