@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services import log, wire
 from services.errors import InternalError, InvalidInput, OfframpError
+from services.observing import Observers, Refused
 
 MAX_REQUEST_ID = 200
 
@@ -28,10 +29,10 @@ class Service:
     file: bytes
 
 
-def unary(handler: Handler, request_type: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def unary(handler: Handler, request_type: Any, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:
     """A unary method whose errors leave with the right status and without internals."""
     return grpc.unary_unary_rpc_method_handler(
-        _guarded(handler), request_deserializer=_lenient(request_type), response_serializer=_serialize
+        _guarded(handler, observers), request_deserializer=_lenient(request_type), response_serializer=_serialize
     )
 
 
@@ -52,21 +53,23 @@ def _lenient(request_type: Any) -> Callable[[bytes], Message | DecodeError]:
     return deserialize
 
 
-def _guarded(handler: Handler) -> Handler:
+def _guarded(handler: Handler, observers: Observers) -> Handler:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             if isinstance(request, DecodeError):
                 raise InvalidInput("the message is not valid protobuf of this method's request")
             return await handler(request, context)
         except OfframpError as error:
-            log.refused(_id_of(request), error.reason, str(error))
+            observers.refused(Refused(_id_of(request), error.reason, str(error)))
             code, message, trailing = wire.status_of(error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception:  # the one place where the unexpected ends: logged here, masked for the client
             name = _id_of(request) or uuid.uuid4().hex
             log.event("failed", level=40, exc_info=True, request_id=name)
-            code, message, trailing = wire.status_of(InternalError(f"internal error, id={name}"))
+            masked = InternalError(f"internal error, id={name}")
+            observers.refused(Refused(name, masked.reason, str(masked)))
+            code, message, trailing = wire.status_of(masked)
         await context.abort(code, message, trailing)
 
     return guarded

@@ -56,11 +56,6 @@ def ended(task: asyncio.Task[Any]) -> None:
         event("failed", logging.ERROR, error, task=task.get_name())
 
 
-def answered_soon(request_id: str, tier: Tier, response: Response) -> None:
-    """Writes the request's line when the event loop is next free, so that the answer does not wait for it."""
-    asyncio.get_running_loop().call_soon(answered, request_id, tier, response)
-
-
 def answered(request_id: str, tier: Tier, response: Response) -> None:
     """The one line of a request on this tier."""
     if not _log.isEnabledFor(logging.INFO):

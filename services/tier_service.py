@@ -8,12 +8,13 @@ from typing import Any
 
 import grpc
 
-from services import codec, log, wire
+from services import codec, wire
 from services.describing import Describer
 from services.domain import Deadline, Request
 from services.errors import InvalidInput, NotImplementedHere, TooLarge
 from services.guard import MAX_REQUEST_ID, Service, unary
 from services.limiter import Limiter, check_batch
+from services.observing import Finished, Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.preparing import Preparer
 from services.tier import TierRuntime
@@ -34,9 +35,11 @@ class TierService:
         max_batch: int,
         deadline_seconds: float,
         preparer: Preparer | None = None,
+        observers: Observers | None = None,
     ):
         self._runtime = runtime
         self._preparer = preparer
+        self._observers = observers or Observers()
         self._describer = Describer(runtime)
         self._limiter = limiter
         self._max_batch = max_batch
@@ -46,10 +49,10 @@ class TierService:
         return Service(
             TIER_SERVICE,
             {
-                "Infer": unary(self.infer, pb.InferRequest),
-                "Describe": unary(self.describe, pb.DescribeRequest),
-                "Probe": unary(self.probe, pb.ProbeRequest),
-                "Prepare": unary(self.prepare, pb.PrepareRequest),
+                "Infer": unary(self.infer, pb.InferRequest, self._observers),
+                "Describe": unary(self.describe, pb.DescribeRequest, self._observers),
+                "Probe": unary(self.probe, pb.ProbeRequest, self._observers),
+                "Prepare": unary(self.prepare, pb.PrepareRequest, self._observers),
             },
             pb.DESCRIPTOR.serialized_pb,
         )
@@ -58,8 +61,10 @@ class TierService:
         arrived = time.monotonic()
         with self._limiter.admit():
             deadline = self._deadline(message.remaining_seconds, context.time_remaining())
-            response = await self._runtime.infer(self._request(message, deadline), arrived)
-        log.answered_soon(message.request_id, self._runtime.tier, response)
+            request = self._request(message, deadline)
+            response = await self._runtime.infer(request, arrived)
+        manifest, tier = self._runtime.model.manifest, self._runtime.tier
+        self._observers.answered(Finished(request.request_id, tier, manifest, request.plan, response))
         return wire.response_to_pb(response)
 
     async def describe(

@@ -15,12 +15,12 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from services import log
 from services.domain import Deadline, DegradedReason, Predictions, Tier
 from services.errors import InvalidInput, UnknownModel
 from services.guard import Service, unary
 from services.images import image_shape
 from services.limiter import Limiter
+from services.observing import Finished, Observers
 from services.open_inference import messages
 from services.open_inference.front import Answer, Front
 from services.open_inference.tensors import IMAGE, read_input
@@ -43,8 +43,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class OpenInference:
     """The six calls of the protocol, in front of one model."""
 
-    def __init__(self, front: Front, limiter: Limiter, max_batch: int, deadline_seconds: float):
+    def __init__(
+        self,
+        front: Front,
+        limiter: Limiter,
+        max_batch: int,
+        deadline_seconds: float,
+        observers: Observers | None = None,
+    ):
         self._front = front
+        self._observers = observers or Observers()
         self._manifest = front.runtime.model.manifest
         self._limiter = limiter
         self._max_batch = max_batch
@@ -54,12 +62,12 @@ class OpenInference:
         return Service(
             messages.SERVICE,
             {
-                "ServerLive": unary(self.server_live, messages.ServerLiveRequest),
-                "ServerReady": unary(self.server_ready, messages.ServerReadyRequest),
-                "ModelReady": unary(self.model_ready, messages.ModelReadyRequest),
-                "ServerMetadata": unary(self.server_metadata, messages.ServerMetadataRequest),
-                "ModelMetadata": unary(self.model_metadata, messages.ModelMetadataRequest),
-                "ModelInfer": unary(self.model_infer, messages.ModelInferRequest),
+                "ServerLive": unary(self.server_live, messages.ServerLiveRequest, self._observers),
+                "ServerReady": unary(self.server_ready, messages.ServerReadyRequest, self._observers),
+                "ModelReady": unary(self.model_ready, messages.ModelReadyRequest, self._observers),
+                "ServerMetadata": unary(self.server_metadata, messages.ServerMetadataRequest, self._observers),
+                "ModelMetadata": unary(self.model_metadata, messages.ModelMetadataRequest, self._observers),
+                "ModelInfer": unary(self.model_infer, messages.ModelInferRequest, self._observers),
             },
             messages.FILE,
         )
@@ -108,7 +116,8 @@ class OpenInference:
             answer = await self._front.infer(
                 samples, Deadline.after(seconds), request.id, self._thresholds(request), arrived
             )
-        log.answered_soon(answer.request_id, Tier.DEVICE, answer.response)
+        finished = Finished(answer.request_id, self._front.runtime.tier, self._manifest, answer.plan, answer.response)
+        self._observers.answered(finished)
         return self._reply(request, answer, wanted)
 
     def _known(self, name: str, version: str) -> None:
