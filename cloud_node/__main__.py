@@ -1,16 +1,16 @@
-"""The cloud node: settings → bundle → runtime → server → wait → drain."""
+"""The cloud node: settings → bundles → models → server → wait → drain."""
 
 from __future__ import annotations
 
 import asyncio
 
-from services import bundle, process
-from services.domain import Segment, Tier
+from services import process, security
+from services.domain import Tier
 from services.errors import SettingsError
-from services.limiter import Limiter
-from services.preparing import Preparer
-from services.server import TierServer, stop_signal
+from services.open_inference.door import OpenInference
+from services.server import stop_signal
 from services.settings import TierSettings
+from services.telemetry import Telemetry
 from services.tier_service import TierService
 
 
@@ -18,21 +18,22 @@ async def serve(settings: TierSettings) -> None:
     """Runs the cloud node until a signal, then drains it."""
     if settings.next is not None:
         raise SettingsError("next: the cloud is the last tier; leave --next and OFFRAMP_NEXT out")
-    stop = stop_signal()
-    loaded = bundle.load(settings.bundle)
-    runtime, _ = process.runtime(Tier.CLOUD, loaded, settings)
-    limiter = Limiter(settings.max_in_flight)
-    preparer = Preparer(runtime)
-    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds, preparer)
-    server = TierServer([service.service()], limiter, settings.max_message_bytes)
+    stop, telemetry = stop_signal(), Telemetry(Tier.CLOUD, settings)
+    secured = security.of(settings)
+    models = process.models(Tier.CLOUD, settings, None)
+    service = TierService(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
+    door = OpenInference(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
+    metrics = telemetry.start(models, None)
+    server = process.server([service.service(), door.service()], models, settings, secured, telemetry)
     port = await server.start(settings.listen)
-    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, Segment(0, loaded.manifest.last))
+    async with process.starting(server):
+        await asyncio.to_thread(process.warm, models, settings)
     await server.ready()
-    process.announce(Tier.CLOUD, settings, port, loaded.manifest)
+    process.announce(settings, port, models, metrics=metrics)
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
-    preparer.close()
-    await process.close(runtime, None)
+    await process.close(models, None)
+    await telemetry.close()
 
 
 if __name__ == "__main__":

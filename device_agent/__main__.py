@@ -1,41 +1,43 @@
-"""The device agent: settings → bundle → runtime → next tier → server → wait → drain."""
+"""The device agent: settings → bundles → models → next tier → agents → server → wait → drain."""
 
 from __future__ import annotations
 
 import asyncio
 
-from device_agent.agent import Agent
-from device_agent.planning import Planning, segments_of
-from services import bundle, process
+from device_agent.agents import Agents
+from device_agent.console import Console
+from services import process, security
 from services.domain import Tier
-from services.limiter import Limiter
 from services.open_inference.door import OpenInference
-from services.server import TierServer, stop_signal
+from services.server import stop_signal
 from services.settings import DeviceSettings
+from services.telemetry import Telemetry
 
 
 async def serve(settings: DeviceSettings) -> None:
     """Runs the device agent until a signal, then drains it."""
-    stop = stop_signal()
-    loaded = bundle.load(settings.bundle)
-    runtime, next_tier = process.runtime(Tier.DEVICE, loaded, settings)
-    planning = Planning(runtime, next_tier, settings)
-    process.check_holds(runtime, planning.fallback)
-    limiter = Limiter(settings.max_in_flight)
-    agent = Agent(runtime, planning.plans, planning.policy)
-    door = OpenInference(agent, limiter, settings.max_batch, settings.deadline_seconds)
-    server = TierServer([door.service()], limiter, settings.max_message_bytes)
+    stop, telemetry = stop_signal(), Telemetry(Tier.DEVICE, settings)
+    secured = security.of(settings)
+    uplink = process.uplink(Tier.DEVICE, settings, telemetry.counted, secured.above)
+    models = process.models(Tier.DEVICE, settings, uplink)
+    agents = Agents(models, uplink, settings, telemetry.metrics.live)
+    door = OpenInference(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
+    console = Console(models, telemetry.observers, settings)
+    metrics = telemetry.start(models, uplink)
+    server = process.server([door.service()], models, settings, secured, telemetry)
     port = await server.start(settings.listen)
-    segments = segments_of(planning.fallback, loaded.manifest.last)
-    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, *segments)
-    await planning.start()
+    async with process.starting(server):
+        await console.start()
+        await asyncio.to_thread(process.warm, models, settings)
+        await agents.start()
     await server.ready()
-    plan = planning.plans.plan(planning.policy, 1)
-    process.announce(Tier.DEVICE, settings, port, loaded.manifest, plan=str(plan))
+    process.announce(settings, port, models, metrics=metrics, console=console.address, plan=str(agents.first.plan()))
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
-    await planning.stop()
-    await process.close(runtime, next_tier)
+    await console.stop()
+    await agents.stop()
+    await process.close(models, uplink)
+    await telemetry.close()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 
 from device_agent.plans import Plans
-from services.domain import Deadline, FloatArray, Policy, Predictions, Request, Response, Trace
-from services.errors import OfframpError
-from services.open_inference.front import Answer
+from services.domain import Deadline, FloatArray, Plan, Policy, Predictions, Response, Trace
+from services.errors import InvalidInput, OfframpError
+from services.fixed import DEFAULT_CODECS, held_plan
+from services.front import NO_WISHES, Answer, Early, Wishes, first_request, sends_input, so_far, wished_plan
 from services.tier import TierRuntime
 
 ANY = Policy()
@@ -18,38 +18,63 @@ ANY = Policy()
 class Agent:
     """The device: gives a request its plan, sends it off, and lets the planner learn from the answer."""
 
-    def __init__(self, runtime: TierRuntime, plans: Plans, policy: Policy = ANY):
+    def __init__(
+        self, runtime: TierRuntime, plans: Plans, policy: Policy = ANY, codecs: tuple[str, str] = DEFAULT_CODECS
+    ):
         self.runtime = runtime
         self.plans = plans
         self.policy = policy
+        self._codecs = codecs
 
     async def infer(
         self,
         samples: FloatArray,
         deadline: Deadline,
         request_id: str = "",
-        thresholds: tuple[float, ...] | None = None,
+        wishes: Wishes = NO_WISHES,
         arrived: float | None = None,
+        early: Early | None = None,
     ) -> Answer:
-        """Answers float32 [N, *input shape]. `thresholds` overrides the bundle's, one per exit."""
-        plan = self.plans.plan(self.policy, len(samples))
-        request = Request(
-            request_id or uuid.uuid4().hex,
-            self.runtime.model.manifest.model_hash,
-            plan,
-            0,
-            samples,
-            deadline,
-            thresholds,
-        )
+        """Answers float32 [N, *input shape] by the plan that suits the policy and `wishes` best."""
+        policy = merged(self.policy, wishes)
+        plan = self._plan(policy, wishes, len(samples))
+        request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         try:
-            response = await self.runtime.infer(request, arrived)
+            response = await self.runtime.infer(request, arrived, so_far(request, early))
         except OfframpError:  # where every request fails, nothing else would tell the planner why
-            self._learn(Response(Predictions.empty(0, 0), Trace(), (), self.runtime.links()), len(samples))
+            self._learn(Response(Predictions.empty(0, 0), Trace(), (), self.runtime.links()), policy, len(samples))
             raise
-        self._learn(response, len(samples))
+        self._learn(response, policy, len(samples))
         return Answer(request.request_id, plan, response)
 
-    def _learn(self, response: Response, batch_size: int) -> None:
+    def _plan(self, policy: Policy, wishes: Wishes, batch_size: int) -> Plan:
+        """Raises InvalidInput for splits that do not fit, or a raw input that would have to leave and may not."""
+        if wishes.splits is not None:
+            plan = wished_plan(self.runtime, wishes.splits, self._codecs)
+        else:
+            plan = self.plans.plan(policy, batch_size)
+            if policy.privacy and sends_input(plan):  # fixed, or not chosen for this policy yet
+                plan = held_plan(self.runtime.model.manifest, self._codecs, holds=self.runtime.holds)
+        if policy.privacy and sends_input(plan):
+            raise InvalidInput("privacy: the raw input would leave the device; have it run at least 0:1 (split, holds)")
+        return plan
+
+    def _learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """When the event loop is next free, so that the answer does not wait for it."""
-        asyncio.get_running_loop().call_soon(self.plans.learn, response, self.policy, batch_size)
+        asyncio.get_running_loop().call_soon(self.plans.learn, response, policy, batch_size)
+
+
+def merged(policy: Policy, wishes: Wishes) -> Policy:
+    """The policy of one request. A wish takes the place of a setting, except that it lifts no promise.
+
+    What must stay on the device stays, and an accuracy that the settings ask for is only ever raised.
+    """
+    if wishes == NO_WISHES:
+        return policy
+    floors = [floor for floor in (policy.min_accuracy, wishes.min_accuracy) if floor is not None]
+    return Policy(
+        wishes.objective or policy.objective,
+        max(floors, default=None),
+        policy.deadline_seconds,
+        policy.privacy or wishes.privacy,
+    )

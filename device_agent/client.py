@@ -1,61 +1,125 @@
-"""A Python client of the public door: arrays in, `Prediction`s out."""
+"""A Python client of the public door, blocking and async: arrays, images or files in, `Prediction`s out.
+
+with Client("127.0.0.1:8001") as client:
+    print(client.predict("digit.png").label)
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
+from types import TracebackType
+from typing import Any, cast
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 
-from services.client import channel_options, error_of
-from services.domain import Tier
+from device_agent.inputs import ModelInfo, Sample, tensor_of
+from device_agent.questions import (
+    NONE,
+    Prediction,
+    Wishes,
+    decoded,
+    infer_request,
+    model_info,
+    predictions,
+    whole_trace,
+)
+from services.errors import InvalidInput, OfframpError
 from services.open_inference import messages
 from services.open_inference.tensors import IMAGE
+from services.uplink import DEFAULT_MAX_MESSAGE_BYTES, channel_options, error_of
+
+__all__ = ["AsyncClient", "Client", "ModelInfo", "Prediction", "Sample", "Wishes"]
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
+_UNARY = {
+    "ModelMetadata": messages.ModelMetadataResponse,
+    "ModelInfer": messages.ModelInferResponse,
+}
+_RETRYING = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "methodConfig": [
+        {
+            "name": [{"service": messages.SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+"""What gRPC does by itself: to ask again is safe, since an inference changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer for one sample.
-
-    `trace`, None unless asked for, is that of its whole request: `seconds`, `hops` (client first; each with
-    its stages in seconds, and bytes) and `links`, the tiers' estimates.
-    """
-
-    label: int
-    scores: npt.NDArray[np.float32]
-    confidence: float
-    exit_index: int
-    tier: Tier
-    degraded: bool
-    degraded_reason: str
-    plan: str
-    request_id: str
-    trace: dict[str, Any] | None = None
+def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Without a buffer for it, gRPC silently never retries a message over 256 KiB."""
+    return [
+        *channel_options(max_message_bytes),
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+        ("grpc.service_config", json.dumps(_RETRYING)),
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the server says of its model: its input, and how an image must be shaped, if it takes images."""
+class _Question:
+    """One request and its times, so that the answer can say what the caller waited for."""
 
-    name: str
-    version: str
-    input_name: str
-    input_shape: tuple[int, ...]
-    image_shape: tuple[int, ...] | None
+    def __init__(self, request: Any, started: float):
+        self.request = request
+        self._started, self._built = started, time.monotonic()
+
+    def answered(self, reply: Any) -> list[Prediction]:
+        now = time.monotonic()
+        if "trace" not in reply.parameters:
+            return predictions(reply)
+        seen = whole_trace(reply, self._built - self._started, now - self._built, self.request.ByteSize())
+        found = predictions(reply, seen)
+        decoded(seen, time.monotonic() - now)
+        return found
+
+
+def _stream_reply(reply: Any) -> list[Prediction]:
+    """Raises the error that the stream reports of this request."""
+    if reply.error_message:
+        raise OfframpError(reply.error_message)
+    return predictions(reply.infer_response)
+
+
+def _only(found: list[Prediction]) -> Prediction:
+    if len(found) != 1:
+        raise InvalidInput(f"this holds {len(found)} samples; ask for them with predict_many")
+    return found[0]
 
 
 class AsyncClient:
-    """One channel to a device agent. Every call has a deadline."""
+    """One channel to a device agent. Every call has a deadline, in seconds.
 
-    def __init__(self, target: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS):
-        self._channel = grpc.aio.insecure_channel(target, channel_options())
+    Every call raises the OfframpError that the server reported, or InvalidInput for a sample that does not fit.
+    `token` is a bearer token, sent with each call; `credentials` are those of `grpc.ssl_channel_credentials`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ):
+        options = _options(max_message_bytes)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options)
+        )
+        self._metadata = _metadata(token)
         self._timeout = timeout_seconds
+        self._models: dict[str, ModelInfo] = {}
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -67,13 +131,28 @@ class AsyncClient:
         await self._channel.close(None)
 
     async def model(self, name: str = "") -> ModelInfo:
-        """Metadata of the model called `name`."""
-        reply = await self._call(
-            "ModelMetadata", messages.ModelMetadataRequest(name=name), messages.ModelMetadataResponse
-        )
-        shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in reply.inputs}
-        first = reply.inputs[0].name
-        return ModelInfo(reply.name, reply.versions[-1], first, shapes[first], shapes.get(IMAGE))
+        """What the server says of the model called `name`; asked once. Empty: the first one served."""
+        if name not in self._models:
+            reply = await self._call("ModelMetadata", messages.ModelMetadataRequest(name=name))
+            self._models[name] = model_info(reply)
+        return self._models[name]
+
+    async def predict(self, sample: Sample, model: str = "", **options: Any) -> Prediction:
+        """The answer for one sample. `options`: those of `predict_many`."""
+        return _only(await self.predict_many(sample, model, **options))
+
+    async def predict_many(
+        self,
+        samples: Sample,
+        model: str = "",
+        request_id: str = "",
+        timeout_seconds: float | None = None,
+        **wishes: Any,
+    ) -> list[Prediction]:
+        """Answers for every sample of an array, an image or a file. `wishes`: the fields of `Wishes`."""
+        info = await self.model(model)
+        tensor, name = tensor_of(samples, info)
+        return await self.infer(info.name, tensor, name, request_id, timeout_seconds, **wishes)
 
     async def infer(
         self,
@@ -81,79 +160,147 @@ class AsyncClient:
         samples: npt.NDArray[Any],
         input_name: str = IMAGE,
         request_id: str = "",
-        trace: bool = False,
         timeout_seconds: float | None = None,
+        **wishes: Any,
     ) -> list[Prediction]:
-        """Answers for uint8 [N, H, W, C] images, or for the float32 tensor that `input_name` names.
-
-        Raises the OfframpError that the server reported.
-        """
+        """Answers for uint8 [N, H, W, C] images, or for the float32 tensor that `input_name` names."""
         started = time.monotonic()
-        datatype = "UINT8" if samples.dtype == np.uint8 else "FP32"
-        request = messages.ModelInferRequest(model_name=model, id=request_id)
-        request.inputs.add(name=input_name, datatype=datatype, shape=samples.shape)
-        request.raw_input_contents.append(samples.astype("u1" if datatype == "UINT8" else "<f4").tobytes())
-        if trace:
-            request.parameters["trace"].bool_param = True
-        built = time.monotonic()
-        reply = await self._call("ModelInfer", request, messages.ModelInferResponse, timeout_seconds)
-        answered = time.monotonic()
-        seen = _trace(reply, built - started, answered - built, request.ByteSize()) if trace else None
-        predictions = _predictions(reply, seen)
-        if seen is not None:
-            _decoded(seen, time.monotonic() - answered)
-        return predictions
+        asked = _Question(infer_request(model, samples, input_name, request_id, Wishes(**wishes)), started)
+        return asked.answered(await self._call("ModelInfer", asked.request, timeout_seconds))
 
-    async def _call(self, method: str, request: Any, reply_type: Any, timeout_seconds: float | None = None) -> Any:
-        call = self._channel.unary_unary(
-            f"/{messages.SERVICE}/{method}", lambda m: m.SerializeToString(), reply_type.FromString
+    async def stream(
+        self,
+        sample: Sample,
+        model: str = "",
+        timeout_seconds: float | None = None,
+        wishes: Wishes = NONE,
+        request_id: str = "",
+    ) -> AsyncGenerator[Prediction, None]:
+        """The answers for one sample as they come: an early exit's at once, then the last, whose `final` is set."""
+        info = await self.model(model)
+        request = infer_request(info.name, *tensor_of(sample, info), request_id, wishes)
+        call = self._channel.stream_stream(*_streaming())(
+            iter([request]), timeout=timeout_seconds or self._timeout, metadata=(*self._metadata, _AS_STATUS)
         )
         try:
-            return await call(request, timeout=timeout_seconds or self._timeout)
+            async for reply in call:
+                yield _only(_stream_reply(reply))
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
+
+    async def _call(self, method: str, request: Any, timeout_seconds: float | None = None) -> Any:
+        call = self._channel.unary_unary(*_unary(method))
+        try:
+            return await call(request, timeout=timeout_seconds or self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
 
 
-def _trace(reply: Any, encode_seconds: float, call_seconds: float, bytes_up: int) -> dict[str, Any]:
-    """The server's trace with the caller's own hop in front: the call, less what the tiers account for."""
-    trace: dict[str, Any] = json.loads(reply.parameters["trace"].string_param)
-    own = {
-        "tier": "client",
-        "queue_seconds": 0.0,
-        "decode_seconds": 0.0,
-        "compute_seconds": 0.0,
-        "encode_seconds": encode_seconds,
-        "network_seconds": call_seconds - trace["seconds"],
-        "bytes_up": bytes_up,
-        "bytes_down": reply.ByteSize(),
-    }
-    return trace | {"seconds": encode_seconds + call_seconds, "hops": [own, *trace["hops"]]}
+class Client:
+    """`AsyncClient`, blocking. Threads may share it."""
 
-
-def _decoded(trace: dict[str, Any], seconds: float) -> None:
-    trace["hops"][0]["decode_seconds"] = seconds
-    trace["seconds"] += seconds
-
-
-def _predictions(reply: Any, trace: dict[str, Any] | None) -> list[Prediction]:
-    kinds = {"FP32": "<f4", "INT64": "<i8", "BOOL": "?"}
-    arrays = {
-        output.name: np.frombuffer(raw, kinds[output.datatype]).reshape(tuple(output.shape))
-        for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
-    }
-    reason, plan = reply.parameters["degraded_reason"].string_param, reply.parameters["plan"].string_param
-    return [
-        Prediction(
-            label=int(arrays["label"][row]),
-            scores=arrays["scores"][row],
-            confidence=float(arrays["exit_confidence"][row, 0]),
-            exit_index=int(arrays["exit_index"][row]),
-            tier=Tier(int(arrays["tier_index"][row])),
-            degraded=bool(arrays["degraded"][row]),
-            degraded_reason=reason if arrays["degraded"][row] else "",
-            plan=plan,
-            request_id=reply.id,
-            trace=trace,
+    def __init__(
+        self,
+        target: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ):
+        options = _options(max_message_bytes)
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options)
         )
-        for row in range(len(arrays["label"]))
-    ]
+        self._metadata = _metadata(token)
+        self._timeout = timeout_seconds
+        self._models: dict[str, ModelInfo] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def model(self, name: str = "") -> ModelInfo:
+        """See `AsyncClient.model`."""
+        if name not in self._models:
+            self._models[name] = model_info(self._call("ModelMetadata", messages.ModelMetadataRequest(name=name)))
+        return self._models[name]
+
+    def predict(self, sample: Sample, model: str = "", **options: Any) -> Prediction:
+        """See `AsyncClient.predict`."""
+        return _only(self.predict_many(sample, model, **options))
+
+    def predict_many(
+        self,
+        samples: Sample,
+        model: str = "",
+        request_id: str = "",
+        timeout_seconds: float | None = None,
+        **wishes: Any,
+    ) -> list[Prediction]:
+        """See `AsyncClient.predict_many`."""
+        info = self.model(model)
+        started = time.monotonic()
+        request = infer_request(info.name, *tensor_of(samples, info), request_id, Wishes(**wishes))
+        asked = _Question(request, started)
+        return asked.answered(self._call("ModelInfer", asked.request, timeout_seconds))
+
+    def stream(
+        self,
+        sample: Sample,
+        model: str = "",
+        timeout_seconds: float | None = None,
+        wishes: Wishes = NONE,
+        request_id: str = "",
+    ) -> Iterator[Prediction]:
+        """See `AsyncClient.stream`."""
+        info = self.model(model)
+        request = infer_request(info.name, *tensor_of(sample, info), request_id, wishes)
+        call = self._channel.stream_stream(*_streaming())(
+            iter([request]), timeout=timeout_seconds or self._timeout, metadata=(*self._metadata, _AS_STATUS)
+        )
+        try:
+            for reply in call:
+                yield _only(_stream_reply(reply))
+        except grpc.RpcError as error:
+            raise error_of(cast(Any, error)) from None
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]
+
+    def _call(self, method: str, request: Any, timeout_seconds: float | None = None) -> Any:
+        call = self._channel.unary_unary(*_unary(method))
+        try:
+            return call(request, timeout=timeout_seconds or self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise error_of(cast(Any, error)) from None
+
+
+_AS_STATUS = ("triton_grpc_error", "true")
+"""Has a stream end with a status, which says more than a message in it."""
+
+
+def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+def _serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _unary(method: str) -> tuple[str, Any, Any]:
+    return f"/{messages.SERVICE}/{method}", _serialize, _UNARY[method].FromString
+
+
+def _streaming() -> tuple[str, Any, Any]:
+    return f"/{messages.SERVICE}/ModelStreamInfer", _serialize, messages.ModelStreamInferResponse.FromString

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from device_agent.fixed import fixed_plan
 from device_agent.planner import Options
 from device_agent.plans import FixedPlan, Plans
 from device_agent.replan import Replanner
 from services import log
 from services.bundle import Manifest
-from services.client import GrpcNextTier
 from services.domain import Plan, Policy, Segment, Tier
 from services.errors import OfframpError, SettingsError
+from services.fixed import fixed_plan, held_plan
 from services.preparing import Preparer
 from services.probing import Prober
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
+from services.uplink import Uplink
 
 FIRST_SECONDS = 2.0
 """How long the start may wait for the tiers above to tell of themselves; without them it plans for the device alone."""
@@ -45,10 +45,10 @@ def fallback_plan(manifest: Manifest, settings: DeviceSettings) -> Plan:
 
     Raises SettingsError where it does not fit the network, or would send the raw input though that must stay.
     """
-    plan = fixed_plan(manifest, settings.split_points, settings.hop_codecs)
-    first, second = (stage.segment.end for stage in plan.stages[:2])
-    if settings.split_points is None and settings.holds is not None and first > settings.holds.end:
-        plan = fixed_plan(manifest, (settings.holds.end, max(second, settings.holds.end)), settings.hop_codecs)
+    if settings.split_points is None:
+        plan = held_plan(manifest, settings.hop_codecs, holds=settings.holds)
+    else:
+        plan = fixed_plan(manifest, settings.split_points, settings.hop_codecs)
     if settings.privacy and plan.stages[0].segment.empty:
         raise SettingsError("privacy: the raw input would leave the device; have it run at least 0:1 (splits, holds)")
     return plan
@@ -57,68 +57,77 @@ def fallback_plan(manifest: Manifest, settings: DeviceSettings) -> Plan:
 class Planning:
     """The plans of one device and what feeds them. `start` needs a running event loop; `stop` leaves nothing behind."""
 
-    def __init__(self, runtime: TierRuntime, next_tier: GrpcNextTier | None, settings: DeviceSettings):
+    def __init__(self, runtime: TierRuntime, preparer: Preparer, uplink: Uplink | None, settings: DeviceSettings):
         self._runtime = runtime
-        self._next_tier = next_tier
+        self._preparer = preparer
+        self._uplink = uplink
         self._every_seconds = settings.refresh_seconds
-        self._preparer = Preparer(runtime, next_tier)
         self._tasks: list[asyncio.Task[None]] = []
-        self._stop, self._heard = asyncio.Event(), asyncio.Event()
+        self._heard = asyncio.Event()
         self.policy = policy_of(settings)
         self.fallback = fallback_plan(runtime.model.manifest, settings)
         self._replanner = None if settings.splits else self._of(options_of(settings))
         self.plans: Plans = self._replanner or FixedPlan(self.fallback)
 
+    @property
+    def plans_ahead(self) -> bool:
+        """Whether plans are chosen here, from what is measured, and not fixed by the settings."""
+        return self._replanner is not None
+
+    def plan(self) -> Plan:
+        """The plan for one sample, as far as settings say."""
+        return self.plans.plan(self.policy, 1)
+
     async def start(self) -> None:
-        """Measures the link, asks the tiers above, chooses the first plan, and goes on doing so in the background."""
+        """Asks the tiers above, chooses the first plan, and goes on doing so in the background.
+
+        Whoever probes the link calls `probed`, for which the first plan waits a moment.
+        """
         replanner = self._replanner
         if replanner is None:
             return
         replanner.believe([self._runtime.profiler.full_profile()], [])
-        if self._next_tier is not None:
-            self._go_on("probes", Prober(self._next_tier, heard=self._probed).run(self._stop))
-            await asyncio.gather(self._ask(self._next_tier, FIRST_SECONDS), self._first_estimate(self._next_tier))
-            self._go_on("refresh", self._refresh(self._next_tier))
+        if self._uplink is not None:
+            await asyncio.gather(self._ask(self._uplink, FIRST_SECONDS), self._first_estimate(self._uplink))
+            self._go_on("refresh", self._refresh(self._uplink))
         replanner.plan(self.policy, 1)
         await replanner.settle()
 
     async def stop(self) -> None:
         """Ends what runs in the background."""
-        self._stop.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._replanner is not None:
             await self._replanner.stop()
-        self._preparer.close()
 
     def _go_on(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(log.ended)
         self._tasks.append(task)
 
-    def _probed(self) -> None:
+    def probed(self) -> None:
         """A probe came back, or did not: with nothing sent, nobody else would tell the planner."""
         self._heard.set()
-        if self._replanner is not None and self._next_tier is not None:
-            self._replanner.believe([], [self._next_tier.link()])
+        if self._replanner is not None and self._uplink is not None:
+            self._replanner.believe([], [self._uplink.link()])
             self._replanner.reconsider()
 
-    async def _first_estimate(self, next_tier: GrpcNextTier) -> None:
+    async def _first_estimate(self, uplink: Uplink) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SECONDS):
-                while next_tier.link().up_bytes_per_second is None:
+                while uplink.link().up_bytes_per_second is None:
                     await self._heard.wait()
                     self._heard.clear()
 
-    async def _refresh(self, next_tier: GrpcNextTier) -> None:
+    async def _refresh(self, uplink: Uplink) -> None:
         """Often until the next tier has told of itself, which it cannot before it is up."""
         while self._replanner is not None:
             told = Tier.EDGE in self._replanner.beliefs().profiles
             await asyncio.sleep(self._every_seconds if told else min(FIRST_SECONDS, self._every_seconds))
-            await self._ask(next_tier, self._every_seconds)
+            await self._ask(uplink, self._every_seconds)
 
-    async def _ask(self, next_tier: GrpcNextTier, seconds: float) -> None:
+    async def _ask(self, uplink: Uplink, seconds: float) -> None:
         """A tier that does not answer is no news: what was known of it stands; its link says whether it is there.
 
         What tells of another model, or of other tiers than those above, is not believed.
@@ -126,14 +135,27 @@ class Planning:
         if self._replanner is None:
             return
         with contextlib.suppress(OfframpError):
-            told = await next_tier.describe(seconds)
-            if told.fits(Tier.DEVICE, self._runtime.model.manifest.model_hash):
+            model_hash = self._runtime.model.manifest.model_hash
+            told = await uplink.describe(seconds, model_hash)
+            if told.fits(Tier.DEVICE, model_hash):
                 self._replanner.believe(told.profiles, told.links)
-        self._replanner.believe([], [next_tier.link()])
+        self._replanner.believe([], [uplink.link()])
         self._replanner.reconsider()
 
     def _of(self, options: Options) -> Replanner:
         return Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
+
+
+def probing(uplink: Uplink, plannings: Sequence[Planning]) -> asyncio.Task[None]:
+    """Probes the link while it is quiet, and tells all who plan by it, until the task is cancelled."""
+
+    def heard() -> None:
+        for planning in plannings:
+            planning.probed()
+
+    probes = asyncio.create_task(Prober(uplink, heard=heard).run(asyncio.Event()), name="probes")
+    probes.add_done_callback(log.ended)
+    return probes
 
 
 def segments_of(plan: Plan, last: int) -> tuple[Segment, ...]:

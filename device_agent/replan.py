@@ -47,7 +47,7 @@ class _Choice:
 class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
-    `fallback` is the plan while too little is known to compare plans.
+    `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
     """
 
     manifest: Manifest
@@ -56,6 +56,7 @@ class Replanner:
     options: Options = field(default_factory=Options)
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
+    changes: int = 0
     _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
     _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
     _choices: OrderedDict[tuple[Policy, int], _Choice] = field(default_factory=OrderedDict)
@@ -140,6 +141,7 @@ class Replanner:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
         choice.plan = better.plan
+        self.changes += 1
         choice.switcher.switched(_needed(better, policy))
         log.event(
             "plan",

@@ -1,36 +1,38 @@
-"""The edge node: settings → bundle → runtime → next tier → server → wait → drain."""
+"""The edge node: settings → bundles → models → next tier → server → wait → drain."""
 
 from __future__ import annotations
 
 import asyncio
 
-from services import bundle, process
-from services.domain import Segment, Tier
-from services.limiter import Limiter
-from services.preparing import Preparer
-from services.server import TierServer, stop_signal
+from services import process, security
+from services.domain import Tier
+from services.open_inference.door import OpenInference
+from services.server import stop_signal
 from services.settings import TierSettings
+from services.telemetry import Telemetry
 from services.tier_service import TierService
 
 
 async def serve(settings: TierSettings) -> None:
     """Runs the edge node until a signal, then drains it."""
-    stop = stop_signal()
-    loaded = bundle.load(settings.bundle)
-    runtime, next_tier = process.runtime(Tier.EDGE, loaded, settings)
-    limiter = Limiter(settings.max_in_flight)
-    preparer = Preparer(runtime, next_tier)
-    service = TierService(runtime, limiter, settings.max_batch, settings.deadline_seconds, preparer)
-    server = TierServer([service.service()], limiter, settings.max_message_bytes)
+    stop, telemetry = stop_signal(), Telemetry(Tier.EDGE, settings)
+    secured = security.of(settings)
+    uplink = process.uplink(Tier.EDGE, settings, telemetry.counted, secured.above)
+    models = process.models(Tier.EDGE, settings, uplink)
+    service = TierService(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
+    door = OpenInference(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
+    metrics = telemetry.start(models, uplink)
+    server = process.server([service.service(), door.service()], models, settings, secured, telemetry)
     port = await server.start(settings.listen)
-    await asyncio.to_thread(process.get_ready, runtime, loaded, settings, Segment(0, loaded.manifest.last))
-    probes = process.probing(next_tier, stop)
+    async with process.starting(server):
+        await asyncio.to_thread(process.warm, models, settings)
+    probes = process.probing(uplink, stop)
     await server.ready()
-    process.announce(Tier.EDGE, settings, port, loaded.manifest)
+    process.announce(settings, port, models, metrics=metrics)
     await stop.wait()
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
-    preparer.close()
-    await process.close(runtime, next_tier, probes)
+    await process.close(models, uplink, probes)
+    await telemetry.close()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.errors import BundleError
 
@@ -25,10 +26,24 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
+MEMORY_PER_BYTE = 4
+"""Of a graph: in its file, parsed, and its weights as they run, in a session or more; 5 to 8 were measured."""
+
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def _harmless(text: str) -> str:
+    """Raises ValueError for what would move a terminal's cursor, colour it or turn its lines around."""
+    if any(unicodedata.category(letter) in _INVISIBLE or letter in _TURNING for letter in text):
+        raise ValueError("must have no control characters")
+    return text
+
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Text = Annotated[str, AfterValidator(_harmless)]
 Dimension = Annotated[int, Field(ge=1, le=1 << 24)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -50,7 +65,7 @@ class InputSpec(_Record):
     `max_batch`: the most samples the graph takes at once; none: any number.
     """
 
-    name: str
+    name: Text
     shape: tuple[Dimension, ...]
     dtype: Literal["float32"] = "float32"
     preprocessing: Preprocessing | None = None
@@ -68,8 +83,8 @@ class SplitPointSpec(_Record):
     """
 
     index: Annotated[int, Field(ge=0)]
-    tensor: str
-    after: str
+    tensor: Text
+    after: Text
     shape: tuple[Dimension, ...]
     elements: Annotated[int, Field(ge=1)]
     ratio: float
@@ -92,7 +107,7 @@ class ExitSpec(_Record):
 
     index: Annotated[int, Field(ge=0)]
     name: Name
-    output: str
+    output: Text
     split_point: Annotated[int, Field(ge=1)]
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     threshold: Annotated[float, Field(ge=0)] = 0.0
@@ -118,7 +133,7 @@ class CodecAccuracy(_Record):
     """
 
     split_point: Annotated[int, Field(ge=0)]
-    codec: str
+    codec: Text
     delta: float | None = None
     bytes_per_sample: Annotated[float, Field(gt=0)] | None = None
 
@@ -140,7 +155,7 @@ class Manifest(_Record):
     graph: FileName = "model.onnx"
     graph_sha256: Sha256
     input: InputSpec
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Text, ...] = Field(min_length=2)
     split_points: tuple[SplitPointSpec, ...] = Field(min_length=2)
     exits: tuple[ExitSpec, ...] = Field(min_length=1)
     confidence: Literal["max_softmax", "entropy", "margin"] = "max_softmax"
@@ -189,12 +204,14 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load(path: Path) -> Bundle:
-    """Reads and verifies the bundle at `path`.
+def load(path: Path, memory_bytes: int | None = None) -> Bundle:
+    """Reads and verifies the bundle at `path`; memory_bytes: what there is for running it, None: as much as it takes.
 
     Raises BundleError naming the file, and both hashes where they differ.
     """
     manifest = read_manifest(path)
+    if memory_bytes is not None:
+        _check_fits(path / manifest.graph, memory_bytes)
     return Bundle(path, manifest, _verified(path, manifest.graph, manifest.graph_sha256))
 
 
@@ -203,6 +220,8 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle directory here; 'offramp train' or 'offramp partition' makes one")
+    if not file.is_symlink() and not file.exists():
+        raise BundleError(f"{path}: {MANIFEST}: No such file; give the directory of a bundle")
     text = _read(file, MAX_MANIFEST_BYTES)
     try:
         version = json.loads(text).get("format_version")
@@ -214,7 +233,16 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
-        raise BundleError(f"{file}: {faults}") from None
+        raise BundleError(f"{file}: {''.join(letter if letter.isprintable() else '?' for letter in faults)}") from None
+
+
+def _check_fits(file: Path, memory_bytes: int) -> None:
+    needed = MEMORY_PER_BYTE * (file.stat().st_size if file.is_file() else 0)
+    if needed > memory_bytes:
+        raise BundleError(
+            f"{file}: this graph takes {needed:,} bytes of memory and more, there are {memory_bytes:,}; "
+            "serve it on a larger machine, or see memory_bytes"
+        )
 
 
 def load_samples(bundle: Bundle) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -265,15 +293,15 @@ def _replace(file: Path, data: bytes) -> None:
 def _read(file: Path, limit: int) -> bytes:
     """The bytes of a regular file inside its bundle. Raises BundleError for anything else, before reading it."""
     try:
-        inside = file.resolve().is_relative_to(file.parent.resolve())
+        inside = file.resolve(strict=True).is_relative_to(file.parent.resolve())
         found = file.stat()
         if not inside:
             raise BundleError(f"{file}: links outside its bundle")
         if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
             raise BundleError(f"{file}: not a regular file of at most {limit:,} bytes")
         return file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{str(file)[:500]}: {error.strerror or 'cannot be read'}") from None
+    except (OSError, RuntimeError) as error:  # pathlib's word for links that lead in a circle
+        raise BundleError(f"{str(file)[:500]}: {getattr(error, 'strerror', None) or 'cannot be read'}") from None
 
 
 def _verified(path: Path, name: str, expected: str) -> bytes:

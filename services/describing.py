@@ -40,7 +40,7 @@ class Description:
 class DescribesAbove(Protocol):
     """A next tier that can be asked."""
 
-    async def describe(self, timeout_seconds: float) -> Description: ...
+    async def describe(self, timeout_seconds: float, model_hash: str) -> Description: ...
 
 
 class Describer:
@@ -71,7 +71,7 @@ class Describer:
 
     async def _ask(self, next_tier: DescribesAbove) -> Description:
         try:
-            found = await next_tier.describe(ASK_SECONDS)
+            found = await next_tier.describe(ASK_SECONDS, self._runtime.model.manifest.model_hash)
         except OfframpError as error:
             log.event("not_described", reason=error.reason, message=str(error)[:200])
             found = Description()

@@ -140,7 +140,7 @@ class Request:
     """One inference on its way through the tiers.
 
     `activation` is float32 [N, *shape of split point `at`]; `thresholds` overrides the bundle's own,
-    one per exit, in order.
+    one per exit, in order. `traceparent`: where it belongs in its caller's trace; empty where in none.
     """
 
     request_id: str
@@ -150,6 +150,7 @@ class Request:
     activation: FloatArray
     deadline: Deadline
     thresholds: tuple[float, ...] | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +282,12 @@ class Predictions:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         return np.asarray(self.scores.argmax(axis=1), np.int64)
+
+    def copy(self) -> Predictions:
+        """The same answers, which stay as they are."""
+        return Predictions(
+            self.scores.copy(), self.confidences.copy(), self.exits.copy(), self.tiers.copy(), self.reasons.copy()
+        )
 
     def put(self, rows: npt.NDArray[np.intp], other: Predictions) -> None:
         """Scatters `other`, the answers of a compacted batch, back into `rows`."""

@@ -8,7 +8,9 @@ OfframpError
 │   ├── ModelMismatch          two tiers hold different models              FAILED_PRECONDITION
 │   ├── NotHeld                a part of the network that is not held here FAILED_PRECONDITION
 │   ├── TooLarge               over a size limit                            RESOURCE_EXHAUSTED
-│   └── NotImplementedHere     a call this server does not offer            UNIMPLEMENTED
+│   ├── NotImplementedHere     a call this server does not offer            UNIMPLEMENTED
+│   ├── Unauthenticated        no token, or not a good one                  UNAUTHENTICATED
+│   └── PermissionDenied       a certificate that may not call this tier    PERMISSION_DENIED
 ├── Unavailable                try again, or elsewhere                      UNAVAILABLE
 │   ├── QueueFull, Draining, ModelNotReady, UpstreamUnavailable
 ├── DeadlineExceeded           time ran out                                 DEADLINE_EXCEEDED
@@ -70,6 +72,18 @@ class NotImplementedHere(CallerError):
     """A call that this server does not offer."""
 
     reason = "UNIMPLEMENTED"
+
+
+class Unauthenticated(CallerError):
+    """The caller brought no token where one is wanted, or not a good one."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(CallerError):
+    """The caller's certificate is good, but not on the list of who may call this tier."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class Unavailable(OfframpError):

@@ -6,18 +6,29 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from services import log, wire
-from services.errors import InternalError, InvalidInput, OfframpError
+from services import log, screening, wire
+from services.errors import BundleError, InternalError, OfframpError
 from services.observing import Observers, Refused
 
 MAX_REQUEST_ID = 200
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Trailing = tuple[tuple[str, str | bytes], ...]
+
+
+class Streams(Protocol):
+    """Long-lived streams of a service, which a draining server has to bring to an end."""
+
+    def leave(self) -> None:
+        """Tells callers to go elsewhere with new requests."""
+
+    def end(self) -> None:
+        """Takes no more requests; each stream ends when those it took are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,52 +38,76 @@ class Service:
     name: str
     methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     file: bytes
+    streams: Streams | None = None
 
 
 def unary(handler: Handler, request_type: Any, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:
     """A unary method whose errors leave with the right status and without internals."""
     return grpc.unary_unary_rpc_method_handler(
-        _guarded(handler, observers), request_deserializer=_lenient(request_type), response_serializer=_serialize
+        _guarded(handler, observers),
+        request_deserializer=screening.request(request_type),
+        response_serializer=_serialize,
     )
+
+
+def stream(handler: Handler, request_type: Any, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:
+    """A stream of requests and replies; `handler` reads the requests, each maybe an OfframpError, and writes replies.
+
+    What it raises ends the stream, guarded like a unary method.
+    """
+    return grpc.stream_stream_rpc_method_handler(
+        _guarded(handler, observers),
+        request_deserializer=screening.request(request_type),
+        response_serializer=_serialize,
+    )
+
+
+def raw_stream(handler: Handler, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:
+    """As `stream`, but `handler` reads and writes bytes as they cross the wire."""
+    return grpc.stream_stream_rpc_method_handler(_guarded(handler, observers))
+
+
+def refusal(error: Exception, request: Any, observers: Observers) -> tuple[grpc.StatusCode, str, Trailing]:
+    """What a client is told of `error`, as observers are; what is not ours is logged here, and masked."""
+    name = _id_of(request)
+    if not isinstance(error, OfframpError) or isinstance(error, BundleError):  # which names files
+        name = name or uuid.uuid4().hex
+        log.event("failed", level=40, exc_info=error, request_id=name)
+        error = InternalError(f"internal error, id={name}")
+    observers.refused(Refused(name, error.reason, str(error), _model_of(request)))
+    return wire.status_of(error)
 
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _lenient(request_type: Any) -> Callable[[bytes], Message | DecodeError]:
-    """gRPC turns a parse error into UNKNOWN with its text; carried to the guard it gets a status of its own."""
-
-    def deserialize(data: bytes) -> Message | DecodeError:
-        try:
-            message: Message = request_type.FromString(data)
-            return message
-        except DecodeError as error:
-            return error
-
-    return deserialize
-
-
 def _guarded(handler: Handler, observers: Observers) -> Handler:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        if isinstance(request, OfframpError):  # what went wrong before the message was one
+            return _end(context, *refusal(request, None, observers))
         try:
-            if isinstance(request, DecodeError):
-                raise InvalidInput("the message is not valid protobuf of this method's request")
             return await handler(request, context)
-        except OfframpError as error:
-            observers.refused(Refused(_id_of(request), error.reason, str(error)))
-            code, message, trailing = wire.status_of(error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception:  # the one place where the unexpected ends: logged here, masked for the client
-            name = _id_of(request) or uuid.uuid4().hex
-            log.event("failed", level=40, exc_info=True, request_id=name)
-            masked = InternalError(f"internal error, id={name}")
-            observers.refused(Refused(name, masked.reason, str(masked)))
-            code, message, trailing = wire.status_of(masked)
-        await context.abort(code, message, trailing)
+        except Exception as error:  # the one place where the unexpected ends
+            return _end(context, *refusal(error, request, observers))
 
     return guarded
+
+
+def _model_of(request: Any) -> str:
+    named = getattr(request, "header", request)  # of a message whose payload stands apart
+    return str(getattr(named, "model_name", "") or getattr(named, "model_hash", ""))
+
+
+def _end(
+    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, trailing: Trailing
+) -> None:
+    """Ends the call without an answer. `abort` would, too, but in a cycle that keeps the request for long."""
+    context.set_code(code)
+    context.set_details(message)
+    context.set_trailing_metadata(trailing)
 
 
 def _id_of(request: Any) -> str:

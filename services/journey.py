@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from services.domain import NO_EXIT, Clock, FloatArray, Predictions, Request, Response, Segment
+
+Early = Callable[[Predictions], None]
+"""Takes a copy of the answers so far."""
 
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 
@@ -49,8 +53,14 @@ class Journey:
     at: int
     ran: list[tuple[Segment, int]] = field(default_factory=list)
     forwarded: Forwarded | None = None
+    early: Early | None = None
 
     @property
     def answered(self) -> bool:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
         return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
+
+    def offer(self) -> None:
+        """Hands the answers so far to who wants them early, while somebody still travels."""
+        if self.early is not None and len(self.travelling) and self.answered:
+            self.early(self.answers.copy())

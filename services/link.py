@@ -10,7 +10,9 @@ two goes. One stall among many thus costs little and is forgotten with the next 
 two calls, a better one after two as well (only one if the belief was old).
 
 Calls that shared the link with others took anything between their own bytes' time and that of all the bytes in flight
-with them; only what lies outside of that is news. What cannot be told is *unknown* (None): a rate where all sizes were
+with them; only what lies outside of that is news. A call still in flight that is overdue is a measurement, too, of
+which only the lower bound is known: whatever is sent now is taken to be held up by as much, until a call comes back.
+What cannot be told is *unknown* (None): a rate where all sizes were
 alike or too small for it to show, everything after failures without a success in between, or after a minute of silence.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.domain import Clock, LinkEstimate, Tier
@@ -64,6 +67,7 @@ class LinkEstimator:
     _learned: int = 0
     _failures: int = 0
     _failing_since: float = math.inf
+    _given_up: tuple[int, float] | None = None  # bytes and seconds of the last call that got no answer
 
     def record(
         self, bytes_up: int, network_seconds: float, overhead_bytes: int | None = None, shared_bytes: int = 0
@@ -84,28 +88,56 @@ class LinkEstimator:
         self._take(size, seconds)
         self._judge()
 
-    def failed(self) -> None:
-        """Adds a call that got no answer. Two in a row, or one and two seconds without success: unknown."""
+    def failed(self, bytes_up: int = 0, network_seconds: float = 0.0) -> None:
+        """Adds a call that got no answer. Two in a row, or one and two seconds without success: unknown.
+
+        network_seconds: for how long `bytes_up` were waited for; 0 where that says nothing of the link.
+        """
         self._failures += 1
         self._failing_since = min(self._failing_since, self.clock())
+        self._given_up = bytes_up, network_seconds
 
     @property
     def doubtful(self) -> bool:
         """Whether the last call was far off what the others said, so that one more would decide."""
-        return self._doubted is not None
+        return self._doubted is not None or self._given_up is not None
 
-    def estimate(self) -> LinkEstimate:
-        """What is believed now; every unknown is None."""
+    def estimate(self, waiting: Iterable[tuple[int, float]] = ()) -> LinkEstimate:
+        """What is believed now; every unknown is None.
+
+        waiting: of each call in flight, its bytes and how long it has been on the network at least.
+        """
         age = self.clock() - self._heard_at
         if age > _MAX_AGE_SECONDS or self._dead():
             return LinkEstimate(self.source)
+        rtt = self._line.at(self._overhead_bytes) + self._held_up(waiting)
         return LinkEstimate(
             self.source,
-            rtt_seconds=self._line.at(self._overhead_bytes) if self._rtt_known else None,
+            rtt_seconds=rtt if self._rtt_known else None,
             up_bytes_per_second=1 / self._cautious_slope() if self._rate_known else None,
             spread=self._spread,
             age_seconds=age,
         )
+
+    def overdue(self, waiting: Iterable[tuple[int, float]]) -> bool:
+        """Whether one of the calls in flight takes longer than is plausible."""
+        return any(self._late(nbytes, seconds) for nbytes, seconds in waiting)
+
+    def expects(self, bytes_up: int) -> float:
+        """Seconds that a call of `bytes_up` should take on the network."""
+        return self._line.at(bytes_up + self._overhead_bytes)
+
+    def _late(self, bytes_up: int, seconds: float) -> bool:
+        surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)
+        return surprise > limit
+
+    def _held_up(self, waiting: Iterable[tuple[int, float]]) -> float:
+        """Seconds that a call sent now is held up by those that are overdue, or were given up last.
+
+        What has lasted so long is expected to last as long again.
+        """
+        calls = (*waiting, *([self._given_up] if self._given_up else ()))
+        return max((seconds for nbytes, seconds in calls if self._late(nbytes, seconds)), default=0.0)
 
     def _cautious_slope(self) -> float:
         """Seconds per byte; on the slow side where it is less sure than by half."""
@@ -136,7 +168,7 @@ class LinkEstimator:
             root * (_RTT_DRIFT * line.offset + _RTT_DRIFT_SECONDS),
             root * _RATE_DRIFT * (line.slope or self._cautious_slope()),
         )
-        self._heard_at, self._failures, self._failing_since = now, 0, math.inf
+        self._heard_at, self._failures, self._failing_since, self._given_up = now, 0, math.inf, None
 
     def _take(self, size: float, seconds: float) -> None:
         surprise, limit = self._surprise(size, seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
@@ -50,7 +50,7 @@ class Model:
         clock: Clock = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
     ):
-        self.manifest = bundle.manifest
+        self.manifest, self._file = bundle.manifest, bundle.path / bundle.manifest.graph
         self._exits = {spec.split_point: spec for spec in bundle.manifest.exits}
         store = WeightStore()
         graph, weights = _graph(bundle, store)
@@ -154,7 +154,7 @@ class Model:
             return self._builder.build(self._cutter.cut(piece), example)
         except Exception as error:  # onnxruntime raises many kinds; each means that the graph cannot be run
             reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
-            raise BundleError(f"segment {piece} of model {self.manifest.name!r} cannot be run: {reason}") from None
+            raise BundleError(f"{self._file}: segment {piece} cannot be run: {reason}") from None
 
     def _tensor(self, split_point: int) -> str:
         return self.manifest.split_points[split_point].tensor
@@ -164,9 +164,21 @@ def _graph(bundle: Bundle, store: WeightStore) -> tuple[onnx.ModelProto, dict[st
     """The graph of `bundle`, and the weights that were detached from it."""
     try:
         graph = onnx.load_model_from_string(bundle.graph)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(graph.graph)):
+            raise ValueError("it keeps weights in other files, whose hashes no manifest holds")
         return graph, detach(graph, store)
     except (DecodeError, ValueError, TypeError) as error:
         raise _not_splittable(bundle, error) from None
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that is written down in `graph`. Graphs within it are refused by `partition`."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield attribute.t
+        yield from attribute.tensors
 
 
 def _cutter(bundle: Bundle, graph: onnx.ModelProto) -> Cutter:

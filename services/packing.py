@@ -26,10 +26,10 @@ def packed_bytes(count: int, bits: int) -> int:
     return sum(-(-count * part // 8) for part in _PARTS[bits])
 
 
-def pack(levels: Levels, bits: int) -> bytes:
-    """Levels below 2^bits, uint8 [n], to `packed_bytes(n, bits)` bytes."""
+def pack(levels: Levels, bits: int) -> Buffer:
+    """Levels below 2^bits, uint8 [n], to `packed_bytes(n, bits)` bytes; whole bytes are not copied."""
     if bits == 8:
-        return levels.tobytes()
+        return levels.data
     left, packed = bits, b""
     for part in _PARTS[bits]:
         left -= part
@@ -88,7 +88,8 @@ def inflate(data: Buffer, size: int) -> bytes:
 
 def checksum(parameters: bytes, data: Buffer) -> int:
     """CRC32C over parameters, then data."""
-    return int(google_crc32c.extend(google_crc32c.value(parameters), bytes(data)))
+    readable = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)  # it takes arrays, not memoryviews
+    return int(google_crc32c.extend(google_crc32c.value(parameters), readable))
 
 
 def expect(what: str, actual: int, expected: int) -> None:

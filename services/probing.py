@@ -1,9 +1,10 @@
 """Small calls over a link that nobody uses, so that a plan need not rest on an old estimate.
 
-A probe is sent when no call is in flight and the estimate is older than a second, or at once where the last call was
-far off and one more would decide, or where nothing is known. It carries as many bytes as a few milliseconds of the
-link move, and never more than keeps all probes under 1 % of what the believed rate, or 0.5 Mbit/s if that is more,
-could have moved meanwhile: after an outage nobody would otherwise notice that the link is back. Only a
+A probe is sent when no call is in flight and the estimate is older than a second, or than a tenth of one while
+requests are planned over the link; at once where the last call was far off and one more would decide, or where nothing
+is known. It carries as many bytes as a few milliseconds of the link move, and never more than keeps all probes under
+1 % of what the believed rate, or 0.5 Mbit/s if that is more, could have moved meanwhile: after an outage nobody would
+otherwise notice that the link is back. Frequent ones are small and leave most of that for when there is a doubt. Only a
 link of unknown rate, at the start or back from the dead, is felt out beyond that: empty probes, then a kibibyte, then
 four times as much until it shows. A probe that got no answer sets the size back, so a slow link is not clogged.
 """
@@ -11,6 +12,7 @@ four times as much until it shows. A probe that got no answer sets the size back
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from services.domain import Clock, LinkEstimate
 from services.errors import OfframpError
 
 STALE_SECONDS = 1.0
+WATCHED_SECONDS = 0.1
+"""The same for a link that requests are planned over: a link that collapses is then found out before the next one."""
 MIN_BYTES, MAX_BYTES = 256, 256 * 1024
 SHARE = 0.009
 _TELLING_SECONDS = 0.008  # on the link: well above the jitter of a call
@@ -29,11 +33,14 @@ _FIRST_BYTES = 1024
 _GROWTH = 4
 _EMPTY_FIRST = 3
 _SPENT = 0.7  # of the credit, by one probe
+_LIGHT_SPENT = 0.2  # the same while probes are frequent
+_LIGHT_BYTES = 4096
+_IN_USE_SECONDS = 10.0
 _EMPTY_EVERY = 4
-_RETRY_SECONDS = 0.5
-_MAX_RETRY_SECONDS = 2.0
+_RETRY_SECONDS = 0.2
+_MAX_RETRY_SECONDS = 1.0
 _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 5.0
-_LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.05
 
 
 class Probed(Protocol):
@@ -46,7 +53,12 @@ class Probed(Protocol):
     @property
     def doubtful(self) -> bool: ...
 
+    @property
+    def overdue(self) -> bool: ...
+
     def quiet_seconds(self) -> float: ...
+
+    def unused_seconds(self) -> float: ...
 
 
 @dataclass(slots=True)
@@ -58,22 +70,32 @@ class ProbeSchedule:
     _earned_at: float | None = None
     _largest: int = 0  # bytes that were answered
     _answered: int = 0
+    _known: bool = False
     _not_before: float = float("-inf")
     _retry_seconds: float = _RETRY_SECONDS
 
-    def due(self, link: LinkEstimate, quiet_seconds: float, doubtful: bool = False) -> int | None:
-        """Bytes of the probe to send now, None for none. quiet_seconds: since the last call, 0 during one."""
+    def due(
+        self, link: LinkEstimate, quiet_seconds: float, doubtful: bool = False, unused_seconds: float = math.inf
+    ) -> int | None:
+        """Bytes of the probe to send now, None for none.
+
+        quiet_seconds: since the last call, 0 during one. unused_seconds: since a request was planned over the link.
+        """
         self._earn(link.up_bytes_per_second)
         if quiet_seconds <= 0 or self.clock() < self._not_before:
             return None
         if link.up_bytes_per_second is None:
-            return self._larger()
+            return self._larger(lost=self._known)
+        self._known = True
         useful = int(min(max(link.up_bytes_per_second * _TELLING_SECONDS, MIN_BYTES), MAX_BYTES))
         if quiet_seconds >= STALE_SECONDS and self._largest < useful:
             return self._larger()
-        if not doubtful and min(quiet_seconds, link.age_seconds or 0.0) < STALE_SECONDS:
+        age = min(quiet_seconds, link.age_seconds or 0.0)
+        if not doubtful and age < (WATCHED_SECONDS if unused_seconds < _IN_USE_SECONDS else STALE_SECONDS):
             return None
-        return self._affordable(useful, doubtful)
+        if age >= STALE_SECONDS:
+            return self._affordable(useful, doubtful, _SPENT)
+        return self._affordable(min(useful, _LIGHT_BYTES), doubtful, _SPENT if doubtful else _LIGHT_SPENT)
 
     def answered(self, nbytes: int) -> None:
         """A probe of `nbytes` came back."""
@@ -91,20 +113,23 @@ class ProbeSchedule:
         self._answered = self._largest = 0
         self._credit_bytes = 0.0
 
-    def _larger(self) -> int:
-        """The next step up, after a few empty probes."""
+    def _larger(self, lost: bool = False) -> int:
+        """The next step up, after a few empty probes; from the beginning where the link was `lost` since the last."""
+        if lost:
+            self._answered = self._largest = 0
+            self._known = False
         if self._answered < _EMPTY_FIRST:
             return 0
         return min(max(self._largest * _GROWTH, _FIRST_BYTES), MAX_BYTES)
 
-    def _affordable(self, useful: int, doubtful: bool) -> int | None:
-        """Most of what may be spent, so that a doubt can be settled at once; now and then empty, for the RTT."""
+    def _affordable(self, useful: int, doubtful: bool, share: float) -> int | None:
+        """A `share` of what may be spent: most of it, where a doubt is to be settled; now and then empty, for the RTT."""
         credit = self._credit_bytes - _CALL_BYTES
         if credit < 0:
             return None
         if not doubtful and self._answered % _EMPTY_EVERY == 0:
             return 0
-        nbytes = min(int(max(_SPENT * credit, min(credit, MIN_BYTES))), useful)
+        nbytes = min(int(max(share * credit, min(credit, MIN_BYTES))), useful)
         return nbytes if nbytes >= MIN_BYTES else None
 
     def _earn(self, rate: float | None) -> None:
@@ -125,7 +150,8 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class Prober:
-    """Probes one link in the background. `needed`: whether a plan depends on it; `heard` is called after each probe."""
+    """Probes one link in the background. `needed`: whether a plan depends on it; `heard` is called after each probe,
+    and as long as a call is overdue."""
 
     target: Probed
     needed: Callable[[], bool] = _always
@@ -138,20 +164,23 @@ class Prober:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Probes until `stop` is set or the caller is cancelled; a probe in flight is then dropped at once."""
-        probing, stopped = asyncio.create_task(self._forever()), asyncio.create_task(stop.wait())
+        endless = [asyncio.create_task(work) for work in (self._probe_forever(), self._watch_forever())]
+        stopped = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait((probing, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if probing.done():
-                probing.result()  # it only ends by an error, which must not pass unseen
+            await asyncio.wait((*endless, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for task in endless:
+                if task.done():
+                    task.result()  # it only ends by an error, which must not pass unseen
         finally:
-            probing.cancel()
-            stopped.cancel()
-            await asyncio.gather(probing, stopped, return_exceptions=True)
+            for task in (*endless, stopped):
+                task.cancel()
+            await asyncio.gather(*endless, stopped, return_exceptions=True)
 
     async def step(self) -> bool:
         """Sends the probe that is due, if one is; whether it did."""
         link = self.target.link()
-        nbytes = self.schedule.due(link, self.target.quiet_seconds(), self.target.doubtful)
+        target = self.target
+        nbytes = self.schedule.due(link, target.quiet_seconds(), target.doubtful, target.unused_seconds())
         if nbytes is None or not self.needed():
             return False
         try:
@@ -162,10 +191,17 @@ class Prober:
         self.heard()
         return True
 
-    async def _forever(self) -> None:
+    async def _probe_forever(self) -> None:
         while True:
             if not await self.step():
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _watch_forever(self) -> None:
+        """Tells of calls that are overdue while they are: who waits for their end learns of a dead link too late."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.target.overdue:
+                self.heard()
 
 
 def timeout_seconds(link: LinkEstimate, nbytes: int) -> float:

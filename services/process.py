@@ -1,4 +1,4 @@
-"""What the three composition roots share: building a runtime, announcing it, and exit codes."""
+"""What the three composition roots share: models and the link above, warming up, announcing, and exit codes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ import asyncio
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any, TypeVar
 
-from services import log, measuring, profile_cache, settings
-from services.bundle import Bundle, Manifest
+from services import bundles, log, measuring, memory, profile_cache, settings
+from services.bundle import Bundle
 from services.client import GrpcNextTier
 from services.domain import Plan, Segment, Tier
 from services.errors import BundleError, NotHeld, SettingsError
+from services.guard import Service
+from services.limiter import Limiter
 from services.model import Model
 from services.plan_rules import stage_of
+from services.preparing import Preparer
 from services.probing import Prober
 from services.profile import Measured
 from services.profile_cache import ProfileCache
+from services.secure_channel import Trust
+from services.security import Security
+from services.server import TierServer
+from services.serving import Models, Served
 from services.settings import TierSettings
+from services.telemetry import Telemetry
 from services.tier import TierRuntime
+from services.uplink import Uplink
 
+Counted = Callable[[Any], Any]
 S = TypeVar("S", bound=TierSettings)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -47,25 +59,88 @@ def _complain(tier: Tier, error: Exception, code: int) -> int:
     return code
 
 
-def runtime(tier: Tier, bundle: Bundle, given: TierSettings) -> tuple[TierRuntime, GrpcNextTier | None]:
-    """The runtime of one tier, and its next tier if the settings name one. Needs a running event loop."""
+def uplink(
+    tier: Tier, given: TierSettings, counted: Counted | None = None, trust: Trust | None = None
+) -> Uplink | None:
+    """The link to the tier above, which all models share; None where the settings name no next tier.
+
+    counted: makes of its channel one whose calls somebody counts. trust: None for plaintext.
+    """
+    if given.next is None:
+        return None
+    return Uplink(tier, given.next, given.max_message_bytes, transport=given.transport, counted=counted, trust=trust)
+
+
+def models(tier: Tier, given: TierSettings, above: Uplink | None) -> Models:
+    """The models that the settings name, each with a queue of its own; they share workers and the link above.
+
+    Raises BundleError and SettingsError. Needs a running event loop.
+    """
+    found = bundles.load(given.bundle, given.memory_bytes or memory.limit_bytes())
+    whole = Limiter(len(found) * given.max_in_flight)
+    workers = _workers(given)
+    running = [(bundle, runtime(tier, bundle, given, above, workers)) for bundle in found]
+    return Models((Served(*one, _queue(given, whole), Preparer(one[1], above)) for one in running), whole)
+
+
+def server(
+    offered: list[Service], served: Models, given: TierSettings, secured: Security, telemetry: Telemetry
+) -> TierServer:
+    """The server of a tier, with what its settings say of messages, memory and who may come in."""
+    return TierServer(
+        offered,
+        served.limiter,
+        given.max_message_bytes,
+        secured,
+        telemetry.observers,
+        given.memory_bytes,
+        given.deadline_seconds,
+        first=telemetry.interceptors(offered),
+    )
+
+
+def runtime(
+    tier: Tier, bundle: Bundle, given: TierSettings, above: Uplink | None = None, workers: Executor | None = None
+) -> TierRuntime:
+    """What runs one model, in `workers` or in workers of its own. Raises SettingsError where they do not fit."""
     manifest = bundle.manifest
     if given.holds is not None and given.holds.end > manifest.last:
-        raise SettingsError(f"holds: {given.holds} ends after the last split point, {manifest.last}")
-    model = Model(bundle, given.threads, slowdown=given.compute_slowdown)
-    next_tier = None
-    if given.next is not None:
-        next_tier = GrpcNextTier(
-            tier,
-            given.next,
-            len(manifest.labels),
-            given.max_message_bytes,
-            preprocessing=manifest.input.preprocessing,
+        raise SettingsError(
+            f"holds: {given.holds} ends after the last split point of {manifest.name!r}, {manifest.last}"
         )
-    workers = ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
+    model = Model(bundle, given.threads, slowdown=given.compute_slowdown)
+    next_tier = GrpcNextTier(above, len(manifest.labels), manifest.input.preprocessing) if above else None
+    workers = workers or _workers(given)
     running = TierRuntime(tier, model, workers, next_tier, given.holds)
     running.profiler.holds = given.holds
-    return running, next_tier
+    return running
+
+
+def _workers(given: TierSettings) -> Executor:
+    return ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
+
+
+def _queue(given: TierSettings, whole: Limiter) -> Limiter:
+    return Limiter(given.max_in_flight, warm=False, whole=whole)
+
+
+@asynccontextmanager
+async def starting(server: TierServer) -> AsyncIterator[None]:
+    """Stops `server`, which listens already, where what is left to do before it can serve fails."""
+    try:
+        yield
+    except BaseException:
+        await server.drain(0, 0)
+        raise
+
+
+def warm(served: Iterable[Served], given: TierSettings) -> None:
+    """Makes every model ready, one after the other. Blocks."""
+    for each in served:
+        started = time.perf_counter()
+        get_ready(each.runtime, each.bundle, given, *each.segments)
+        each.warmup_seconds = time.perf_counter() - started
+        each.limiter.warm = True
 
 
 def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segments: Segment) -> None:
@@ -74,7 +149,13 @@ def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segmen
         measured = _measured(running.model, loaded, given)
         running.profiler.learn(measured.slowed(given.compute_slowdown))
         unknown = len(measuring.unknown(loaded.manifest, measured))
-        log.event("profiled", segments=len(measured.segments), codecs=len(measured.codecs), unknown_splits=unknown)
+        log.event(
+            "profiled",
+            model=loaded.manifest.name,
+            segments=len(measured.segments),
+            codecs=len(measured.codecs),
+            unknown_splits=unknown,
+        )
     running.warm(*segments)
 
 
@@ -98,33 +179,35 @@ def check_holds(running: TierRuntime, plan: Plan) -> None:
         raise SettingsError(f"holds: {error}") from None
 
 
-def probing(next_tier: GrpcNextTier | None, stop: asyncio.Event) -> asyncio.Task[None] | None:
+def probing(above: Uplink | None, stop: asyncio.Event) -> asyncio.Task[None] | None:
     """Probes the link above in the background whenever it is quiet, until `stop`."""
-    if next_tier is None:
+    if above is None:
         return None
-    probes = asyncio.create_task(Prober(next_tier).run(stop), name="probes")
+    probes = asyncio.create_task(Prober(above).run(stop), name="probes")
     probes.add_done_callback(log.ended)
     return probes
 
 
-async def close(running: TierRuntime, next_tier: GrpcNextTier | None, probes: asyncio.Task[None] | None = None) -> None:
+async def close(served: Models, above: Uplink | None, probes: asyncio.Task[None] | None = None) -> None:
     """Lets go of probes, workers and the channel; the server has stopped, so nothing is running."""
     if probes is not None:
         await asyncio.gather(probes, return_exceptions=True)  # an error was logged when it came
-    running.close()
-    if next_tier is not None:
-        await next_tier.close()
+    served.close()
+    if above is not None:
+        await above.close()
     log.event("stopped")
 
 
-def announce(tier: Tier, given: TierSettings, port: int, manifest: Manifest, **more: Any) -> None:
-    """One line that says the tier is ready, where, with what."""
+def announce(given: TierSettings, port: int, served: Models, **more: Any) -> None:
+    """One line that says the tier is ready, where, with what; `model` and `model_hash` are of the first model."""
+    first = served.first.manifest
     log.event(
         "ready",
         process=os.getpid(),
         address=f"{given.listen.rpartition(':')[0]}:{port}",
-        model=manifest.name,
-        model_hash=manifest.model_hash,
+        model=first.name,
+        model_hash=first.model_hash,
+        models={f"{m.name}:{m.version}": m.model_hash for m in (each.manifest for each in served)},
         offramp_version=metadata.version("offramp"),
         settings=given.model_dump(mode="json"),
         **more,

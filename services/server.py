@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -11,25 +13,48 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from services.client import DEFAULT_MAX_MESSAGE_BYTES
+from services import memory
 from services.domain import Deadline
 from services.errors import SettingsError
 from services.guard import Service
 from services.limiter import Limiter
+from services.observing import Observers
+from services.room import LOOKAHEAD_BYTES, Room, held
+from services.security import Interceptor, Security
+from services.uplink import DEFAULT_MAX_MESSAGE_BYTES
 
 _DRAIN_POLL_SECONDS = 0.02
+_MAX_HEALTH_BYTES = 1 << 16
 
 
 class TierServer:
     """Serves `services` plus health and reflection on one address. Needs a running event loop."""
 
-    def __init__(self, services: list[Service], limiter: Limiter, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES):
+    def __init__(
+        self,
+        services: list[Service],
+        limiter: Limiter,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        security: Security | None = None,
+        observers: Observers | None = None,
+        memory_bytes: int | None = None,
+        patience_seconds: float = 10.0,
+        first: Sequence[Interceptor] = (),
+    ):
+        """`first`: stands before whatever security puts before the methods. patience_seconds: see `Room`."""
+        room = Room.within(memory_bytes or memory.limit_bytes(), max_message_bytes, patience_seconds)
+        self._security = security or Security()
         self._limiter = limiter
         self._names = [service.name for service in services]
+        self._streams = [service.streams for service in services if service.streams is not None]
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server = grpc.aio.server(options=_server_options(max_message_bytes))
+        gates = self._security.interceptors(self._names, observers or Observers())
+        self._server = grpc.aio.server(interceptors=[*first, *gates], options=_server_options(room.message_bytes))
+        self._probes: grpc.aio.Server | None = None
+        self.health_port: int | None = None
         for service in services:
-            handler = grpc.method_handlers_generic_handler(service.name, dict(service.methods))
+            methods = {name: held(method, room) for name, method in service.methods.items()}
+            handler = grpc.method_handlers_generic_handler(service.name, methods)
             self._server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -38,10 +63,12 @@ class TierServer:
 
     async def start(self, address: str) -> int:
         """Binds and serves; returns the port. Raises SettingsError where the address cannot be bound."""
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError:
-            raise SettingsError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+        port = _bind(self._server, address, self._security.credentials())
+        if self._security.health_listen is not None:
+            self._probes = grpc.aio.server(options=_server_options(_MAX_HEALTH_BYTES))
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            self.health_port = _bind(self._probes, self._security.health_listen)
+            await self._probes.start()
         self._limiter.warm = False
         await self._server.start()
         await self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
@@ -63,6 +90,8 @@ class TierServer:
         The server stops last: a stopping gRPC server cancels what just arrived, where this one says why it refuses.
         """
         await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
+        for streams in self._streams:
+            streams.leave()
         await asyncio.sleep(delay_seconds)
         self._limiter.draining = True
         deadline = Deadline.after(grace_seconds)
@@ -70,7 +99,32 @@ class TierServer:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         if deadline.remaining() > 0:  # who was answered last may just have asked again
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        for streams in self._streams:
+            streams.end()
         await self._server.stop(max(0.0, deadline.remaining()))
+        if self._probes is not None:
+            await self._probes.stop(None)
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    """The port. Raises SettingsError where the address cannot be bound."""
+    try:
+        _try(address)
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except (RuntimeError, OSError):
+        raise SettingsError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+
+
+def _try(address: str) -> None:
+    """Binds and lets go again, since gRPC says much, and in its own way, when it cannot. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, where = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
 
 
 def _reflection_pool(files: list[bytes]) -> DescriptorPool:
@@ -108,4 +162,6 @@ def _server_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_connection_age_grace_ms", 60_000),
         ("grpc.max_connection_idle_ms", 900_000),
         ("grpc.so_reuseport", 0),
+        ("grpc.http2.bdp_probe", 0),  # or each connection may bring as much unread as its link holds
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
     ]

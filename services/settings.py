@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from services import codec
@@ -31,6 +31,13 @@ def _segment(value: Any) -> Any:
     return Segment(int(start), int(end))
 
 
+def _paths(value: Any) -> Any:
+    if isinstance(value, Path):
+        return (value,)
+    parts = [value] if isinstance(value, str) else value
+    return [each for part in parts for each in (part.split(",") if isinstance(part, str) else [part]) if each]
+
+
 class TierSettings(BaseSettings):
     """Settings that every tier has."""
 
@@ -46,14 +53,24 @@ class TierSettings(BaseSettings):
         arbitrary_types_allowed=True,
     )
 
-    bundle: Path = Field(Path("models/digits"), description="Directory of the bundle to serve.")
+    bundle: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
+        (Path("models/digits"),),
+        min_length=1,
+        description="Directory of a bundle to serve, or of several; repeatable, or separated by commas.",
+    )
     listen: str = Field("127.0.0.1:8001", description="Address of the gRPC server; port 0 picks a free one.")
     next: str | None = Field(None, description="Target of the next tier, HOST:PORT or a gRPC name; none: no next.")
+    transport: Literal["exchange", "unary"] = Field(
+        "exchange", description="How requests travel to the next tier: many on one stream, or each as a call."
+    )
     threads: int = Field(1, ge=1, le=256, description="Threads of one run of a segment.")
     workers: int = Field(2, ge=1, le=256, description="Runs side by side.")
     max_in_flight: int = Field(64, ge=1, description="Requests held at once, waiting ones included.")
     max_batch: int = Field(256, ge=1, description="Samples in one request.")
     max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="Largest message, in bytes.")
+    memory_bytes: int | None = Field(
+        None, ge=64 << 20, description="Memory this tier may take, in bytes; none: what its container or machine has."
+    )
     deadline_seconds: float = Field(10.0, gt=0, le=3600, description="Deadline of a request that brings none.")
     drain_delay_seconds: float = Field(
         0.2, ge=0, le=60, description="Seconds between turning not ready and refusing new requests."
@@ -74,11 +91,55 @@ class TierSettings(BaseSettings):
     profile_cache: str | None = Field(
         None, description="Directory that keeps what was measured; -: nowhere; none: the user's cache directory."
     )
+    tls_cert: Path | None = Field(None, description="Certificate this tier serves with, PEM; none: plaintext.")
+    tls_key: Path | None = Field(None, description="Private key of tls_cert, PEM.")
+    tls_client_ca: Path | None = Field(
+        None, description="Certificates of who signs for those that may call, PEM; given: each must show one."
+    )
+    allowed_sans: str | None = Field(
+        None,
+        description="Names in certificates that may call this tier, separated by commas; none: all that tls_client_ca "
+        "signed.",
+    )
+    token_file: Path | None = Field(
+        None, description="Bearer tokens that clients of the public door must bring, one per line; none: no token."
+    )
+    next_ca: Path | None = Field(
+        None, description="Certificates of who signs for the next tier, PEM; given: it is called over TLS."
+    )
+    next_cert: Path | None = Field(None, description="Certificate to show to the next tier, PEM.")
+    next_key: Path | None = Field(None, description="Private key of next_cert, PEM.")
+    next_server_name: str | None = Field(
+        None, description="Name the next tier's certificate must have; none: the host in next."
+    )
+    health_listen: str | None = Field(
+        None, description="Address that answers health checks alone, in plaintext; none: only on listen."
+    )
+    metrics_listen: str = Field(
+        "127.0.0.1:8002", description="Address that serves /metrics; port 0 picks a free one; -: none."
+    )
+    compat_metrics: Literal["triton", "none"] = Field(
+        "triton", description="Other servers' names under which metrics are served as well."
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="OTLP collector that spans are sent to over gRPC, e.g. http://127.0.0.1:4317; none: no spans."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
 
-    @field_validator("listen")
+    @property
+    def allowed_names(self) -> frozenset[str]:
+        return frozenset(name.strip() for name in (self.allowed_sans or "").split(",") if name.strip())
+
+    @field_validator("metrics_listen")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _metrics_address(cls, value: str) -> str:
+        return value if value == "-" else str(cls._address(value))
+
+    @field_validator("listen", "health_listen")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, separator, port = value.rpartition(":")
         if not separator or not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be HOST:PORT, e.g. 127.0.0.1:8001")
@@ -108,6 +169,17 @@ class DeviceSettings(TierSettings):
     refresh_seconds: float = Field(
         10.0, gt=0, le=3600, description="Seconds between asking the tiers above what they know of themselves."
     )
+    console_listen: str = Field("127.0.0.1:8000", description="Address of the live console, a web page; -: none.")
+    link_control: str | None = Field(
+        None,
+        description="Control addresses of emulated links, nearest first, separated by commas; given: the console may "
+        "change them and send samples.",
+    )
+
+    @field_validator("console_listen")
+    @classmethod
+    def _address_or_none(cls, value: str) -> str:
+        return value if value == "-" else str(cls._address(value))
 
     @field_validator("splits")
     @classmethod
@@ -123,6 +195,10 @@ class DeviceSettings(TierSettings):
         if len(names) != 2 or not set(names) <= set(codec.NAMES):
             raise ValueError("must be two codecs such as int8+zstd,int8+zstd; docs/wire-format.md lists them")
         return value
+
+    @property
+    def link_controls(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (self.link_control or "").split(",") if part.strip())
 
     @property
     def split_points(self) -> tuple[int, int] | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from services import exits
+from services import exits, trace_context
 from services.bundle import ExitSpec
 from services.domain import (
     Clock,
@@ -42,10 +43,11 @@ from services.errors import (
     UpstreamUnavailable,
 )
 from services.fallback import degraded_by, is_callers
-from services.journey import Forwarded, Journey, Stopwatch
+from services.journey import Early, Forwarded, Journey, Stopwatch
 from services.model import Model, SegmentOutput
 from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
+from services.trace_context import HandOn
 
 INLINE_SECONDS = 0.0002
 """A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
@@ -54,6 +56,10 @@ PATIENCE = 3.0
 MIN_PATIENCE_SECONDS = 0.25
 """How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
 finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
+
+
+Ran = tuple[float, SegmentOutput, float]
+"""When a run started, what came of it, and when it finished."""
 
 
 class NextTier(Protocol):
@@ -80,18 +86,22 @@ class TierRuntime:
         self.model = model
         self.next_tier = next_tier
         self.profiler = Profiler(tier)
+        self.hand_on: HandOn = trace_context.unchanged
+        self.jobs = 0  # handed to workers, and not back yet
         self._workers = workers
-        self._holds = holds or Segment(0, model.last)
+        self.holds = holds or Segment(0, model.last)
         self._clock = clock
 
-    async def infer(self, request: Request, arrived: float | None = None) -> Response:
+    async def infer(self, request: Request, arrived: float | None = None, early: Early | None = None) -> Response:
         """Answers every sample of `request`.
 
-        `arrived` is when the request reached this process; what passed since then was spent decoding it.
+        `arrived` is when the request reached this process; what passed since then was spent decoding it. `early`
+        is given the answers so far at each exit that leaves somebody travelling.
         Raises CallerError for a request that no tier could answer, DeadlineExceeded or Unavailable where
         time or tiers ran out before the first exit.
         """
         journey = self._start(request, arrived)
+        journey.early = early
         await self._run(journey, stage_of(request.plan, self.tier).segment)
         following = request.plan.after(self.tier)
         if len(journey.travelling) and following is not None:
@@ -147,18 +157,18 @@ class TierRuntime:
             spec = self.model.exit_at(piece.end)
             if spec is not None and logits is not None:
                 self._pass_exit(journey, spec, logits)
+                journey.offer()
             journey.watch.lap("compute")
 
     async def _compute(self, journey: Journey, piece: Segment) -> SegmentOutput:
         tensor, clock = journey.activation, self._clock
 
-        def job() -> tuple[float, SegmentOutput, float]:
+        def job() -> Ran:
             started = clock()
             return started, self.model.run(piece, tensor), clock()
 
         inline = self._is_short(piece, len(tensor))
-        loop = asyncio.get_running_loop()
-        started, output, finished = job() if inline else await loop.run_in_executor(self._workers, job)
+        started, output, finished = job() if inline else await self._in_worker(job)
         waited = started - journey.watch.last
         journey.watch.lap("queue", until=started)
         journey.watch.lap("compute", until=finished)
@@ -166,6 +176,13 @@ class TierRuntime:
         journey.ran.append((piece, len(tensor)))
         self.profiler.record(piece, len(tensor), finished - started, waited)
         return output
+
+    async def _in_worker(self, job: Callable[[], Ran]) -> Ran:
+        self.jobs += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, job)
+        finally:
+            self.jobs -= 1
 
     def _is_short(self, piece: Segment, batch_size: int) -> bool:
         seconds = self.profiler.seconds(piece, batch_size)
@@ -188,7 +205,13 @@ class TierRuntime:
 
     async def _forward(self, journey: Journey, following: Stage) -> None:
         """Sends those still travelling to the next tier; answers without it where it cannot."""
-        request = replace(journey.request, at=journey.at, activation=journey.activation, deadline=self._spared(journey))
+        request = replace(
+            journey.request,
+            at=journey.at,
+            activation=journey.activation,
+            deadline=self._spared(journey),
+            traceparent=self.hand_on(journey.request),
+        )
         try:
             forwarded = await self._call(request, following)
         except OfframpError as error:
@@ -253,10 +276,10 @@ class TierRuntime:
     def check_held(self, segment: Segment) -> None:
         """Raises NotHeld where `segment` is not within what this tier holds."""
         if not self._held(segment):
-            raise NotHeld(f"this {self.tier.label} holds {self._holds}, the plan gives it {segment}")
+            raise NotHeld(f"this {self.tier.label} holds {self.holds}, the plan gives it {segment}")
 
     def _held(self, segment: Segment) -> bool:
-        return segment.empty or (self._holds.start <= segment.start and segment.end <= self._holds.end)
+        return segment.empty or (self.holds.start <= segment.start and segment.end <= self.holds.end)
 
     def _stop(self, journey: Journey, reason: DegradedReason, error: OfframpError) -> None:
         """Ends the journey with the best answers so far; raises `error` where somebody has none."""

@@ -8,16 +8,16 @@ from typing import Any
 
 import grpc
 
-from services import codec, wire
-from services.describing import Describer
+from services import codec, trace_context, wire
 from services.domain import Deadline, Request
-from services.errors import InvalidInput, NotImplementedHere, TooLarge
-from services.guard import MAX_REQUEST_ID, Service, unary
-from services.limiter import Limiter, check_batch
+from services.errors import InvalidInput, TooLarge
+from services.exchange_service import ExchangeService
+from services.framing import Framed
+from services.guard import MAX_REQUEST_ID, Service, raw_stream, unary
+from services.limiter import check_batch
 from services.observing import Finished, Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.preparing import Preparer
-from services.tier import TierRuntime
+from services.serving import Models, Served
 from services.wire_beliefs import link_to_pb, profile_to_pb
 from services.wire_names import tier_to_pb
 
@@ -28,53 +28,52 @@ MAX_PROBE_BYTES = 1 << 16
 class TierService:
     """`offramp.v1.Tier`: message to request, through the runtime, and back."""
 
-    def __init__(
-        self,
-        runtime: TierRuntime,
-        limiter: Limiter,
-        max_batch: int,
-        deadline_seconds: float,
-        preparer: Preparer | None = None,
-        observers: Observers | None = None,
-    ):
-        self._runtime = runtime
-        self._preparer = preparer
+    def __init__(self, models: Models, max_batch: int, deadline_seconds: float, observers: Observers | None = None):
+        self._models = models
         self._observers = observers or Observers()
-        self._describer = Describer(runtime)
-        self._limiter = limiter
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
+        self._exchange = ExchangeService(self.answer, deadline_seconds, self._observers)
 
     def service(self) -> Service:
         return Service(
             TIER_SERVICE,
             {
-                "Infer": unary(self.infer, pb.InferRequest, self._observers),
+                "Infer": unary(self.infer, Framed, self._observers),
+                "Exchange": raw_stream(self._exchange.exchange, self._observers),
                 "Describe": unary(self.describe, pb.DescribeRequest, self._observers),
                 "Probe": unary(self.probe, pb.ProbeRequest, self._observers),
                 "Prepare": unary(self.prepare, pb.PrepareRequest, self._observers),
             },
             pb.DESCRIPTOR.serialized_pb,
+            self._exchange,
         )
 
-    async def infer(self, message: pb.InferRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.InferReply:
-        arrived = time.monotonic()
-        with self._limiter.admit():
-            deadline = self._deadline(message.remaining_seconds, context.time_remaining())
-            request = self._request(message, deadline)
-            response = await self._runtime.infer(request, arrived)
-        manifest, tier = self._runtime.model.manifest, self._runtime.tier
-        self._observers.answered(Finished(request.request_id, tier, manifest, request.plan, response))
+    async def infer(self, framed: Framed, context: grpc.aio.ServicerContext[Any, Any]) -> pb.InferReply:
+        return await self.answer(framed, time.monotonic(), context.time_remaining())
+
+    async def answer(self, framed: Framed, arrived: float, remaining: float | None = None) -> pb.InferReply:
+        """Runs one request, whichever way it came. `arrived`: when, in monotonic time; `remaining`: what gRPC says."""
+        served = self._models.by_hash(framed.header.model_hash)
+        with served.answering(), served.limiter.admit():
+            deadline = self._deadline(framed.header.remaining_seconds, remaining)
+            request = self._request(framed, served, deadline)
+            response = await served.runtime.infer(request, arrived)
+        tier = served.runtime.tier
+        self._observers.answered(
+            Finished(request.request_id, tier, served.manifest, request.plan, response, request.traceparent)
+        )
         return wire.response_to_pb(response)
 
     async def describe(
         self, message: pb.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DescribeReply:
-        manifest = self._runtime.model.manifest
-        found = await self._describer.describe(context.time_remaining())
+        served = self._models.by_hash(message.model_hash) if message.model_hash else self._models.first
+        manifest = served.manifest
+        found = await served.describer.describe(context.time_remaining())
         own, *above = map(profile_to_pb, found.profiles)
         return pb.DescribeReply(
-            tier=tier_to_pb(self._runtime.tier),
+            tier=tier_to_pb(served.runtime.tier),
             model_name=manifest.name,
             model_version=manifest.version,
             model_hash=manifest.model_hash,
@@ -92,34 +91,33 @@ class TierService:
         return pb.ProbeReply(padding=bytes(message.reply_bytes), held_seconds=time.monotonic() - arrived)
 
     async def prepare(self, message: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PrepareReply:
-        if self._preparer is None:
-            raise NotImplementedHere("this tier prepares no plans")
-        with self._limiter.admit():
+        served = self._models.by_hash(message.model_hash)
+        with served.limiter.admit():
             deadline = self._deadline(message.remaining_seconds, context.time_remaining())
-            self._runtime.check_model(message.model_hash)
-            await self._preparer.prepare(wire.plan_from_pb(message.plan), deadline)
+            await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()
 
-    def _request(self, message: pb.InferRequest, deadline: Deadline) -> Request:
+    def _request(self, framed: Framed, served: Served, deadline: Deadline) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
-        self._runtime.check_model(message.model_hash)
+        manifest, message = served.manifest, framed.header
         if len(message.request_id) > MAX_REQUEST_ID:
             raise InvalidInput(f"request_id is longer than {MAX_REQUEST_ID} characters")
-        if len(message.thresholds) > len(self._runtime.model.manifest.exits):
+        if len(message.thresholds) > len(manifest.exits):
             raise InvalidInput(f"{len(message.thresholds)} thresholds were given, the model has fewer exits")
         if not all(threshold >= 0 for threshold in message.thresholds):  # NaN is not either
             raise InvalidInput("a threshold is negative or not a number")
-        payload = wire.payload_from_pb(message.activation)
-        self._runtime.model.check(message.at, payload.shape)
+        payload = wire.payload_from_pb(framed.activation, framed.payload)
+        served.runtime.model.check(message.at, payload.shape)
         check_batch(payload.shape[0], self._max_batch)
         return Request(
             message.request_id,
             message.model_hash,
             wire.plan_from_pb(message.plan),
             message.at,
-            codec.at(payload.codec, message.at, self._runtime.model.manifest.input.preprocessing).decode(payload),
+            codec.at(payload.codec, message.at, manifest.input.preprocessing).decode(payload),
             deadline,
             tuple(message.thresholds) or None,
+            trace_context.accepted(message.traceparent),
         )
 
     def _deadline(self, asked: float, remaining: float | None) -> Deadline:

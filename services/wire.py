@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import grpc
 import numpy as np
@@ -14,7 +14,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from services.domain import (
     DegradedReason,
     HopTrace,
-    IntArray,
     Payload,
     Plan,
     Predictions,
@@ -35,8 +34,10 @@ from services.errors import (
     NotHeld,
     NotImplementedHere,
     OfframpError,
+    PermissionDenied,
     QueueFull,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     UnknownModel,
     UpstreamUnavailable,
@@ -59,6 +60,8 @@ _STATUS: dict[type[OfframpError], grpc.StatusCode] = {
     NotHeld: grpc.StatusCode.FAILED_PRECONDITION,
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotImplementedHere: grpc.StatusCode.UNIMPLEMENTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     QueueFull: grpc.StatusCode.UNAVAILABLE,
     Draining: grpc.StatusCode.UNAVAILABLE,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
@@ -74,6 +77,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[OfframpError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: ModelMismatch,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
     grpc.StatusCode.UNIMPLEMENTED: NotImplementedHere,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNAVAILABLE: UpstreamUnavailable,
     grpc.StatusCode.CANCELLED: UpstreamUnavailable,  # by a server that stopped; our own never comes as a status
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -100,6 +105,21 @@ def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str |
     return kind(message)
 
 
+def error_from_status(details: bytes) -> OfframpError:
+    """The domain error in a serialised google.rpc.Status, such as comes with a failed call, or instead of a reply."""
+    try:
+        status = status_pb2.Status.FromString(details)
+        code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    except Exception:  # a foreign peer may put anything here
+        return InternalError("the next tier failed, and did not say how")
+    return error_from(code, status.message, {DETAILS_KEY: details})
+
+
+def status_in(trailing: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """The serialised google.rpc.Status among what `status_of` has a client told."""
+    return next((value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)), b"")
+
+
 def _reason(details: str | bytes | None) -> str:
     try:
         status = status_pb2.Status.FromString(details) if isinstance(details, bytes) else status_pb2.Status()
@@ -110,7 +130,9 @@ def _reason(details: str | bytes | None) -> str:
     return info.reason if found and info.domain == ERROR_DOMAIN else ""
 
 
+@functools.lru_cache(maxsize=256)
 def plan_to_pb(plan: Plan) -> pb.Plan:
+    """The message is shared: whoever puts it into another copies it, and nobody may change it."""
     stages = [
         pb.Stage(
             tier=tier_to_pb(stage.tier),
@@ -158,14 +180,16 @@ def payload_to_pb(payload: Payload) -> pb.Activation:
     )
 
 
-def payload_from_pb(message: pb.Activation) -> Payload:
-    """Raises InvalidInput for too many dimensions, a dtype other than FP32 or an unknown codec."""
+def payload_from_pb(message: pb.Activation, data: bytes | memoryview) -> Payload:
+    """`data` is the message's payload, which may lie elsewhere.
+
+    Raises InvalidInput for too many dimensions, a dtype other than FP32 or an unknown codec."""
     if len(message.shape) > _MAX_DIMENSIONS:
         raise InvalidInput(f"the activation has {len(message.shape)} dimensions")
     if message.dtype != pb.DATA_TYPE_FP32:
         raise InvalidInput("the activation's dtype must be FP32")
     name = codec_from_pb(message.codec)
-    return Payload(tuple(message.shape), name, message.payload, message.parameters, message.crc32c)
+    return Payload(tuple(message.shape), name, data, message.parameters, message.crc32c)
 
 
 def response_to_pb(response: Response) -> pb.InferReply:
@@ -204,38 +228,41 @@ def _predictions_to_pb(answers: Predictions) -> pb.Predictions:
 def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> Predictions:
     if message.classes != classes:
         raise ValueError(f"{message.classes} classes instead of {classes}")
-    exits, tiers, reasons = (np.array(rows, np.int32) for rows in (message.exits, message.tiers, message.reasons))
+    exits, tiers, reasons = list(message.exits), list(message.tiers), list(message.reasons)
     if not len(exits) == len(tiers) == len(reasons) == count:
         raise ValueError(f"{len(exits)}, {len(tiers)} and {len(reasons)} answers instead of {count}")
-    if not (_all_within(tiers, 1, len(Tier)) and _all_within(reasons, 0, max(DegradedReason))):
+    if not (_TIERS.issuperset(tiers) and _REASONS.issuperset(reasons)):
         raise ValueError("a tier or reason that does not exist")
-    scores = np.frombuffer(message.scores, "<f4").reshape(count, classes)
-    confidences = np.frombuffer(message.confidences, "<f4").reshape(count)
-    if not (np.isfinite(scores).all() and np.isfinite(confidences).all()):
+    numbers = np.frombuffer(message.scores + message.confidences, "<f4")
+    if len(numbers) != count * (classes + 1) or len(message.confidences) != 4 * count:
+        raise ValueError(f"{len(numbers)} scores and confidences for {count} answers")
+    if not math.isfinite(np.abs(numbers).sum(dtype=np.float64)):
         raise ValueError("scores that are not finite")
-    return Predictions(
-        scores,
-        confidences,
-        exits,
-        tiers - 1,
-        reasons,
-    )
+    scores, confidences = numbers[: count * classes].reshape(count, classes), numbers[count * classes :]
+    answers = np.array((exits, tiers, reasons), np.int32)
+    return Predictions(scores, confidences, answers[0], answers[1] - np.int32(1), answers[2])
 
 
-def _all_within(numbers: IntArray, low: int, high: int) -> bool:
-    return not numbers.size or bool(low <= numbers.min() and numbers.max() <= high)
-
-
+_TIERS = frozenset(range(1, len(Tier) + 1))
+_REASONS = frozenset(map(int, DegradedReason))
 _HOP_SECONDS = ("queue_seconds", "decode_seconds", "compute_seconds", "encode_seconds", "network_seconds")
 
 
 def _hop_to_pb(hop: HopTrace) -> pb.HopTrace:
-    times = {name: getattr(hop, name) for name in _HOP_SECONDS}
-    return pb.HopTrace(tier=tier_to_pb(hop.tier), bytes_up=hop.bytes_up, bytes_down=hop.bytes_down, **times)
+    return pb.HopTrace(
+        tier=tier_to_pb(hop.tier),
+        queue_seconds=hop.queue_seconds,
+        decode_seconds=hop.decode_seconds,
+        compute_seconds=hop.compute_seconds,
+        encode_seconds=hop.encode_seconds,
+        network_seconds=hop.network_seconds,
+        bytes_up=hop.bytes_up,
+        bytes_down=hop.bytes_down,
+    )
 
 
 def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
-    times = {name: getattr(message, name) for name in _HOP_SECONDS}
-    if not all(map(math.isfinite, times.values())):
+    times = [getattr(message, name) for name in _HOP_SECONDS]
+    if not math.isfinite(sum(map(abs, times))):
         raise ValueError("times that are not finite")
-    return HopTrace(tier_from_pb(message.tier), bytes_up=message.bytes_up, bytes_down=message.bytes_down, **times)
+    return HopTrace(tier_from_pb(message.tier), *times, message.bytes_up, message.bytes_down)

@@ -18,6 +18,9 @@ if _UNSERVED:
     raise ImportError(f"codecs of the protocol that nobody serves: {sorted(map(pb.Codec.Name, _UNSERVED))}")
 
 
+_TIER_TO_PB: dict[Tier, Any] = {tier: pb.TierName.Value(f"TIER_NAME_{tier.name}") for tier in Tier}
+
+
 def codec_from_pb(number: int) -> str:
     try:
         return CODEC_FROM_PB[number]
@@ -26,7 +29,7 @@ def codec_from_pb(number: int) -> str:
 
 
 def tier_to_pb(tier: Tier) -> Any:
-    return pb.TierName.Value(f"TIER_NAME_{tier.name}")
+    return _TIER_TO_PB[tier]
 
 
 def tier_from_pb(number: int) -> Tier:

@@ -130,13 +130,14 @@ class Activation(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., codec: _Optional[_Union[Codec, str]] = ..., parameters: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "activation")
+    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "traceparent", "activation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model_hash: str
@@ -144,8 +145,9 @@ class InferRequest(_message.Message):
     at: int
     remaining_seconds: float
     thresholds: _containers.RepeatedScalarFieldContainer[float]
+    traceparent: str
     activation: Activation
-    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., traceparent: _Optional[str] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "scores", "confidences", "exits", "tiers", "reasons")
@@ -257,9 +259,45 @@ class InferReply(_message.Message):
     links: _containers.RepeatedCompositeFieldContainer[LinkEstimate]
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[HopTrace, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[TierProfile, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkEstimate, _Mapping]]] = ...) -> None: ...
 
+class ExchangeRequest(_message.Message):
+    __slots__ = ("calls", "cancelled")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[ExchangeCall]
+    cancelled: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, calls: _Optional[_Iterable[_Union[ExchangeCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ExchangeCall(_message.Message):
+    __slots__ = ("number", "request")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    request: InferRequest
+    def __init__(self, number: _Optional[int] = ..., request: _Optional[_Union[InferRequest, _Mapping]] = ...) -> None: ...
+
+class ExchangeReply(_message.Message):
+    __slots__ = ("outcomes", "leaving")
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[ExchangeOutcome]
+    leaving: bool
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[ExchangeOutcome, _Mapping]]] = ..., leaving: bool = ...) -> None: ...
+
+class ExchangeOutcome(_message.Message):
+    __slots__ = ("number", "reply", "status")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    reply: InferReply
+    status: bytes
+    def __init__(self, number: _Optional[int] = ..., reply: _Optional[_Union[InferReply, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("model_hash",)
+    MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    model_hash: str
+    def __init__(self, model_hash: _Optional[str] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
     __slots__ = ("tier", "model_name", "model_version", "model_hash", "split_points", "profile", "offramp_version", "above", "links")

@@ -39,6 +39,11 @@ class TierStub(object):
                 request_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferRequest.SerializeToString,
                 response_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferReply.FromString,
                 _registered_method=True)
+        self.Exchange = channel.stream_stream(
+                '/offramp.v1.Tier/Exchange',
+                request_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeReply.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/offramp.v1.Tier/Describe',
                 request_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.DescribeRequest.SerializeToString,
@@ -61,6 +66,14 @@ class TierServicer(object):
 
     def Infer(self, request, context):
         """Runs the plan from the activation's split point on, and answers for every sample.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Exchange(self, request_iterator, context):
+        """The same, many on one stream and many to a message. Outcomes come in any order. Either end may close it at any
+        time; what is then without an outcome was not answered, and may be asked again by Infer or on another stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +107,11 @@ def add_TierServicer_to_server(servicer, server):
                     servicer.Infer,
                     request_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferRequest.FromString,
                     response_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferReply.SerializeToString,
+            ),
+            'Exchange': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeRequest.FromString,
+                    response_serializer=services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeReply.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -138,6 +156,33 @@ class Tier(object):
             '/offramp.v1.Tier/Infer',
             services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferRequest.SerializeToString,
             services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.InferReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/offramp.v1.Tier/Exchange',
+            services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeRequest.SerializeToString,
+            services_dot_pb_dot_offramp_dot_v1_dot_tier__pb2.ExchangeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,134 @@
+"""One model as the console sees it: what is known of it now, and requests of the console's own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterable, Sequence
+
+from device_agent.agent import Agent
+from device_agent.console import state
+from device_agent.console.candidates import Candidates, candidates, fixed
+from device_agent.console.feed import WINDOW_SECONDS, Feed, window
+from device_agent.console.state import Json, Moment
+from device_agent.replan import Replanner
+from services.bundle import Bundle, Manifest
+from services.domain import Clock, Deadline, FloatArray, LinkEstimate, Plan, Tier
+from services.front import Answer
+from services.limiter import Limiter
+from services.model import Model
+from services.observing import Finished, Observers
+from services.serving import Served
+
+ASK_SECONDS = 10.0
+COMPARE_SECONDS = 1.4
+
+
+class View:
+    """Looks at one agent; asks it, as the public door does, for pictures and samples. `clock`: since the epoch."""
+
+    def __init__(self, bundle: Bundle, agent: Agent, limiter: Limiter, observers: Observers, clock: Clock = time.time):
+        self.bundle = bundle
+        self.feed = Feed(bundle.manifest, clock)
+        self._agent, self._limiter, self._observers, self._clock = agent, limiter, observers, clock
+        self._compared, self._compared_plan, self._compared_at = (
+            Candidates((), "Plans are being compared."),
+            "",
+            -math.inf,
+        )
+        observers.add(self.feed)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def model(self) -> Model:
+        return self._agent.runtime.model
+
+    def described(self) -> Json:
+        """The network: what does not change."""
+        return state.model(self.manifest)
+
+    def plan(self) -> Plan:
+        """The plan that one sample without wishes gets now."""
+        return self._agent.plans.plan(self._agent.policy, 1)
+
+    async def ask(self, samples: FloatArray, request_id: str) -> Answer:
+        """Answers float32 [N, …] as any request; raises what refuses one."""
+        with self._limiter.admit():
+            answer = await self._agent.infer(samples, Deadline.after(ASK_SECONDS), request_id)
+        tier = self._agent.runtime.tier
+        self._observers.answered(Finished(answer.request_id, tier, self.manifest, answer.plan, answer.response))
+        return answer
+
+    def look(self) -> None:
+        """Notes whether the plan has changed: it may, without any request."""
+        self.feed.planned(self.plan())
+
+    async def candidates(self) -> Candidates:
+        """The planner's own comparison, off the event loop; no older than 1.4 s, nor than the plan."""
+        plans, plan, now = self._agent.plans, self.plan(), self._clock()
+        if not isinstance(plans, Replanner):
+            return fixed(plan)
+        if str(plan) != self._compared_plan or not 0 <= now - self._compared_at < COMPARE_SECONDS:
+            self._compared_plan, self._compared_at = str(plan), now
+            beliefs, policy = plans.beliefs(), self._agent.policy
+            self._compared = await asyncio.to_thread(candidates, beliefs, plan, policy, plans.options)
+        return self._compared
+
+    async def now(self, emulated: Sequence[Json | None] = ()) -> Json:
+        """What changes from moment to moment, but for requests and history."""
+        considered = await self.candidates()
+        moment = self._moment()
+        return {
+            "at": moment.at,
+            "tiers": state.tiers(moment),
+            "links": state.links(moment, emulated),
+            "plan": state.plan(moment) | {"fixed": not isinstance(self._agent.plans, Replanner)},
+            "objective": self._agent.policy.objective.value,
+            "window": state.window(moment.window),
+            "totals": {"requests": self.feed.total, "refused": self.feed.total_refused},
+            "changes": state.changes(self.feed.changes),
+            **state.considered(considered),
+        }
+
+    def requests(self, after: int = 0) -> list[Json]:
+        """The last requests behind number `after`, oldest first."""
+        return [state.request(seen, self.manifest) for seen in self.feed.after(after)]
+
+    def history(self, seconds: int) -> list[Json]:
+        return state.history(self.feed.history(seconds))
+
+    def _moment(self) -> Moment:
+        plans, now = self._agent.plans, self._clock()
+        profiles, links = dict(self.feed.profiles), dict(self.feed.links)
+        if isinstance(plans, Replanner):
+            beliefs = plans.beliefs()
+            profiles |= beliefs.profiles
+            links |= beliefs.links
+        links |= {link.source: link for link in self._agent.runtime.links()}
+        return Moment(
+            now,
+            self.manifest,
+            self.plan(),
+            profiles,
+            {tier: links.get(tier, LinkEstimate(tier)) for tier in (Tier.DEVICE, Tier.EDGE)},
+            self.feed.heard_at,
+            window(self.feed.history(WINDOW_SECONDS), len(self.manifest.exits), now),
+            self._limiter.in_flight,
+        )
+
+
+Views = dict[str, View]
+"""By name and version of the model, the first one first."""
+
+
+def views(models: Iterable[Served], observers: Observers) -> Views:
+    """A view of each model that has an agent in front."""
+    return {
+        f"{each.manifest.name}:{each.manifest.version}": View(each.bundle, each.front, each.limiter, observers)
+        for each in models
+        if isinstance(each.front, Agent)
+    }

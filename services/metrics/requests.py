@@ -1,0 +1,306 @@
+"""Counts what each request did once its answer has left: an observer of how requests end."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from services.bundle import Manifest
+from services.domain import DegradedReason, HopTrace, Plan, Predictions, Tier
+from services.errors import BundleError, InternalError, OfframpError, SettingsError
+from services.metrics.about import calibrated_shares, input_forms
+from services.metrics.live import Live, Reading, Spread
+from services.metrics.table import DEVICE_ONLY, STAGES, TENTHS, make, series
+from services.observing import Finished, Refused
+
+MAX_PLANS = 256
+OTHER = "other"
+_REASONS = tuple(reason for reason in DegradedReason if reason is not DegradedReason.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What the device's energy is estimated from: watts while it computes and while it waits, joules to send a byte."""
+
+    active_watts: float = 0.0
+    idle_watts: float = 0.0
+    joules_per_byte: float = 0.0
+
+    def joules(self, hop: HopTrace, seconds: float) -> float:
+        """Of a request that took `seconds`, of which `hop` were spent here; reckoned as the planner does."""
+        busy = hop.compute_seconds + hop.encode_seconds
+        more = (self.active_watts - self.idle_watts) * busy
+        return self.idle_watts * seconds + more + self.joules_per_byte * hop.bytes_up
+
+
+class Metrics:
+    """The counters of one process in a registry of its own; told of requests as an observer."""
+
+    def __init__(self, tier: Tier, version: str, power: Power | None = None):
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each would say nothing that is wanted
+        self.tier = tier
+        self.registry = CollectorRegistry()
+        self.live = Live()
+        self._power = power or Power()
+        self._counted = _Counted(tier, self.registry)
+        self._models: dict[tuple[str, str], _OfModel] = {}
+        self._errors: dict[str, Counter] = {}
+        for reason in reasons():
+            self._error(reason)
+        self._counted.gauge("offramp_build_info", version).set(1)
+        self.live.add(self._confidences)
+        self.registry.register(self.live)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def serve(self, manifest: Manifest) -> None:
+        """From now on this model has series: those known in advance start at 0."""
+        self._model(manifest)
+
+    def answered(self, finished: Finished) -> None:
+        self._model(finished.manifest).count(finished)
+
+    def refused(self, refused: Refused) -> None:
+        known = refused.reason in self._errors or refused.reason in reasons()
+        self._error(refused.reason if known else InternalError.reason).inc()
+
+    def _error(self, reason: str) -> Counter:
+        if reason not in self._errors:
+            self._errors[reason] = self._counted.counter("offramp_request_errors_total", self.tier.label, reason)
+        return self._errors[reason]
+
+    def _model(self, manifest: Manifest) -> _OfModel:
+        key = (manifest.name, manifest.version)
+        if key not in self._models:
+            self._models[key] = _OfModel.of(self.tier, manifest, self._counted, self._power)
+        return self._models[key]
+
+    def _confidences(self) -> Iterator[Reading]:
+        for labels, found in self._counted.confidences.items():
+            yield Reading("offramp_exit_confidence", labels, Spread(tuple(accumulate(found.counts)), found.total))
+
+
+def reasons(kind: type[OfframpError] = OfframpError) -> Iterator[str]:
+    """Every reason that a call can end with."""
+    if kind not in (BundleError, SettingsError):  # those end the process
+        yield kind.reason
+        for each in kind.__subclasses__():
+            yield from reasons(each)
+
+
+class _Counted:
+    """What is counted up, by its name in the table and the values of its labels."""
+
+    def __init__(self, tier: Tier, registry: CollectorRegistry):
+        kept = (each for each in series() if tier is Tier.DEVICE or each.name not in DEVICE_ONLY)
+        self._made = {each.name: make(each, registry) for each in kept if not each.live}
+        self.confidences: dict[tuple[str, str, str], _Confidences] = {}
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        found = self._made[name].labels(*labels)
+        assert isinstance(found, Counter)
+        return found
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        found = self._made[name].labels(*labels)
+        assert isinstance(found, Gauge)
+        return found
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        found = self._made[name].labels(*labels)
+        assert isinstance(found, Histogram)
+        return found
+
+
+@dataclass(slots=True)
+class _Confidences:
+    """How sure the answers of one exit were; plain numbers, for one is added with every sample."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(TENTHS) + 1))
+    total: float = 0.0
+
+    def add(self, confidence: float) -> None:
+        self.counts[bisect_left(TENTHS, confidence)] += 1
+        self.total += confidence
+
+
+@dataclass(frozen=True, slots=True)
+class _OfPlans:
+    """How the device's plans fared."""
+
+    name: str
+    counted: _Counted
+    hops: tuple[Gauge, Gauge]
+    planned: Counter
+    predicted: Counter
+    realised: Counter
+    ratio: Histogram
+    pairs: dict[tuple[int, int], Counter] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, counted: _Counted) -> _OfPlans:
+        return cls(
+            name,
+            counted,
+            (
+                counted.gauge("offramp_plan_split", name, "device_edge"),
+                counted.gauge("offramp_plan_split", name, "edge_cloud"),
+            ),
+            counted.counter("offramp_planned_requests_total", name),
+            counted.counter("offramp_predicted_seconds_total", name),
+            counted.counter("offramp_realised_seconds_total", name),
+            counted.histogram("offramp_prediction_ratio", name),
+        )
+
+    def count(self, plan: Plan, seconds: float) -> None:
+        splits = _splits(plan)
+        for gauge, split in zip(self.hops, splits, strict=True):
+            gauge.set(split)
+        (self.pairs.get(splits) or self._pair(splits)).inc()
+        if plan.expected_seconds:
+            self.planned.inc()
+            self.predicted.inc(plan.expected_seconds)
+            self.realised.inc(seconds)
+            self.ratio.observe(seconds / plan.expected_seconds)
+
+    def _pair(self, splits: tuple[int, int]) -> Counter:
+        """Callers may ask for any split; they must not make any number of series."""
+        if len(self.pairs) >= MAX_PLANS:
+            return self.counted.counter("offramp_split_decisions_total", self.name, OTHER, OTHER)
+        labels = map(str, splits)
+        self.pairs[splits] = self.counted.counter("offramp_split_decisions_total", self.name, *labels)
+        return self.pairs[splits]
+
+
+def _splits(plan: Plan) -> tuple[int, int]:
+    """Where the plan leaves the device and the edge; a tier that it passes by is left where it is entered."""
+    last = plan.stages[-1].segment.end
+    device, edge = plan.stage(Tier.DEVICE), plan.stage(Tier.EDGE)
+    first = device.segment.end if device else 0
+    return first, edge.segment.end if edge else (first if plan.stage(Tier.CLOUD) else last)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfModel:
+    """The series of one model, each looked up once."""
+
+    tier: Tier
+    power: Power
+    ok: Counter
+    degraded: Counter
+    seconds: Histogram
+    samples: Counter
+    batch: Histogram
+    exits: tuple[Counter, ...]
+    confidences: tuple[_Confidences, ...]
+    stages: tuple[Counter, ...]
+    queue: Histogram
+    hop: Histogram
+    up: Counter
+    down: Counter
+    forwarded: Counter
+    reasons: tuple[Counter, ...]
+    joules: Counter | None
+    plans: _OfPlans | None
+
+    @classmethod
+    def of(cls, tier: Tier, manifest: Manifest, counted: _Counted, power: Power) -> _OfModel:
+        name, here, device = manifest.name, (tier.label, manifest.name), tier is Tier.DEVICE
+        _describe(tier, manifest, counted)
+        return cls(
+            tier,
+            power,
+            counted.counter("offramp_requests_total", *here, "ok"),
+            counted.counter("offramp_requests_total", *here, "degraded"),
+            counted.histogram("offramp_request_seconds", *here),
+            counted.counter("offramp_samples_total", *here),
+            counted.histogram("offramp_batch_size", *here),
+            tuple(counted.counter("offramp_exits_total", *here, spec.name) for spec in manifest.exits),
+            tuple(counted.confidences.setdefault((*here, spec.name), _Confidences()) for spec in manifest.exits),
+            tuple(counted.counter("offramp_stage_seconds_total", *here, stage) for stage in STAGES),
+            counted.histogram("offramp_queue_seconds", *here),
+            counted.histogram("offramp_hop_seconds", *here),
+            counted.counter("offramp_hop_bytes_total", *here, "up"),
+            counted.counter("offramp_hop_bytes_total", *here, "down"),
+            counted.counter("offramp_forwarded_samples_total", *here),
+            tuple(counted.counter("offramp_degraded_total", *here, reason.label) for reason in _REASONS),
+            counted.counter("offramp_energy_joules_total", *here) if device else None,
+            _OfPlans.of(name, counted) if device else None,
+        )
+
+    def count(self, finished: Finished) -> None:
+        answers, trace = finished.response.predictions, finished.response.trace
+        hop, seconds = trace.hops[0], trace.seconds
+        self._count_samples(answers)
+        self._count_time(hop, seconds)
+        if self.joules is not None:
+            self.joules.inc(self.power.joules(hop, seconds))
+        if self.plans is not None:
+            self.plans.count(finished.plan, seconds)
+
+    def _count_samples(self, answers: Predictions) -> None:
+        """In one pass over plain numbers: of one sample, which is what most requests have, numpy would be slower."""
+        count, by_exit, degraded = len(answers), [0] * len(self.exits), [0] * (len(self.reasons) + 1)
+        columns = (answers.tiers, answers.exits, answers.confidences, answers.reasons)
+        for tier, exit_index, confidence, reason in zip(*(column.tolist() for column in columns), strict=True):
+            if tier == self.tier:
+                by_exit[exit_index] += 1
+                self.confidences[exit_index].add(confidence)
+                degraded[reason] += 1
+        (self.degraded if answers.reasons.any() else self.ok).inc()
+        self.samples.inc(count)
+        self.batch.observe(count)
+        self.forwarded.inc(count - sum(by_exit))
+        _inc(self.exits, by_exit)
+        _inc(self.reasons, degraded[1:])
+
+    def _count_time(self, hop: HopTrace, seconds: float) -> None:
+        self.seconds.observe(seconds)
+        self.queue.observe(hop.queue_seconds)
+        parts = (
+            hop.queue_seconds,
+            hop.decode_seconds,
+            hop.compute_seconds,
+            hop.encode_seconds,
+            hop.network_seconds,
+        )
+        for counter, part in zip(self.stages, parts, strict=True):
+            counter.inc(part)
+        if hop.bytes_up or hop.bytes_down:
+            self.hop.observe(hop.network_seconds)
+            self.up.inc(hop.bytes_up)
+            self.down.inc(hop.bytes_down)
+
+
+def _inc(counters: tuple[Counter, ...], counts: list[int]) -> None:
+    for counter, count in zip(counters, counts, strict=True):
+        if count:
+            counter.inc(count)
+
+
+def _describe(tier: Tier, manifest: Manifest, counted: _Counted) -> None:
+    """What does not change while a model is served."""
+    name = manifest.name
+    counted.gauge("offramp_model_info", tier.label, name, manifest.version, manifest.model_hash).set(1)
+    for form, size in input_forms(manifest):
+        counted.gauge("offramp_input_bytes", name, form).set(size)
+    for exit_name, share in calibrated_shares(manifest):
+        counted.gauge("offramp_expected_exit_ratio", name, exit_name).set(share)
+    for spec in manifest.exits:
+        last = spec.split_point == manifest.last
+        counted.gauge("offramp_exit_threshold", name, spec.name).set(0 if last else spec.threshold)
+    if manifest.calibration is not None:
+        counted.gauge("offramp_calibrated_accuracy", name).set(manifest.calibration.accuracy)
+        counted.gauge("offramp_contract_accuracy_loss", name).set(manifest.calibration.epsilon)

@@ -1,0 +1,98 @@
+"""Answers as the public door's messages. Always raw, with parameters only of kinds that every client knows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from services.bundle import Manifest
+from services.domain import DegradedReason, Predictions, Tier
+from services.errors import InvalidInput
+from services.front import Answer
+from services.open_inference import messages
+
+OUTPUTS = {
+    "scores": "FP32",
+    "label": "INT64",
+    "exit_confidence": "FP32",
+    "exit_index": "INT64",
+    "tier_index": "INT64",
+    "degraded": "BOOL",
+}
+_NOT_OFFERED = {"classification", "shared_memory_region"}
+"""Extensions that change what an output is: passing over them would answer something else than was asked."""
+
+FINAL = "triton_final_response"
+
+
+def shapes(manifest: Manifest) -> dict[str, list[int]]:
+    """The shape of one sample's row of each output."""
+    return {name: [] for name in OUTPUTS} | {"scores": [len(manifest.labels)], "exit_confidence": [1]}
+
+
+def wanted(request: Any) -> list[str]:
+    """The outputs asked for, in their order, each once; all of them where none is. Raises InvalidInput."""
+    if len(request.outputs) > len(OUTPUTS):
+        raise InvalidInput(f"{len(request.outputs)} outputs are asked for; there are {len(OUTPUTS)}")
+    names = list(dict.fromkeys(output.name for output in request.outputs)) or list(OUTPUTS)
+    for output in request.outputs:
+        if not _NOT_OFFERED.isdisjoint(output.parameters):
+            raise InvalidInput(f"outputs take none of the parameters {', '.join(sorted(_NOT_OFFERED))}; leave them out")
+    for name in names:
+        if name not in OUTPUTS:
+            raise InvalidInput(f"no output is called {name[:60]!r}; there are {', '.join(OUTPUTS)}")
+    return names
+
+
+def reply(manifest: Manifest, answer: Answer, outputs: list[str], trace: bool = False) -> Any:
+    """The ModelInferResponse of an answer."""
+    arrays = _arrays(answer.response.predictions)
+    message = messages.ModelInferResponse(
+        model_name=manifest.name, model_version=manifest.version, id=answer.request_id
+    )
+    for name in outputs:
+        message.outputs.add(name=name, datatype=OUTPUTS[name], shape=arrays[name].shape)
+        message.raw_output_contents.append(arrays[name].tobytes())
+    _describe(message.parameters, manifest, answer)
+    if trace:
+        message.parameters["trace"].string_param = trace_json(answer)
+    return message
+
+
+def _describe(parameters: Any, manifest: Manifest, answer: Answer) -> None:
+    """What holds for the whole request: of a batch, the furthest exit and tier, and the worst reason."""
+    answers = answer.response.predictions
+    furthest, reason = int(answers.exits.max()), DegradedReason(int(answers.reasons.max()))
+    parameters["tier"].string_param = Tier(int(answers.tiers.max())).label
+    parameters["exit_index"].int64_param = furthest
+    parameters["exit_name"].string_param = manifest.exits[furthest].name
+    parameters["degraded"].bool_param = reason is not DegradedReason.NONE
+    parameters["degraded_reason"].string_param = reason.label
+    parameters["plan"].string_param = str(answer.plan)
+    parameters["request_id"].string_param = answer.request_id
+
+
+def trace_json(answer: Answer) -> str:
+    """The Trace and the links as JSON: `hops`, nearest first, in seconds and bytes; `links`, unknowns null.
+
+    `expected_seconds`: what the planner expected of the plan, null where it was fixed.
+    """
+    hops = [asdict(hop) | {"tier": hop.tier.label} for hop in answer.response.trace.hops]
+    links = [asdict(link) | {"source": link.source.label} for link in answer.response.links]
+    whole = {"seconds": answer.response.trace.seconds, "expected_seconds": answer.plan.expected_seconds}
+    return json.dumps(whole | {"hops": hops, "links": links})
+
+
+def _arrays(answers: Predictions) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "scores": answers.scores.astype("<f4", copy=False),
+        "label": answers.labels.astype("<i8", copy=False),
+        "exit_confidence": answers.confidences.astype("<f4", copy=False)[:, None],
+        "exit_index": answers.exits.astype("<i8"),
+        "tier_index": answers.tiers.astype("<i8"),
+        "degraded": np.asarray(answers.reasons != 0),
+    }

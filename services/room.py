@@ -1,0 +1,123 @@
+"""Room for messages: how many bytes of them a tier holds at once, those still on their way in included.
+
+gRPC takes a message in whole before a handler sees it, as many side by side as peers send: 64 messages of 64 MiB
+are 4 GiB before anyone could refuse. So a message is read only when there is room for the largest; once it is here
+it takes what it takes, until it is answered. Who finds no room waits, which costs nothing but the call's own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc.aio import EOF  # type: ignore[attr-defined]
+
+from services.errors import DeadlineExceeded, InvalidInput, QueueFull
+
+_SHARE = 8
+"""Of the memory there is, an eighth: a message is there up to three times, and decoded again."""
+_SIDE_BY_SIDE = 8
+"""So many of the largest messages fit at least, so that a slow sender or two do not keep everyone waiting."""
+MAX_WAITING = 128
+LOOKAHEAD_BYTES = 1 << 20
+"""What a sender may send ahead of its message being read, whatever its link could carry."""
+
+
+@dataclass(slots=True)
+class Room:
+    """Holds up to `capacity` bytes, a message of up to `message_bytes` at a time. For one event loop.
+
+    patience_seconds: how long a call that brings no deadline may wait and take to arrive.
+    """
+
+    capacity: int
+    message_bytes: int
+    patience_seconds: float = 10.0
+    held: int = 0
+    _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    @classmethod
+    def within(cls, memory_bytes: int, message_bytes: int, patience_seconds: float = 10.0) -> Room:
+        """For a process that may take `memory_bytes`; on a small machine, messages are smaller than asked for."""
+        capacity = memory_bytes // _SHARE
+        return cls(capacity, min(message_bytes, capacity // _SIDE_BY_SIDE), patience_seconds)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Callable[[int], None]]:
+        """Holds room for a message of any size; what it yields is told the size when it is known.
+
+        Raises QueueFull where too many wait already.
+        """
+        await self._enter()
+        taken = self.message_bytes
+
+        def settle(size: int) -> None:
+            nonlocal taken
+            taken, before = size, taken
+            self._leave(before - size)
+
+        try:
+            yield settle
+        finally:
+            self._leave(taken)
+
+    async def _enter(self) -> None:
+        if not self._waiting and self._fits():
+            self.held += self.message_bytes
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            raise QueueFull("too many messages are on their way in already; try again shortly")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(self.message_bytes)
+            else:
+                with suppress(ValueError):  # it may have been passed over already
+                    self._waiting.remove(turn)
+            raise
+
+    def _fits(self) -> bool:
+        return self.held + self.message_bytes <= self.capacity or not self.held
+
+    def _leave(self, size: int) -> None:
+        self.held -= size
+        while self._waiting and self._fits():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.held += self.message_bytes
+                turn.set_result(None)
+
+
+def held(handler: grpc.RpcMethodHandler[Any, Any], room: Room) -> grpc.RpcMethodHandler[Any, Any]:
+    """A unary method whose message is read once there is room for it, and has it until it is answered.
+
+    To gRPC the request is a stream, of one message: on the wire that is the same, and it leaves the reading to us.
+    What goes wrong on the way reaches the method in the message's place, as an OfframpError.
+    """
+    answer: Any = handler.unary_unary
+    deserialize = handler.request_deserializer
+    if answer is None or deserialize is None:
+        return handler  # a stream, which reads its messages one by one
+
+    async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            async with room.reading() as settle:
+                data = await asyncio.wait_for(context.read(), room.patience_seconds)
+                if data is EOF:
+                    return await answer(InvalidInput("the call brought no message"), context)
+                settle(len(data))
+                return await answer(deserialize(data), context)
+        except QueueFull as error:
+            return await answer(error, context)
+        except TimeoutError:
+            return await answer(DeadlineExceeded("the message did not arrive in time"), context)
+
+    return grpc.stream_unary_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)

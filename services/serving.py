@@ -1,0 +1,119 @@
+"""What a tier serves: its models, each with a queue and a front of its own, found by hash or by name and version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from services.bundle import Bundle, Manifest
+from services.bundles import newest_last
+from services.describing import Describer
+from services.domain import Segment
+from services.errors import ModelMismatch, UnknownModel
+from services.front import FixedFront, Front
+from services.limiter import Limiter
+from services.preparing import Preparer
+from services.tier import TierRuntime
+
+
+@dataclass(slots=True)
+class Served:
+    """One model of a tier: what runs it, how many requests it holds, who prepares plans, and who answers in front.
+
+    segments: what is made ready before it serves. warmup_seconds: what that took. failed, failed_seconds: requests
+    that it had and could not answer, and how long it had them.
+    """
+
+    bundle: Bundle
+    runtime: TierRuntime
+    limiter: Limiter
+    preparer: Preparer
+    front: Front = field(init=False)
+    describer: Describer = field(init=False)
+    segments: tuple[Segment, ...] = field(init=False)
+    warmup_seconds: float | None = None
+    failed: int = 0
+    failed_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.front = FixedFront(self.runtime)
+        self.describer = Describer(self.runtime)
+        self.segments = (Segment(0, self.manifest.last),)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Counts the body as a failed request where it ends with an error."""
+        started = time.monotonic()
+        try:
+            yield
+        except Exception:
+            self.failed += 1
+            self.failed_seconds += time.monotonic() - started
+            raise
+
+    def close(self) -> None:
+        """Lets go of what prepares and what runs."""
+        self.preparer.close()
+        self.runtime.close()
+
+
+class Models:
+    """The models of one tier, in the order they were given. `limiter` holds for all of them together."""
+
+    def __init__(self, served: Iterable[Served], limiter: Limiter):
+        self._served = tuple(served)
+        self.limiter = limiter
+        self._by_hash = {each.manifest.model_hash: each for each in self._served}
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._served)
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    @property
+    def first(self) -> Served:
+        return self._served[0]
+
+    def by_hash(self, model_hash: str) -> Served:
+        """The model of that hash. Raises ModelMismatch naming it and what is held."""
+        found = self._by_hash.get(model_hash)
+        if found is None:
+            tier, held = self.first.runtime.tier.label, ", ".join(sorted(self._by_hash))
+            models = f"{held}" if len(self) == 1 else f"{len(self)} models, but not that one: {held}"
+            raise ModelMismatch(f"the request names model {model_hash[:64]}, this {tier} holds {models}")
+        return found
+
+    def named(self, name: str, version: str = "") -> Served:
+        """The model of that name and version; an empty version is the newest. Raises UnknownModel."""
+        versions = {each.manifest.version: each for each in self._served if each.manifest.name == name}
+        if not versions:
+            raise UnknownModel(f"no model is called {name[:60]!r}; there is {self._names()}")
+        known = newest_last(versions)
+        if version and version not in versions:
+            raise UnknownModel(f"model {name!r} has version {', '.join(known)}, not {version[:20]!r}")
+        return versions[version or known[-1]]
+
+    def described(self, name: str, version: str = "") -> Served:
+        """As `named`; an empty name is the only model there is, so that a client can find out what is served."""
+        if not name and len({each.manifest.name for each in self._served}) == 1:
+            name = self.first.manifest.name
+        return self.named(name, version)
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of the model called `name`, newest last."""
+        return newest_last(each.manifest.version for each in self._served if each.manifest.name == name)
+
+    def close(self) -> None:
+        """Lets go of all of them."""
+        for each in self._served:
+            each.close()
+
+    def _names(self) -> str:
+        return ", ".join(repr(name) for name in dict.fromkeys(each.manifest.name for each in self._served))
