@@ -1,12 +1,16 @@
 # Offramp: `make run` shows it working, `make test` tests it. Everything lives in .venv and out/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint proto bench up down docs clean
+.PHONY: help run test compat lint proto bench up down docs lock audit sbom clean
 
 ARGS ?=
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+kserve_VERSION := 0.21.0
+mlserver_VERSION := 1.7.1
+TOOLS := uv==0.13.8 pip-audit==2.10.1 cyclonedx-bom==7.5.0
+LOCK = out/tools/bin/uv pip compile --quiet --no-config --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 help: ## Show this list
@@ -17,6 +21,14 @@ run: .venv/.installed-run ## Three tiers and two links on this machine, real inp
 
 test: .venv/.installed-dev ## All tests; what needs Docker or data sets is skipped where they are absent
 	@$(BIN)/python -m pytest $(ARGS)
+
+compat: out/compat/kserve/.installed out/compat/mlserver/.installed ## Environments with the clients of others, for their tests
+
+out/compat/%/.installed: | .venv/bin/python
+	@echo "installing $*'s client into out/compat/$* …"
+	@$(PYTHON) -m venv out/compat/$*
+	@out/compat/$*/bin/python -m pip --disable-pip-version-check install --quiet $*==$(or $($*_VERSION),$(error no version of $*))
+	@touch $@
 
 lint: .venv/.installed-dev ## Style, types, import contracts, and stubs that match their sources
 	@$(BIN)/ruff check .
@@ -37,14 +49,39 @@ bench: .venv/.installed-dev ## Benchmarks: links, the hop, the planner, sessions
 	@$(BIN)/python -m benchmarks.codecs --json out/bench/codecs.json
 	@$(BIN)/python -m benchmarks.link_estimates --json out/bench/link_estimates.json
 
-up: ## The testbed in containers: the public door is 127.0.0.1:8001 (gRPC)
-	@docker compose up -d --build --wait
+up: ## The testbed in containers, with Prometheus, and Grafana where its image can be had
+	@if docker compose --profile monitoring pull --quiet --policy missing grafana 2>/dev/null; then profile="--profile monitoring"; \
+	else echo "Grafana's image cannot be pulled; everything else comes up"; fi; \
+	docker compose $$profile up -d --build --wait
 
 down: ## Stop and remove the containers
-	@docker compose down
+	@docker compose --profile monitoring down
 
-docs: .venv/.installed-dev ## Generate the reference pages under docs/ from the code
+docs: .venv/.installed-dev ## Generate the reference pages under docs/ from the code, and the site from all pages
 	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+lock: out/tools/.installed ## Pin all the image installs, with hashes, into deploy/*.lock
+	@$(LOCK) --constraints constraints.txt --output-file deploy/requirements.lock pyproject.toml
+	@echo 'setuptools>=77' | $(LOCK) --output-file deploy/build.lock -
+
+audit: out/tools/.installed ## Known vulnerabilities of all the image installs
+	@$(BIN)/python deploy/audit.py out/tools/bin/pip-audit
+
+sbom: out/tools/.installed out/runtime/.installed ## What the image installs, as CycloneDX JSON: out/sbom.json
+	@out/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o out/sbom.json out/runtime/bin/python
+
+out/tools/.installed: | .venv/bin/python
+	@echo "installing tools for the supply chain into out/tools …"
+	@$(PYTHON) -m venv out/tools
+	@out/tools/bin/python -m pip --disable-pip-version-check install --quiet $(TOOLS)
+	@touch $@
+
+out/runtime/.installed: deploy/requirements.lock
+	@rm -rf out/runtime
+	@$(PYTHON) -m venv --without-pip out/runtime
+	@$(PYTHON) -m pip --disable-pip-version-check --python out/runtime/bin/python install --quiet --no-deps --require-hashes -r $<
+	@touch $@
 
 clean: ## Remove what was built or written here, the virtual environment included
 	rm -rf .venv out build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -35,7 +35,7 @@ _GAIN = 1.5  # about what SiLU and the gates take away
 
 def efficientnet_b0(seed: int = 0, shape: tuple[int, int, int] = SHAPE, classes: int = CLASSES) -> onnx.ModelProto:
     """input float32 [n, *shape] → logits float32 [n, classes]; weights scaled so that activations stay near 1."""
-    drawing = _Drawing(np.random.default_rng(seed))
+    drawing = Drawing(np.random.default_rng(seed))
     tensor, channels = drawing.silu(drawing.conv("input", shape[0], 32, 3, stride=2)), 32
     for expansion, kernel, stride, outputs, blocks in _STAGES:
         for block in range(blocks):
@@ -71,7 +71,7 @@ def in_memory(graph: onnx.ModelProto) -> Bundle:
 
 
 @dataclass(slots=True)
-class _Drawing:
+class Drawing:
     """A graph while it is drawn; each method adds nodes and returns the name of the tensor they make."""
 
     rng: np.random.Generator

@@ -1,8 +1,8 @@
-"""What one hop costs: a forwarded request, less its compute, against a bare grpc.aio call of the same bytes.
+"""What one hop costs: a forwarded request, less its compute, against bare grpc.aio calls of the same bytes.
 
-Both servers are processes of their own on this machine, with the same channel options and allocator settings;
-calls alternate, so that whatever else the machine does hits both. The bare call sends the activation's bytes
-raw and gets back as many bytes as our reply has. No link is emulated: there is no delay to subtract.
+All servers are processes of their own on this machine, with the same channel options and allocator settings; all kinds
+of calls alternate, so that whatever else the machine does hits them all. The bare calls send the activation's bytes
+raw and get back as many bytes as our reply has. No link is emulated: there is no delay to subtract.
 """
 
 from __future__ import annotations
@@ -10,41 +10,46 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import bare
 from services import bundle, process
 from services.bundle import ExitSpec, InputSpec, Manifest
-from services.client import GrpcNextTier, channel_options
+from services.client import GrpcNextTier
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.partition import partition
-from testbed.local import part
+from services.uplink import Transport, Uplink
+from testbed.local import Part, part
 
-SIZES = {"1 KiB": 1 << 10, "32 KiB": 32 << 10, "256 KiB": 256 << 10, "1 MiB": 1 << 20}
-TARGET_RATIO = 2.0
-_ECHO = "/benchmarks.Bare/Echo"
+SIZES = {"1 KiB": 1 << 10, "16 KiB": 16 << 10, "150 KiB": 150 << 10, "256 KiB": 256 << 10, "1 MiB": 1 << 20}
+TARGETS = {"hop": 2.0, "mebibyte": 1.3, "added": 1.25}
+"""Of a hop over a bare call, of one of 1 MiB, and of an added tier over a round trip on a bare stream."""
+ADDED_SIZES = ("16 KiB", "150 KiB")
+OURS: tuple[Transport, ...] = ("exchange", "unary")
+
+Timed = Callable[[], Awaitable[float]]
+"""Does one call; returns the seconds of it that were compute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Microseconds per call: medians with quartiles, and the ratio of the medians."""
+    """Microseconds per call by kind: lower quartile, median, upper quartile. `ratios`: of medians."""
 
     size: str
     calls: int
-    bare_us: tuple[float, float, float]
-    hop_us: tuple[float, float, float]
-    ratio: float
+    microseconds: dict[str, tuple[float, float, float]]
+    ratios: dict[str, float]
 
 
 def sized_bundle(path: Path, nbytes: int) -> Path:
@@ -75,74 +80,97 @@ def sized_bundle(path: Path, nbytes: int) -> Path:
     return path
 
 
-async def measure(name: str, nbytes: int, calls: int, folder: Path) -> Result:
-    """Alternates `calls` hops and bare calls of `nbytes`, after a warm-up."""
-    path = sized_bundle(folder / str(nbytes), nbytes)
-    loaded = bundle.load(path)
-    async with AsyncExitStack() as stack:
-        served = ("edge_node", "--bundle", str(path), "--listen", "127.0.0.1:0")
-        edge = await stack.enter_async_context(part("edge", served, path / "edge.log"))
-        bare = await stack.enter_async_context(part("bare", ("benchmarks.hop", "--serve"), path / "bare.log"))
-        next_tier = GrpcNextTier(Tier.DEVICE, edge.address, 2)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(bare.address, channel_options()))
-        last = loaded.manifest.last
-        plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, last), "fp32")))
-        activation = np.random.default_rng(0).normal(size=(1, nbytes // 4)).astype(np.float32)
-        request = Request("bench", loaded.manifest.model_hash, plan, 0, activation, Deadline.after(600))
-        hops, echoes = await _alternate(next_tier, channel, request, calls)
-        await next_tier.close()
-    ratio = statistics.median(hops) / statistics.median(echoes)
-    return Result(name, calls, _quartiles(echoes), _quartiles(hops), round(ratio, 3))
+@asynccontextmanager
+async def node(name: str, path: Path, *arguments: str) -> AsyncIterator[Part]:
+    """An edge or cloud node that serves the bundle at `path`, and writes no line for each request."""
+    given = (f"{name}_node", "--bundle", str(path), "--listen", "127.0.0.1:0", *arguments)
+    async with part(name, (*given, "--metrics-listen", "-"), path / f"{name}.log") as running:
+        yield running
 
 
-async def _alternate(
-    next_tier: GrpcNextTier, channel: grpc.aio.Channel, request: Request, calls: int
-) -> tuple[list[float], list[float]]:
-    hops: list[float] = []
-    echoes: list[float] = []
-    reply_bytes = (await next_tier.infer(request, "fp32")).bytes_down
-    echo = channel.unary_unary(_ECHO)
-    message = reply_bytes.to_bytes(4, "little") + request.activation.tobytes()
-    for index in range(calls + calls // 5):
-        started = time.perf_counter()
+def asking(path: Path, stages: tuple[Stage, ...], nbytes: int) -> Request:
+    activation = np.random.default_rng(0).normal(size=(1, nbytes // 4)).astype(np.float32)
+    return Request("bench", bundle.load(path).manifest.model_hash, Plan(stages), 0, activation, Deadline.after(3600))
+
+
+def hopping(next_tier: GrpcNextTier, request: Request) -> Timed:
+    async def call() -> float:
         forwarded = await next_tier.infer(request, "fp32")
-        hop = time.perf_counter() - started - forwarded.response.trace.hops[0].compute_seconds
-        started = time.perf_counter()
-        await echo(message, timeout=10)
-        bare = time.perf_counter() - started
-        if index >= calls // 5:
-            hops.append(1e6 * hop)
-            echoes.append(1e6 * bare)
-    return hops, echoes
+        return sum(hop.compute_seconds for hop in forwarded.response.trace.hops)
+
+    return call
 
 
-async def _serve_bare() -> None:
-    async def echo(request: bytes, context: object) -> bytes:
-        return bytes(int.from_bytes(request[:4], "little"))
+def plainly(call: Callable[[bytes], Awaitable[None]], message: bytes) -> Timed:
+    async def plain() -> float:
+        await call(message)
+        return 0.0
 
-    process.tune_allocator()
-    server = grpc.aio.server(options=channel_options())
-    handler = grpc.unary_unary_rpc_method_handler(echo)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Bare", {"Echo": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(json.dumps({"event": "ready", "address": f"127.0.0.1:{port}"}), flush=True)
-    await server.wait_for_termination()
+    return plain
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
+async def measure(name: str, nbytes: int, calls: int, folder: Path) -> Result:
+    """Alternates hops over both transports with bare calls of `nbytes`; for some sizes, two hops as well."""
+    path = sized_bundle(folder / str(nbytes), nbytes)
+    last = bundle.load(path).manifest.last
+    whole = Segment(0, last)
+    async with AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(node("cloud", path))
+        edge = await stack.enter_async_context(node("edge", path, "--next", cloud.address))
+        raw = await stack.enter_async_context(bare.serving(path / "bare.log"))
+        below = Stage(Tier.DEVICE, Segment(0, 0))
+        direct = asking(path, (below, Stage(Tier.CLOUD, whole)), nbytes)
+        kinds: dict[str, Timed] = {}
+        for transport in OURS:
+            uplink = Uplink(Tier.DEVICE, cloud.address, transport=transport)
+            stack.push_async_callback(uplink.close)
+            kinds[transport] = hopping(GrpcNextTier(uplink, 2), direct)
+        reply_bytes = (await GrpcNextTier(uplink, 2).infer(direct, "fp32")).bytes_down
+        message = bare.asking_for(reply_bytes, direct.activation.tobytes())
+        kinds |= {"bare unary": plainly(raw.unary, message), "bare stream": plainly(raw.stream, message)}
+        if name in ADDED_SIZES:
+            uplink = Uplink(Tier.DEVICE, edge.address)
+            stack.push_async_callback(uplink.close)
+            stages = (below, Stage(Tier.EDGE, Segment(0, 0)), Stage(Tier.CLOUD, whole))
+            kinds["two hops"] = hopping(GrpcNextTier(uplink, 2), asking(path, stages, nbytes))
+        return _result(name, await alternate(kinds, calls))
+
+
+async def alternate(kinds: dict[str, Timed], calls: int) -> dict[str, list[float]]:
+    """Microseconds of `calls` calls of each kind, in turn, less compute; after a fifth as many that do not count."""
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for index in range(calls + calls // 5):
+        for kind, call in kinds.items():
+            started = time.perf_counter()
+            compute = await call()
+            if index >= calls // 5:
+                found[kind].append(1e6 * (time.perf_counter() - started - compute))
+    return found
+
+
+def _result(name: str, found: dict[str, list[float]]) -> Result:
+    times = {kind: quartiles(values) for kind, values in found.items()}
+    medians = {kind: middle for kind, (_, middle, _) in times.items()}
+    over = [(ours, plain) for ours in OURS for plain in ("bare unary", "bare stream")]
+    ratios = {f"{ours} / {plain}": medians[ours] / medians[plain] for ours, plain in over}
+    if "two hops" in medians:
+        ratios["added / bare stream"] = (medians["two hops"] - medians["exchange"]) / medians["bare stream"]
+    return Result(name, len(found["exchange"]), times, {what: round(ratio, 3) for what, ratio in ratios.items()})
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
     low, middle, high = np.percentile(values, (25, 50, 75))
     return round(float(low), 1), round(float(middle), 1), round(float(high), 1)
 
 
 def _shown(results: list[Result]) -> Table:
-    table = Table(title="One hop less its compute, against a bare grpc.aio call", title_justify="left")
-    for column in ("activation", "bare p50 us (quartiles)", "hop p50 us (quartiles)", "ratio"):
+    table = Table(title="One hop less its compute, against bare grpc.aio calls; p50 us", title_justify="left")
+    kinds, ratios = list(results[1].microseconds), list(results[1].ratios)
+    for column in ("activation", *kinds, *ratios):
         table.add_column(column, justify="right")
     for r in results:
-        cells = (f"{middle:,.0f} ({low:,.0f}–{high:,.0f})" for low, middle, high in (r.bare_us, r.hop_us))
-        colour = "green" if r.ratio <= TARGET_RATIO else "red"
-        table.add_row(r.size, *cells, f"[{colour}]{r.ratio:.2f}[/]")
+        times = (f"{r.microseconds[kind][1]:,.0f}" if kind in r.microseconds else "" for kind in kinds)
+        table.add_row(r.size, *times, *(f"{r.ratios[what]:.2f}" if what in r.ratios else "" for what in ratios))
     return table
 
 
@@ -151,17 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hop", description=__doc__)
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--calls", type=int, default=400, help="calls of each kind per size")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        asyncio.run(_serve_bare())
-        return
     process.tune_allocator()
     with tempfile.TemporaryDirectory() as folder:
         results = [asyncio.run(measure(name, size, arguments.calls, Path(folder))) for name, size in SIZES.items()]
     Console().print(_shown(results))
     if arguments.json:
-        found = {"target_ratio": TARGET_RATIO, "results": [asdict(result) for result in results]}
+        found = {"target_ratios": TARGETS, "results": [asdict(result) for result in results]}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

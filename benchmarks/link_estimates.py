@@ -34,6 +34,7 @@ from services.client import GrpcNextTier
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.link import LinkEstimator
 from services.probing import Prober
+from services.uplink import Uplink
 from testbed.local import part
 from testbed.traces import read_trace
 
@@ -90,17 +91,18 @@ class Bench:
     @asynccontextmanager
     async def next_tier(self) -> AsyncIterator[Caller]:
         """A fresh channel that has connected, and knows nothing."""
-        tier = GrpcNextTier(Tier.DEVICE, self.address, 2)
+        uplink = Uplink(Tier.DEVICE, self.address)
         try:
-            yield Caller(tier, bundle.load(self.path).manifest.model_hash)
+            yield Caller(uplink, GrpcNextTier(uplink, 2), bundle.load(self.path).manifest.model_hash)
         finally:
-            await tier.close()
+            await uplink.close()
 
 
 @dataclass(slots=True)
 class Caller:
     """Calls of any number of KiB."""
 
+    uplink: Uplink
     tier: GrpcNextTier
     model_hash: str
 
@@ -114,7 +116,7 @@ class Caller:
         return time.perf_counter() - started - forwarded.encode_seconds - forwarded.response.trace.seconds
 
     async def connect(self) -> None:
-        await self.tier.probe(0, 5)  # not recorded: it connects
+        await self.uplink.probe(0, 5)  # not recorded: it connects
 
     @property
     def mbit(self) -> float:
@@ -182,7 +184,7 @@ async def step(bench: Bench, before: float, after: float, seed: int) -> Row:
 
 @asynccontextmanager
 async def probing(caller: Caller) -> AsyncIterator[Prober]:
-    stop, prober = asyncio.Event(), Prober(caller.tier)
+    stop, prober = asyncio.Event(), Prober(caller.uplink)
     task = asyncio.create_task(prober.run(stop))
     try:
         yield prober

@@ -4,48 +4,37 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+import grpc
 from rich.console import Group
 from rich.table import Table
 
-from device_agent.client import AsyncClient, ModelInfo, Prediction
+from device_agent.client import AsyncClient, Prediction
+from device_agent.inputs import read
+from services import tls_hints
 from services.errors import DeadlineExceeded, InvalidInput, NotImplementedHere, Unavailable
 
-_IMAGES = (".png", ".jpg", ".jpeg")
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 _COLOURS = {"queue": "red", "decode": "cyan", "compute": "green", "encode": "blue", "network": "yellow"}
 _WIDTH = 36
-_MAX_PIXELS = 50_000_000
-_MAX_ARRAY_BYTES = 64 << 20
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    TokenError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""What decoders raise for files that are not what they say."""
-
 Asked = tuple[Path, list[Prediction]]
 
 
-async def ask(target: str, model: str, files: list[Path], timeout_seconds: float) -> list[Asked]:
+async def ask(
+    target: str,
+    model: str,
+    files: list[Path],
+    timeout_seconds: float,
+    credentials: grpc.ChannelCredentials | None = None,
+    token: str | None = None,
+) -> list[Asked]:
     """One request per file. Raises InvalidInput for a file that cannot be read or does not fit the model."""
     for file in files:
         if not file.is_file():
             raise InvalidInput(f"{file}: {'a directory, give files' if file.is_dir() else 'no such file'}")
     found: list[Asked] = []
-    async with AsyncClient(target, timeout_seconds) as client:
+    async with AsyncClient(target, timeout_seconds, credentials, token) as client:
         try:
             info = await client.model(model)
         except NotImplementedHere:
@@ -53,7 +42,7 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
                 f"{target} is not a device agent; give --target the address of its public door"
             ) from None
         except Unavailable:
-            raise Unavailable(f"no device agent answers at {target}; 'offramp up' starts one") from None
+            raise Unavailable(_nobody(target, credentials)) from None
         for file in files:
             samples, name = read(file, info)
             try:
@@ -63,52 +52,18 @@ async def ask(target: str, model: str, files: list[Path], timeout_seconds: float
     return found
 
 
+def _nobody(target: str, credentials: grpc.ChannelCredentials | None) -> str:
+    """To gRPC a server that speaks TLS looks like one that is away."""
+    hint = "'offramp up' starts one"
+    if credentials is not None:
+        hint = "it is away, speaks no TLS, is not signed by --ca, or wants another --cert"
+    elif tls_hints.why(target, None) is not None:
+        hint = "it speaks TLS: give --ca"
+    return f"no device agent answers at {target}; {hint}"
+
+
 def _id_of(file: Path) -> str:
     return file.name.encode(errors="replace").decode()[:100]
-
-
-def read(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
-    """The samples in `file`, and the name of the input they fit: uint8 [N, H, W, C] or float32 [N, …]."""
-    if file.suffix.lower() in _IMAGES:
-        if info.image_shape is None:
-            raise InvalidInput(f"{file}: model {info.name!r} does not take images; give a .npy of its input")
-        return _image(file, info.image_shape), "image"
-    if file.suffix.lower() == ".npy":
-        return _array(file, info)
-    raise InvalidInput(f"{file}: give .png, .jpg or .npy")
-
-
-def _image(file: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    height, width, channels = shape
-    try:
-        with Image.open(file, formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise InvalidInput(f"{file}: more than {_MAX_PIXELS:,} pixels")
-            fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except _UNREADABLE as error:
-        raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not an image that can be read'}") from None
-    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
-
-
-def _array(file: Path, info: ModelInfo) -> tuple[npt.NDArray[Any], str]:
-    try:
-        array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="r")  # only .npy, nothing read yet
-    except _UNREADABLE as error:
-        raise InvalidInput(f"{file}: {getattr(error, 'strerror', None) or 'not a .npy array of numbers'}") from None
-    if array.dtype.kind not in "buif" or array.nbytes > _MAX_ARRAY_BYTES:
-        raise InvalidInput(f"{file}: not a .npy array of real numbers below {_MAX_ARRAY_BYTES:,} bytes")
-    if array.dtype == np.uint8 and info.image_shape is not None:
-        fits, name = info.image_shape, "image"
-        if fits[2] == 1 and array.shape[-2:] == fits[:2] and array.ndim in (2, 3):
-            array = array.reshape(-1, *fits)
-    else:
-        fits, name = info.input_shape, info.input_name
-        with np.errstate(over="ignore"):  # what is infinite then is refused by the tier
-            array = array.astype(np.float32)
-    array = array[None] if array.shape == fits else array
-    if array.shape[1:] != fits:
-        raise InvalidInput(f"{file}: shape {list(array.shape)} does not fit {name!r}, [N, {', '.join(map(str, fits))}]")
-    return array, name
 
 
 def as_json(file: Path, answer: Prediction) -> dict[str, Any]:

@@ -6,9 +6,16 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
-def status(address: str, service: str, timeout_seconds: float) -> str:
+def status(
+    address: str, service: str, timeout_seconds: float, credentials: grpc.ChannelCredentials | None = None
+) -> str:
     """SERVING, NOT_SERVING, or why there is no answer."""
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    with (
+        grpc.insecure_channel(address, options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options)
+    ) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds)

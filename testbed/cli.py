@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from services.errors import InvalidInput, OfframpError, SettingsError
-from testbed.commands import bench, explain, paper, partition, profile, testbed_up
+from testbed.commands import bench, certs, chaos, explain, paper, partition, places, privacy, profile, testbed_up, watch
+from testbed.commands.credentials import CaOption, CertOption, KeyOption, TokenOption, asking
 from testbed.commands.waiting import Interrupted, wait_for
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ def _root(show_version: Annotated[bool, typer.Option("--version", help="Print th
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 it did not work, 2 it was asked for wrongly."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of what it says, we say, in one line
     try:
         app()
     except (InvalidInput, SettingsError) as error:
@@ -66,6 +68,8 @@ def main() -> None:
 
 app.command("run", epilog=testbed_up.RUN_EPILOG)(testbed_up.run)
 app.command("up", epilog=testbed_up.UP_EPILOG)(testbed_up.up)
+app.command("chaos", epilog=chaos.EPILOG)(chaos.chaos)
+app.command("watch", epilog=watch.EPILOG)(watch.watch)
 
 
 @app.command(epilog="Example: offramp infer digit.png --target 127.0.0.1:8001")
@@ -74,12 +78,17 @@ def infer(
     target: Annotated[str, typer.Option("--target", help="The device agent, HOST:PORT.")] = "127.0.0.1:8001",
     model: Annotated[str, typer.Option("--model", help="Name of the model; none: the one that is served.")] = "",
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, max=3600, help="Seconds for each answer.")] = 10.0,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running device agent about images: label, confidence, tier, exit and where the time went."""
     from testbed import ask
 
-    found = wait_for(ask.ask(target, model, files, timeout))
+    how = asking(target, ca, cert, key, token_file)
+    found = wait_for(ask.ask(target, model, files, timeout, how.credentials, how.token))
     if as_json:
         print(json.dumps([ask.as_json(file, answer) for file, answers in found for answer in answers], indent=2))
         return
@@ -100,6 +109,7 @@ def train(
     """Train a three-exit network, calibrate it, and write it as a bundle with its model card."""
     from testbed import learn
 
+    places.folder(out)
     learn.train(dataset.value, out, data, epochs, seed, resume, Console())
 
 
@@ -157,6 +167,8 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 app.command("partition", epilog=partition.EPILOG)(partition.partition)
 app.command("profile", epilog=profile.EPILOG)(profile.profile)
 app.command("explain", epilog=explain.EPILOG)(explain.explain)
+app.command("privacy", epilog=privacy.EPILOG)(privacy.privacy)
+app.command("certs", epilog=certs.EPILOG)(certs.certs)
 paper.register(app)
 app.add_typer(bench.app, name="bench")
 
@@ -166,11 +178,14 @@ def health(
     addr: Annotated[str, typer.Option("--addr", help="Address of the tier, HOST:PORT.")] = "127.0.0.1:8001",
     service: Annotated[str, typer.Option("--service", help="Service to ask about; none: the whole server.")] = "",
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait.")] = 2.0,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Ask a tier whether it serves: exit code 0 if it does, 1 if not."""
     from testbed import checking
 
-    status = checking.status(addr, service, timeout)
+    status = checking.status(addr, service, timeout, asking(addr, ca, cert, key).credentials)
     print(status)
     if status != "SERVING":
         raise typer.Exit(1)

@@ -24,11 +24,11 @@ from rich.table import Table
 from device_agent.client import AsyncClient
 from services import bundle
 from services.bundle import Bundle, Manifest
-from services.client import GrpcNextTier
 from services.domain import Plan, Tier, TierProfile
 from services.errors import OfframpError
 from services.model import Model
 from services.profile import Measured
+from services.uplink import Uplink
 from testbed import figures, load, local, plans, report
 from testbed.load import Outcome
 from testbed.local import Testbed, TestbedSettings
@@ -135,11 +135,11 @@ async def _submit(
     async with AsyncClient(testbed.device.address) as client:
         change = asyncio.create_task(_change(testbed, settings, half))
         with Live(progress, console=console, refresh_per_second=8):
-            images = _with_channels(split.images)
+            images = with_channels(split.images)
             outcomes = await load.submit(client, manifest.name, images, split.labels, settings.seed, in_flight, count)
         console.print()
         legs = await change
-        profiles = await _profiles(testbed, settings, len(manifest.labels))
+        profiles = await _profiles(testbed, settings)
     testbed.check()
     return _Run(outcomes, legs, profiles)
 
@@ -154,9 +154,9 @@ async def _change(testbed: Testbed, settings: TestbedSettings, half: asyncio.Eve
     return [first, Leg(time.perf_counter() - began, settings.then, settings.edge_cloud)]
 
 
-async def _profiles(testbed: Testbed, settings: TestbedSettings, classes: int) -> dict[Tier, TierProfile]:
+async def _profiles(testbed: Testbed, settings: TestbedSettings) -> dict[Tier, TierProfile]:
     """What each machine can do: edge and cloud say it, and the device is this very machine, slowed down."""
-    edge = GrpcNextTier(Tier.DEVICE, testbed.edge.address, classes)
+    edge = Uplink(Tier.DEVICE, testbed.edge.address)
     try:
         told = {profile.tier: profile for profile in (await edge.describe(_ASK_SECONDS)).profiles}
     finally:
@@ -231,7 +231,8 @@ def _cuts(outcome: Outcome) -> list[tuple[int, str]]:
     return [(below.segment.end, above.codec) for below, above in pairwise(stages)]
 
 
-def _with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """uint8 [N, H, W] or [N, H, W, C] as [N, H, W, C]."""
     return images[..., None] if images.ndim == 3 else images
 
 
@@ -240,3 +241,7 @@ def _show_addresses(testbed: Testbed, console: Console) -> None:
     for part in testbed.parts:
         table.add_row(part.name, part.address, part.announced.get("control", ""), str(part.process.pid))
     console.print(table)
+    if (page := testbed.device.announced.get("console", "-")) != "-":
+        console.print(f"Live console: [bold]{page}[/]")
+    for tier in (testbed.device, testbed.edge, testbed.cloud):
+        console.print(f"Metrics of the {tier.name}: {tier.announced['metrics']}")

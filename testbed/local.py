@@ -14,14 +14,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from services.domain import Deadline
+from services.domain import Deadline, Tier
 from services.errors import OfframpError, SettingsError
 from testbed.traces import parse_duration, parse_rate
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0
 _POLL_SECONDS = 0.02
+_WRONG_SETTINGS = 2  # the exit code of a tier
+_COMPLAINTS = tuple(f"{tier.label}: " for tier in Tier)
 _LOG_TAIL = 5
 
 
@@ -58,7 +61,8 @@ class LinkAsked:
 class TestbedSettings:
     """What runs: the bundle, the two links, how much slower than this machine the lower tiers are, and the door.
 
-    `then`: what the link between device and edge becomes half way through a run; None: it stays as it is.
+    console: where the device's page is served, HOST:PORT; -: nowhere. then: what the link between device and edge
+    becomes half way through a run; None: it stays as it is.
     """
 
     __test__ = False
@@ -73,16 +77,18 @@ class TestbedSettings:
     device_slowdown: float = 1.0
     edge_slowdown: float = 1.0
     then: LinkAsked | None = None
+    console: str = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One running process: its name, and the addresses it announced."""
+    """One running process: its name, the addresses it announced, where it writes, and how it was started."""
 
     name: str
     process: asyncio.subprocess.Process
     announced: dict[str, str]
     log: Path
+    arguments: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -137,7 +143,8 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
             return await start(name, "testbed.links", *listen, *control, *asked.arguments)
 
         served = ("--bundle", str(settings.bundle))
-        free = ("--listen", "127.0.0.1:0")
+        anywhere = ("--metrics-listen", "127.0.0.1:0")
+        free = ("--listen", "127.0.0.1:0", *anywhere)
         cloud = await start("cloud-node", "cloud_node", *served, *free)
         far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
         slower = ("--compute-slowdown", str(settings.edge_slowdown))
@@ -145,7 +152,9 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         near = await link("link-device-edge", settings.device_edge, edge.address)
         plan = ("--splits", settings.splits) if settings.splits else ()
         slowest = ("--compute-slowdown", str(settings.device_slowdown))
-        door = ("--listen", settings.listen, "--next", near.address, *slowest, *plan)
+        controls = ",".join((near.announced["control"], far.announced["control"]))
+        watched = ("--console-listen", settings.console, "--link-control", controls)
+        door = ("--listen", settings.listen, *anywhere, *watched, "--next", near.address, *slowest, *plan)
         device = await start("device-agent", "device_agent", *served, *door)
         yield Testbed(device, near, edge, far, cloud)
 
@@ -167,8 +176,38 @@ async def part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[
 
     It writes straight to `log`: were its lines piped through this process, they would slow what this one measures.
     """
+    process = await _launched(arguments, log)
+    try:
+        yield Part(name, process, await _announced(name, process, log), log, tuple(arguments))
+    finally:
+        await stop(process)
+
+
+async def again(ended: Part, log: Path) -> Part:
+    """Starts a tier that ended once more, at the addresses it had; its caller stops it.
+
+    Raises TestbedError where it does not come up.
+    """
+    address, metrics = ended.announced["address"], ended.announced["metrics"]
+    doors = ("--listen", address, "--metrics-listen", urlsplit(metrics).netloc)
+    arguments = (*_without(ended.arguments, ("--listen", "--metrics-listen")), *doors)
+    process = await _launched(arguments, log)
+    try:
+        return Part(ended.name, process, await _announced(ended.name, process, log), log, arguments)
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """`arguments` less these options, each with its value."""
+    dropped = {at + step for at, each in enumerate(arguments) if each in options for step in (0, 1)}
+    return [each for at, each in enumerate(arguments) if at not in dropped]
+
+
+async def _launched(arguments: Sequence[str], log: Path) -> asyncio.subprocess.Process:
     with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "testbed.child",
@@ -177,10 +216,6 @@ async def part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[
             stderr=asyncio.subprocess.STDOUT,
             process_group=0,  # Ctrl-C reaches only us, so that the parts drain in order
         )
-    try:
-        yield Part(name, process, await _announced(name, process, log), log)
-    finally:
-        await _stop(process)
 
 
 async def _announced(name: str, process: asyncio.subprocess.Process, log: Path) -> dict[str, str]:
@@ -191,6 +226,8 @@ async def _announced(name: str, process: asyncio.subprocess.Process, log: Path) 
             if said := _announcement(line):
                 return said
         await asyncio.sleep(_POLL_SECONDS)
+    if (lines := _lines(log)) and lines[-1].startswith(_COMPLAINTS):  # it says itself what is wrong with it
+        raise (SettingsError if process.returncode == _WRONG_SETTINGS else TestbedError)(lines[-1])
     raise TestbedError(f"{name} did not start{_tail(log)}")
 
 
@@ -203,7 +240,7 @@ def _announcement(line: bytes) -> dict[str, str] | None:
     return said if isinstance(said, dict) and said.get("event") in ("ready", "listening") else None
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process) -> None:
     """SIGTERM, then time to drain; SIGKILL only for one that does not."""
     if process.returncode is not None:
         return
@@ -215,6 +252,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-_LOG_TAIL:] if log.exists() else []
+
+
 def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL:] if log.exists() else []
+    lines = _lines(log)
     return f"; the end of {log}:\n" + "\n".join(lines) if lines else f"; see {log}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+from typing import Any
 
 from testbed.local import LinkAsked, TestbedError
 
@@ -16,16 +17,21 @@ async def reshape(control: str, asked: LinkAsked) -> None:
 
     Raises TestbedError where the link does not take it.
     """
-    await asyncio.to_thread(_put, control, {"rate": asked.rate, "rtt": asked.rtt})
+    await change(control, {"rate": asked.rate, "rtt": asked.rtt})
 
 
-def _put(control: str, change: dict[str, str]) -> None:
+async def change(control: str, wanted: dict[str, Any]) -> None:
+    """Puts `wanted` to the link's control door: see `link_control`. Raises TestbedError where it does not take it."""
+    await asyncio.to_thread(_put, control, wanted)
+
+
+def _put(control: str, wanted: dict[str, Any]) -> None:
     connection = http.client.HTTPConnection(control, timeout=_TIMEOUT_SECONDS)
     try:
-        connection.request("PUT", "/link", json.dumps(change), {"Content-Type": "application/json"})
+        connection.request("PUT", "/link", json.dumps(wanted), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         if answer.status != http.client.OK:
-            raise TestbedError(f"the link refused {change}: {answer.read(500).decode(errors='replace')}")
+            raise TestbedError(f"the link refused {wanted}: {answer.read(500).decode(errors='replace')}")
     except OSError as error:
         raise TestbedError(f"the link at {control} cannot be reached: {error}") from None
     finally:

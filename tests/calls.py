@@ -12,9 +12,10 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
-from services.client import channel_options
+from services.framing import varint
 from services.open_inference import messages
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.uplink import channel_options
 
 DOOR = messages.SERVICE
 TIER = "offramp.v1.Tier"
@@ -27,6 +28,9 @@ _REPLIES: dict[str, Any] = {
     f"{DOOR}/ServerMetadata": messages.ServerMetadataResponse,
     f"{DOOR}/ModelMetadata": messages.ModelMetadataResponse,
     f"{DOOR}/ModelInfer": messages.ModelInferResponse,
+    f"{DOOR}/ModelConfig": messages.ModelConfigResponse,
+    f"{DOOR}/ModelStatistics": messages.ModelStatisticsResponse,
+    f"{DOOR}/RepositoryIndex": messages.RepositoryIndexResponse,
     f"{TIER}/Infer": pb.InferReply,
     f"{TIER}/Describe": pb.DescribeReply,
     f"{TIER}/Probe": pb.ProbeReply,
@@ -37,17 +41,36 @@ Call = Callable[[str, Any], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def calling(address: str) -> AsyncIterator[Call]:
-    """A channel; calls 'service/Method' with a message or with bytes as they are."""
+async def calling(address: str, exchange: bool = False) -> AsyncIterator[Call]:
+    """A channel; calls 'service/Method' with a message or with bytes as they are. exchange: Infer on a stream."""
     async with grpc.aio.insecure_channel(address, channel_options(256 << 20)) as channel:
 
         async def call(path: str, request: Any) -> Any:
             body = request if isinstance(request, bytes) else request.SerializeToString()
+            if exchange and path == f"{TIER}/Infer":
+                return await _on_a_stream(channel, body)
             reply = _REPLIES.get(path)
             method = channel.unary_unary(f"/{path}", response_deserializer=reply.FromString if reply else None)
             return await method(body, timeout=PATIENCE)
 
         yield call
+
+
+async def _on_a_stream(channel: grpc.aio.Channel, body: bytes) -> pb.InferReply:
+    """As Infer: the reply, or the error that it would be there."""
+    stream = channel.stream_stream(f"/{TIER}/Exchange")(timeout=PATIENCE)
+    call = b"\x08\x01\x7a" + varint(len(body)) + body
+    await stream.write(b"\x0a" + varint(len(call)) + call)
+    data = await stream.read()
+    assert isinstance(data, bytes)
+    (outcome,) = pb.ExchangeReply.FromString(data).outcomes
+    await stream.done_writing()
+    if outcome.WhichOneof("outcome") == "reply":
+        return outcome.reply
+    status = status_pb2.Status.FromString(outcome.status)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", outcome.status))
+    raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, status.message)
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

@@ -18,6 +18,7 @@ def profile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a loaded test machine measures must not become what its user's tiers believe."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFRAMP_PROFILE_CACHE", str(tmp_path_factory.mktemp("profiles")))
+        patch.setenv("OFFRAMP_METRICS_LISTEN", "-")  # several tiers on one machine
         yield
 
 

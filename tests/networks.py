@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,11 @@ def three_exit_graph(seed: int = 0, classes: int = CLASSES) -> onnx.ModelProto:
 
 
 def write_bundle(
-    path: Path, seed: int = 0, thresholds: tuple[float, ...] = (0.6, 0.5, 0.0), name: str = "tiny"
+    path: Path,
+    seed: int = 0,
+    thresholds: tuple[float, ...] = (0.6, 0.5, 0.0),
+    name: str = "tiny",
+    version: str = "1",
 ) -> Path:
     """A bundle of `three_exit_graph(seed)` with 40 random labelled samples."""
     path.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,7 @@ def write_bundle(
     pixels = rng.integers(0, 256, (40, *SHAPE[1:]), dtype=np.uint8)
     manifest = Manifest(
         name=name,
+        version=version,
         graph_sha256=bundle.sha256(graph),
         input=InputSpec(name="input", shape=SHAPE, preprocessing=Preprocessing(mean=(0.5,), std=(0.25,))),
         labels=tuple("abcdefgh"[:CLASSES]),
@@ -81,3 +87,9 @@ def write_bundle(
     )
     bundle.write(path, manifest, graph)
     return path
+
+
+@cache
+def graph_hash(seed: int = 0) -> str:
+    """What the manifest of `write_bundle` says of its graph."""
+    return bundle.sha256(three_exit_graph(seed).SerializeToString())

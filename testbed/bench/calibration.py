@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from device_agent.agent import Agent
 from services.client import GrpcNextTier
 from services.domain import Deadline, Plan, Tier
+from services.front import Wishes
 from services.preparing import Preparer
+from services.uplink import Uplink
 from testbed.bench.compare import Bench
 from testbed.bench.live import FAST, NEVER, PREPARE_SECONDS, Tiers, reshape
 from testbed.bench.policies import RAW, Static, relay
@@ -35,17 +37,16 @@ async def calibrate(each: Bench, tiers: Tiers) -> Calibration:
     last = each.workload.bundle.manifest.last
     manifest = each.workload.bundle.manifest
     await reshape(tiers, FAST)
-    next_tier = GrpcNextTier(
-        Tier.DEVICE, tiers.near.address, len(manifest.labels), preprocessing=manifest.input.preprocessing
-    )
+    uplink = Uplink(Tier.DEVICE, tiers.near.address)
+    next_tier = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
     tiers.device.next_tier = next_tier
     try:
         local, far = plan_of(last, last), relay(last, 0, RAW)
-        await Preparer(tiers.device, next_tier).prepare(far, Deadline.after(PREPARE_SECONDS))
+        await Preparer(tiers.device, uplink).prepare(far, Deadline.after(PREPARE_SECONDS))
         alone = [await _timed(each, tiers, local) for _ in range(_CALIBRATIONS)]
         passed = [await _timed(each, tiers, far) for _ in range(_CALIBRATIONS)]
     finally:
-        await next_tier.close()
+        await uplink.close()
     moved = each.workload.images[0].nbytes
     network = statistics.median(networks[0] for _, _, networks in passed)
     return Calibration(
@@ -59,7 +60,7 @@ async def _timed(each: Bench, tiers: Tiers, plan: Plan) -> tuple[float, list[flo
     exits, sample = len(each.workload.bundle.manifest.exits), each.workload.inputs[:1]
     started = time.monotonic()
     answer = await Agent(tiers.device, Static(plan)).infer(
-        sample, Deadline.after(each.world.limit_seconds), thresholds=(*[NEVER] * (exits - 1), 0.0)
+        sample, Deadline.after(each.world.limit_seconds), wishes=Wishes((*[NEVER] * (exits - 1), 0.0))
     )
     hops = answer.response.trace.hops
     return time.monotonic() - started, [h.compute_seconds for h in hops], [h.network_seconds for h in hops]

@@ -9,14 +9,13 @@ import simpy
 
 from services.domain import LinkEstimate, Tier
 from services.link import LinkEstimator
-from services.probing import ProbeSchedule, timeout_seconds
-from services.traffic import Traffic
+from services.probing import LOOK_SECONDS, ProbeSchedule, timeout_seconds
+from services.traffic import Crossing, Traffic
 from testbed.bench.world import Line
 
-_LOOK_SECONDS = 0.05
-
 Steps = Generator[simpy.Event, None, None]
-Crossing = Generator[simpy.Event, None, bool]
+Outcome = Generator[simpy.Event, None, bool]
+"""Whether it came back in time."""
 
 
 @dataclass(slots=True)
@@ -43,27 +42,34 @@ class VirtualHop:
         return float(self.env.now)
 
     def link(self) -> LinkEstimate:
-        return self.estimator.estimate()
+        return self.estimator.estimate(self.traffic.waiting())
 
-    def call(self, nbytes: int, deadline: float, far: Callable[[], Crossing]) -> Crossing:
+    @property
+    def overdue(self) -> bool:
+        return self.estimator.overdue(self.traffic.waiting())
+
+    def call(self, nbytes: int, deadline: float, expected: float, far: Callable[[], Outcome]) -> Outcome:
         """Sends a payload, lets `far` do its part there, and comes back; False where the deadline passes before.
 
-        A call that was given up before its first byte was on the link leaves nothing there.
+        expected: seconds that all of this should take. A call that was given up before its first byte was on the link
+        leaves nothing there.
         """
         env, began = self.env, self.clock()
-        if self.line.free > deadline:
-            return (yield from self._give_up(deadline))
-        with self.traffic.crossing(nbytes) as crossing:
+        beyond = max(expected - self.estimator.expects(nbytes), 0.0)
+        with self.traffic.crossing(nbytes, beyond_seconds=beyond) as crossing:
+            if self.line.free > deadline:
+                return (yield from self._give_up(crossing, deadline))
             arrives = self.line.send(began, nbytes + self.header_bytes) + self.call_seconds / 2
             if arrives > deadline:
-                return (yield from self._give_up(deadline))
+                return (yield from self._give_up(crossing, deadline))
             yield env.timeout(arrives - began)
             entered = env.now
             answered = yield from far()
             held = env.now - entered
             if not answered or env.now + self._back > deadline:
-                return (yield from self._give_up(deadline))
+                return (yield from self._give_up(crossing, deadline))
             yield env.timeout(self._back)
+        self.traffic.held(held)
         self.estimator.record(nbytes, env.now - began - held, self.overhead_bytes, crossing.shared_bytes)
         return True
 
@@ -71,9 +77,10 @@ class VirtualHop:
         """Probes the quiet link as `services.probing` says, to the end of the simulation."""
         schedule = ProbeSchedule(self.clock)
         while True:
-            nbytes = schedule.due(self.link(), self.traffic.quiet_seconds(), self.estimator.doubtful)
+            traffic, doubtful = self.traffic, self.estimator.doubtful
+            nbytes = schedule.due(self.link(), traffic.quiet_seconds(), doubtful, traffic.unused_seconds())
             if nbytes is None:
-                yield self.env.timeout(_LOOK_SECONDS)
+                yield self.env.timeout(LOOK_SECONDS)
                 continue
             if (yield from self._probe(nbytes)):
                 schedule.answered(nbytes)
@@ -81,7 +88,14 @@ class VirtualHop:
                 schedule.unanswered()
             heard()
 
-    def _probe(self, nbytes: int) -> Crossing:
+    def watching(self, heard: Callable[[], None]) -> Steps:
+        """Tells of overdue calls, as a prober does."""
+        while True:
+            yield self.env.timeout(LOOK_SECONDS)
+            if self.overdue:
+                heard()
+
+    def _probe(self, nbytes: int) -> Outcome:
         limit = timeout_seconds(self.link(), nbytes)
         self.probed_bytes += nbytes
         with self.traffic.crossing(nbytes, probes=True) as crossing:
@@ -89,7 +103,7 @@ class VirtualHop:
             took += self._back + self.call_seconds / 2
             yield self.env.timeout(min(took, limit))
         if took > limit:
-            self.estimator.failed()
+            self.estimator.failed(nbytes, limit)
             return False
         self.estimator.record(nbytes, took, None, crossing.shared_bytes)
         return True
@@ -98,7 +112,7 @@ class VirtualHop:
     def _back(self) -> float:
         return self.line.delay_seconds + self.reply_seconds + self.call_seconds / 2
 
-    def _give_up(self, deadline: float) -> Crossing:
+    def _give_up(self, call: Crossing, deadline: float) -> Outcome:
         yield self.env.timeout(max(0.0, deadline - self.env.now))
-        self.estimator.failed()
+        self.estimator.failed(call.nbytes + call.shared_bytes, self.traffic.on_network(call))
         return False

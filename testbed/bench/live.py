@@ -20,15 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_agent.agent import Agent
-from device_agent.planning import Planning
+from device_agent.planning import Planning, probing
 from device_agent.plans import Plans
 from services import process, settings
 from services.client import GrpcNextTier
 from services.domain import NO_EXIT, Deadline, Segment, Tier
 from services.errors import OfframpError
+from services.front import Wishes
 from services.preparing import Preparer
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
+from services.uplink import Uplink
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, ORACLE, OURS, DynamicSplit, Oracle, Static
@@ -72,7 +74,7 @@ async def running(each: Bench, out: Path) -> AsyncIterator[Tiers]:
             doors = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--target", target)
             return await start(name, "testbed.links", *doors, *shape)
 
-        free = ("--listen", "127.0.0.1:0")
+        free = ("--listen", "127.0.0.1:0", "--metrics-listen", "-")
         cloud = await start("cloud-node", "cloud_node", *served, *free)
         far = await link("link-edge-cloud", cloud.address, world.far_rate, world.far_rtt_seconds)
         slower = ("--compute-slowdown", str(world.edge_slowdown), "--next", far.address)
@@ -81,9 +83,7 @@ async def running(each: Bench, out: Path) -> AsyncIterator[Tiers]:
         slowest = ("--compute-slowdown", str(world.device_slowdown), "--next", near.address)
         asked = settings.read(DeviceSettings, [*served, *slowest])
         process.tune_allocator()
-        device, unused = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
-        if unused is not None:
-            await unused.close()
+        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
         whole = Segment(0, each.workload.bundle.manifest.last)
         await asyncio.to_thread(process.get_ready, device, each.workload.bundle, asked, whole)
         yield Tiers(near, device, asked, traces)
@@ -130,26 +130,29 @@ async def _replay(
     manifest = each.workload.bundle.manifest
     classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
-    next_tier = GrpcNextTier(
-        Tier.DEVICE, tiers.near.address, classes, limit, preprocessing=manifest.input.preprocessing
-    )
-    tiers.device.next_tier = next_tier
-    planning = Planning(tiers.device, next_tier, tiers.asked) if name == OURS else None
+    uplink = Uplink(Tier.DEVICE, tiers.near.address, limit)
+    tiers.device.next_tier = GrpcNextTier(uplink, classes, manifest.input.preprocessing)
+    preparer = Preparer(tiers.device, uplink)
+    planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
+    probes = None
     try:
-        preparer = Preparer(tiers.device, next_tier)
         for plan in {plan.stages: plan for plan in virtual.runs[name].plans}.values():
             await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
         await reshape(tiers, f"trace:{trace}")
         began = time.monotonic()
         if planning is not None:
+            probes = probing(uplink, [planning])
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, trial, name, virtual, began)
         await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", runs, speeds)
     finally:
+        if probes is not None:
+            probes.cancel()
+            await asyncio.gather(probes, return_exceptions=True)
         if planning is not None:
             await planning.stop()
         preparer.close()
-        await next_tier.close()
+        await uplink.close()
 
 
 def _plans(each: Bench, trial: Trial, name: str, virtual: Outcome, began: float) -> Plans:
@@ -181,7 +184,7 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, runs: 
         right, exit_index, sent, failed = None, NO_EXIT, 0, True
         with suppress(OfframpError):
             deadline = Deadline.after(each.world.limit_seconds)
-            answer = await agent.infer(inputs[sample : sample + 1], deadline, thresholds=thresholds)
+            answer = await agent.infer(inputs[sample : sample + 1], deadline, wishes=Wishes(thresholds))
             given = answer.response.predictions
             speeds.add(answer)
             plan, sent = answer.plan, answer.response.trace.hops[0].bytes_up

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from device_agent.costs import Options
-from device_agent.fixed import fixed_plan
 from device_agent.replan import REPLAN_SECONDS, Replanner
 from device_agent.switching import SwitchRule
 from services.bundle import Manifest
@@ -26,13 +25,16 @@ from services.domain import (
     Tier,
     TierProfile,
 )
+from services.fixed import fixed_plan
 from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
 from testbed.bench.world import FastRate, World
+from testbed.traces import ConstantRate
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
-NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE)
+PRESENT = "oracle-now"
+NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE, PRESENT)
 _POLICY = Policy()
 RAW, JPEG, QUANTISED = "pixels", "jpeg90", "int8+zstd"
 
@@ -71,6 +73,28 @@ class Oracle:
         wait = max(0.0, seen.device_free() - at)
         seconds = self.choices.seconds(self._rate, np.array([at]), np.array([seen.line.free]), wait)
         return self.choices.plans[int(seconds.argmin())]
+
+    def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
+        """It knows everything already."""
+
+
+@dataclass(slots=True)
+class Present:
+    """The same, knowing the link as it is at this moment and not what it will be."""
+
+    choices: Choices
+    situation: Situation
+    with_exits: bool = True
+
+    def plan(self, policy: Policy, batch_size: int) -> Plan:
+        at, seen = self.situation.clock(), self.situation
+        rate, far = seen.line.rate, max(seen.line.free, seen.clock())
+        now = max(rate.rate_at(at), 1.0)
+        backlog = rate.capacity(at, far)
+        wait = max(0.0, seen.device_free() - at)
+        seconds = self.choices.seconds(FastRate(ConstantRate(now)), np.array([0.0]), np.array([backlog / now]), wait)
+        best = int(seconds.argmin())
+        return replace(self.choices.plans[best], expected_seconds=float(seconds[best]))
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows everything already."""
@@ -170,6 +194,8 @@ class Ours:
     def _come(self, plan: Plan) -> None:
         """Takes a plan as it was decided on: at once where it is the one in use, else when it is prepared."""
         if self._current is None or plan.stages == self._current.stages:
+            self._current, self._next = plan, None
+        elif plan.after(Tier.DEVICE) is None:  # nobody else has to prepare anything
             self._current, self._next = plan, None
         elif self._next is None or plan.stages != self._next[1].stages:
             self._next = (self.clock() + self.prepare_seconds, plan)

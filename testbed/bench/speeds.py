@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from services.domain import Tier
-from services.open_inference.front import Answer
+from services.front import Answer
 from testbed.bench.costs import Costs
 from testbed.bench.world import World
 

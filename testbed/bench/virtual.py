@@ -148,21 +148,44 @@ class Simulation:
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
-        patient = self._patient_until(began, plan)
-        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, min(deadline, patient)))
-        if not arrived and patient < deadline:
-            arrived = True
-            yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
+        patient = self._patient_until(plan, env_now := self.env.now, env_now - began)
+        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, min(deadline, patient), plan))
         right = journey.right[sample] if arrived else journey.early[sample]
         self.runs.add(began, self.env.now - began, plan, sent, right, journey.exit[sample], failed=not arrived)
         policy.learn(self._response(arrived and sent > 0), _POLICY, 1)
+
+    def _away(self, journey: Journey, sample: int, deadline: float, patient: float):
+        """Crosses the link; once patience is out the device runs the rest too, and whoever is first answers (None: the device)."""
+        if patient >= deadline:
+            return (yield from self._cross(Tier.DEVICE, journey, sample, deadline))
+        rest = self.journeys.rest_on_device(journey)
+        machine, env = self.machines[Tier.DEVICE], self.env
+        import os
+        if os.environ.get("NOHEDGE"):
+            if (yield from self._cross(Tier.DEVICE, journey, sample, patient)):
+                return True
+            yield env.timeout(machine.book(env.now, rest))
+            return None
+        until = min(deadline, patient + rest + max(0.0, machine.free - patient))
+        call = env.process(self._cross(Tier.DEVICE, journey, sample, until))
+        yield call | env.timeout(max(0.0, patient - env.now))
+        if call.processed and call.value:
+            return True
+        local = env.timeout(machine.book(env.now, rest))
+        yield call | local
+        if call.processed and call.value:
+            return True
+        if not local.processed:
+            yield local
+        return None
 
     def _cross(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
         """Encodes, sends, and waits for the answer; False where time runs out before."""
         hop = journey.hops[source]
         yield self.env.timeout(hop.encode_seconds)
         far = partial(self._far, source, journey, sample, deadline)
-        return (yield from self.hops[source].call(hop.bytes[sample], deadline, far))
+        beyond = hop.decode_seconds + sum(journey.compute[t][sample] for t in journey.compute if t>source)+(0.08 if source==0 and Tier.EDGE in journey.hops else 0)
+        return (yield from self.hops[source].call(hop.bytes[sample], deadline, beyond, far))
 
     def _far(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
         """What the tier above does: decode, compute, go on if it must."""
@@ -178,7 +201,8 @@ class Simulation:
         """When the device takes back what it sent, as `services.tier` does."""
         if not self.world.patience or plan.expected_seconds is None:
             return math.inf
-        return began + max(self.world.patience * plan.expected_seconds, MIN_PATIENCE_SECONDS)
+        import os
+        return began + max(float(os.environ.get("PAT", "3")) * plan.expected_seconds + float(os.environ.get("PATADD", "0")), float(os.environ.get("PATMIN", "0.25")))
 
     def _compute(self, tier: Tier, journey: Journey, sample: int) -> float:
         return self.machines[tier].book(self.env.now, journey.compute[tier][sample])
@@ -196,6 +220,7 @@ class Simulation:
         if isinstance(policy, Probing):
             for hop in self.hops.values():
                 self.env.process(hop.probing(lambda: policy.told(self.links())))
+                self.env.process(hop.watching(lambda: policy.told(self.links())))
 
 
 def poisson(per_second: float, seconds: float, seed: int) -> list[float]:

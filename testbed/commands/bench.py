@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.errors import InvalidInput
+from testbed.commands import places
 
 if TYPE_CHECKING:
     from testbed.bench.conduct import Asked, Found
@@ -57,6 +58,8 @@ def policies(
     from testbed.bench import conduct
 
     files = _files(trace)
+    places.folder(out)
+    places.file(json_file)
     if seconds is None and not (whole and virtual):
         seconds = _VIRTUAL_SECONDS if virtual else _REAL_SECONDS
     if quick:

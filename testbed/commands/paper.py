@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from testbed.commands import places
+
 if TYPE_CHECKING:
     from testbed.dsc import Bottlenecks
     from testbed.dsc_report import Report
@@ -42,6 +44,9 @@ def dsc(
     """Dynamic Split Computing (ICASSP 2023): bottlenecks of the EfficientNets, regimes and gains on this machine."""
     from testbed import dsc as computed
 
+    places.file(json_file)
+    if maps:
+        places.folder(out)
     console = Console()
     found = computed.efficientnets()
     console.print(_counts(found))

@@ -25,6 +25,12 @@ PortOption = Annotated[
     int | None,
     typer.Option("--port", min=1, max=65535, help="Port of the public door; none: 8001 when serving, else a free one."),
 ]
+ConsoleOption = Annotated[
+    int | None,
+    typer.Option(
+        "--console-port", min=0, max=65535, help="Port of the live console; 0: none; not given: 8000 when serving."
+    ),
+]
 SplitsOption = Annotated[
     str | None,
     typer.Option("--splits", envvar="OFFRAMP_SPLITS", help="Two fixed split points, e.g. 7,14; none: planned."),
@@ -41,6 +47,7 @@ EdgeSlowdownOption = Annotated[
 
 BUNDLE = Path("models/digits")
 OUT = Path("out/run")
+CONSOLE_PORT = 8000
 DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "0.1mbit,10ms", "50mbit,40ms"
 DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 400.0, 2.0
 """The digits' network is so small that only a microcontroller has reason to hand it over."""
@@ -51,6 +58,7 @@ def run(
     out: OutOption = OUT,
     serve: Annotated[bool, typer.Option("--serve", help="Leave the tiers up until Ctrl-C; send nothing.")] = False,
     port: PortOption = None,
+    console_port: ConsoleOption = None,
     device_edge: DeviceEdgeOption = DEVICE_EDGE,
     then: Annotated[
         str, typer.Option("--then", help="Link device-edge from half way on: RATE,RTT; -: it stays as it is.")
@@ -72,7 +80,18 @@ def run(
     console = Console()
     changed = None if then == "-" else then
     settings = _settings(
-        bundle, device_edge, edge_cloud, port, splits, seed, out, serve, device_slowdown, edge_slowdown, changed
+        bundle,
+        device_edge,
+        edge_cloud,
+        port,
+        console_port,
+        splits,
+        seed,
+        out,
+        serve,
+        device_slowdown,
+        edge_slowdown,
+        changed,
     )
     if serve:
         wait_for(demo.serve(settings, console))
@@ -90,6 +109,7 @@ def up(
     bundle: BundleOption = BUNDLE,
     out: OutOption = OUT,
     port: PortOption = None,
+    console_port: ConsoleOption = None,
     device_edge: DeviceEdgeOption = DEVICE_EDGE,
     edge_cloud: EdgeCloudOption = EDGE_CLOUD,
     splits: SplitsOption = None,
@@ -101,7 +121,18 @@ def up(
     from testbed import demo
 
     settings = _settings(
-        bundle, device_edge, edge_cloud, port, splits, seed, out, True, device_slowdown, edge_slowdown, None
+        bundle,
+        device_edge,
+        edge_cloud,
+        port,
+        console_port,
+        splits,
+        seed,
+        out,
+        True,
+        device_slowdown,
+        edge_slowdown,
+        None,
     )
     wait_for(demo.serve(settings, Console()))
 
@@ -111,6 +142,7 @@ def _settings(
     device_edge: str,
     edge_cloud: str,
     port: int | None,
+    console_port: int | None,
     splits: str | None,
     seed: int,
     out: Path,
@@ -132,5 +164,11 @@ def _settings(
         out / "logs",
         device_slowdown,
         edge_slowdown,
-        LinkAsked.parse(then) if then else None,
+        None if then is None else LinkAsked.parse(then),
+        _console(console_port, serve),
     )
+
+
+def _console(port: int | None, serve: bool) -> str:
+    wanted = (CONSOLE_PORT if serve else 0) if port is None else port
+    return f"127.0.0.1:{wanted}" if wanted else "-"

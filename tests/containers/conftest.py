@@ -9,12 +9,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from services import bundle
 from tests.conftest import ROOT
 
 REQUIRE = "TEST_REQUIRE_CONTAINERS"
@@ -31,6 +34,8 @@ class Stack:
     image: str
     ports: dict[str, int]
     healthy_after_seconds: float = field(default=float("inf"))
+    files: tuple[str, ...] = ("docker-compose.yml",)
+    values: dict[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -38,18 +43,19 @@ class Stack:
         return f"127.0.0.1:{self.ports['PUBLIC_PORT']}"
 
     def compose(self, *arguments: str, seconds: float = 120, **more: str) -> str:
-        given = DIGITS | {"IMAGE": self.image} | {name: str(port) for name, port in self.ports.items()} | more
-        project = ("--project-name", self.project, "--file", str(ROOT / "docker-compose.yml"))
+        ports = {name: str(port) for name, port in self.ports.items()}
+        given = DIGITS | {"IMAGE": self.image} | ports | self.values | more
+        project = ("--project-name", self.project, *(f"--file={ROOT / name}" for name in self.files))
         # What the file itself says is tested, not what somebody's .env makes of it.
         options = ("--ansi", "never", "--env-file", os.devnull, *project)
-        return _run("docker", "compose", *options, *arguments, seconds=seconds, more=given)
+        return run("docker", "compose", *options, *arguments, seconds=seconds, more=given)
 
     def up(self) -> None:
         """Starts what is not running and waits until everything is healthy."""
         self.compose("up", "--detach", "--wait", "--wait-timeout", "60")
 
     def docker(self, *arguments: str, seconds: float = 60) -> str:
-        return _run("docker", *arguments, seconds=seconds)
+        return run("docker", *arguments, seconds=seconds)
 
     def container(self, service: str) -> str:
         """The id of the container of `service`, running or not."""
@@ -69,18 +75,37 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
+    """All services, healthy."""
+    with started() as running:
+        yield running
+
+
+@contextmanager
+def started(files: tuple[str, ...] = ("docker-compose.yml",), values: dict[str, str] | None = None) -> Iterator[Stack]:
     """All services, healthy, from an image built of this working tree; removed with the image at the end."""
-    _need_engine()
+    need_engine()
     name = f"offramp-test-{uuid.uuid4().hex[:8]}"
-    running = Stack(name, f"{name}:latest", _free_ports())
+    running = Stack(name, f"{name}:latest", _free_ports(), files=files, values=values or {})
     try:
         running.compose("build", seconds=BUILD_SECONDS)
-        started = time.monotonic()
+        began = time.monotonic()
         _up_or_logs(running)
-        running.healthy_after_seconds = time.monotonic() - started
+        running.healthy_after_seconds = time.monotonic() - began
         yield running
     finally:
-        running.compose("down", "--volumes", "--remove-orphans", "--rmi", "all")
+        running.compose("down", "--volumes", "--remove-orphans")
+        running.docker("image", "rm", "--force", running.image)  # `--rmi all` would take Prometheus's with it
+
+
+@pytest.fixture(scope="session")
+def digits() -> bundle.Bundle:
+    return bundle.load(ROOT / "models" / "digits")
+
+
+@pytest.fixture(scope="session")
+def images(digits: bundle.Bundle) -> npt.NDArray[np.uint8]:
+    """Held-out images, uint8 [N, 28, 28, 1]."""
+    return bundle.load_samples(digits)[0][..., None]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,15 +125,15 @@ def _up_or_logs(running: Stack) -> None:
         raise AssertionError(f"{error}\n{running.logs()}") from None
 
 
-def _need_engine() -> None:
+def need_engine() -> None:
     for command in (("docker", "info"), ("docker", "compose", "version")):
         try:
-            _run(*command, seconds=30)
+            run(*command, seconds=30)
         except (AssertionError, OSError) as error:
-            _cannot(f"no container engine: {' '.join(str(error).split())[-300:]}")
+            cannot(f"no container engine: {' '.join(str(error).split())[-300:]}")
 
 
-def _cannot(reason: str) -> NoReturn:
+def cannot(reason: str) -> NoReturn:
     if os.environ.get(REQUIRE) == "1":
         pytest.fail(f"{REQUIRE}=1, but {reason}")
     pytest.skip(reason)
@@ -116,13 +141,14 @@ def _cannot(reason: str) -> NoReturn:
 
 def _free_ports() -> dict[str, int]:
     """Ports that nobody listens on, held at once so that all differ."""
-    names = ("PUBLIC_PORT", "DEVICE_EDGE_CONTROL_PORT", "EDGE_CLOUD_CONTROL_PORT")
+    links = ("DEVICE_EDGE_CONTROL_PORT", "EDGE_CLOUD_CONTROL_PORT")
+    names = ("PUBLIC_PORT", "CONSOLE_PORT", "PROMETHEUS_PORT", *links)
     with ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
         return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
 
 
-def _run(*command: str, seconds: float, more: dict[str, str] | None = None) -> str:
+def run(*command: str, seconds: float, more: dict[str, str] | None = None) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     try:
         done = subprocess.run(

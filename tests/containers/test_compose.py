@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,17 +17,16 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from device_agent.client import AsyncClient, Prediction
-from services import bundle
+from device_agent.client import Prediction
 from services.domain import Tier
 from tests.conftest import ROOT
 from tests.containers.conftest import BUILD_SECONDS, Stack
+from tests.containers.load import ask, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(BUILD_SECONDS + 300)]
 
 TIERS = ("device-agent", "edge-node", "cloud-node")
 LINKS = ("link-device-edge", "link-edge-cloud")
-AT_ONCE = 8
 
 CONNECT = """
 import socket, sys
@@ -41,17 +40,6 @@ for host in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def digits() -> bundle.Bundle:
-    return bundle.load(ROOT / "models" / "digits")
-
-
-@pytest.fixture(scope="module")
-def images(digits: bundle.Bundle) -> npt.NDArray[np.uint8]:
-    """Held-out images, uint8 [N, 28, 28, 1]."""
-    return bundle.load_samples(digits)[0][..., None]
-
-
-@pytest.fixture(scope="module")
 def whole(stack: Stack, images: npt.NDArray[np.uint8]) -> list[Prediction]:
     """The answers while every tier is up."""
     return asyncio.run(ask(stack, images))
@@ -62,25 +50,6 @@ def restored(stack: Stack) -> Iterator[None]:
     """Whatever the test stops is running and healthy again when it ends."""
     yield
     stack.up()
-
-
-async def ask(stack: Stack, images: npt.NDArray[np.uint8]) -> list[Prediction]:
-    """An answer for each image, in order; each is a request of its own."""
-    gate = asyncio.Semaphore(AT_ONCE)
-    async with AsyncClient(stack.target) as client:
-
-        async def one(image: npt.NDArray[np.uint8]) -> Prediction:
-            async with gate:
-                return (await client.infer("digits", image[None]))[0]
-
-        return await asyncio.gather(*map(one, images))
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Asks again and again; each asking takes its time, so nothing sleeps in between."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"not so within {seconds} s"
 
 
 def serves(stack: Stack, service: str) -> bool:

@@ -182,7 +182,7 @@ def test_a_testbed_that_is_killed_leaves_nothing_behind(tiny: Path, tmp_path: Pa
         (("infer", "missing.png"), 2, "missing.png: no such file"),
         (("infer", "tests"), 2, "tests: a directory"),
         (("run", "--bundle", "models/digits", "--out", "/dev/null/out"), 2, "Not a directory"),
-        (("run", "--bundle", "models/digits", "--splits", "9,1"), 1, "must be rising"),
+        (("run", "--bundle", "models/digits", "--splits", "9,1"), 2, "must be rising"),
         (("infer", "pyproject.toml", "--target", "127.0.0.1:1"), 1, "no device agent answers"),
         (("inspect", "missing"), 1, "no such bundle directory"),
         (("eval", "missing"), 1, "no such bundle directory"),

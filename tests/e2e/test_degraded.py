@@ -21,6 +21,8 @@ from tests.calls import until
 from tests.networks import write_bundle
 from tests.tiers import Running, device, three_tiers, upper
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture(scope="module")
 def pixels(tiny: Path) -> np.ndarray:

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from services import bundle, measuring, process
-from services.client import GrpcNextTier
 from services.domain import Segment, Tier
 from services.errors import DeadlineExceeded, UpstreamUnavailable
 from services.profile import Measured
 from services.settings import TierSettings
+from services.uplink import Uplink
 from tests.networks import write_bundle
 from tests.tiers import Running, upper
 
 
 @asynccontextmanager
-async def asking(address: str) -> AsyncIterator[GrpcNextTier]:
-    next_tier = GrpcNextTier(Tier.DEVICE, address, 4)
+async def asking(address: str) -> AsyncIterator[Uplink]:
+    next_tier = Uplink(Tier.DEVICE, address)
     try:
         yield next_tier
     finally:

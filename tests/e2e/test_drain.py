@@ -53,6 +53,7 @@ class Node:
 @asynccontextmanager
 async def node(module: str, path: Path, *arguments: str) -> AsyncIterator[Node]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
+    environment |= {"OFFRAMP_CONSOLE_LISTEN": "-", "OFFRAMP_METRICS_LISTEN": "-"}  # a port is one, tests are many
     command = [sys.executable, "-m", module, "--bundle", str(path), "--listen", "127.0.0.1:0", *arguments]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE)
     try:

@@ -131,8 +131,12 @@ async def test_another_model_or_version_is_not_found(call: Call, method: str, na
     assert (error.code(), reason(error)) == (MISSING, "MODEL_NOT_FOUND")
 
 
-async def test_a_method_that_is_not_offered_is_unimplemented(call: Call) -> None:
-    error = await refused(call, b"", "RepositoryIndex")
+@pytest.mark.parametrize(
+    "method",
+    ["RepositoryModelLoad", "RepositoryModelUnload", "SystemSharedMemoryStatus", "TraceSetting", "LogSettings"],
+)
+async def test_a_method_that_is_not_offered_is_unimplemented(call: Call, method: str) -> None:
+    error = await refused(call, b"", method)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from services import bundle
 from services.client import GrpcNextTier
-from services.domain import Tier
+from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.errors import Unavailable
 from services.probing import Prober
+from services.uplink import Transport, Uplink
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import upper
 
@@ -27,11 +30,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def probed(tiny: Path) -> AsyncIterator[tuple[EmulatedLink, GrpcNextTier]]:
+async def probed(tiny: Path) -> AsyncIterator[tuple[EmulatedLink, Uplink]]:
     """A link of 10 Mbit/s and 20 ms, with a prober on it."""
     async with upper(Tier.CLOUD, tiny) as cloud:
         with EmulatedLink(("127.0.0.1", 0), parse_address(cloud.address), *symmetric(RATE, 0.020)) as link:
-            tier = GrpcNextTier(Tier.EDGE, "{}:{}".format(*link.address), 2)
+            tier = Uplink(Tier.EDGE, "{}:{}".format(*link.address))
             stop = asyncio.Event()
             probing = asyncio.create_task(Prober(tier).run(stop))
             yield link, tier
@@ -52,8 +55,30 @@ async def test_probes_alone_find_rate_and_rtt_and_notice_a_cut(tiny: Path) -> No
         await until(lambda: tier.link().up_bytes_per_second)
 
 
+@pytest.mark.parametrize("transport", ["exchange", "unary"])
+async def test_requests_that_share_the_link_teach_its_rate_and_rtt(tiny: Path, transport: Transport) -> None:
+    manifest = bundle.load(tiny).manifest
+    whole = Stage(Tier.CLOUD, Segment(0, manifest.last))
+    plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 0)), whole))
+    async with upper(Tier.CLOUD, tiny) as cloud:
+        with EmulatedLink(("127.0.0.1", 0), parse_address(cloud.address), *symmetric(RATE, 0.020)) as link:
+            uplink = Uplink(Tier.EDGE, "{}:{}".format(*link.address), transport=transport)
+            above = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
+
+            async def ask(count: int) -> None:
+                samples = np.random.default_rng(count).random((count, *manifest.input.shape), np.float32)
+                await above.infer(Request("r", manifest.model_hash, plan, 0, samples, Deadline.after(20)), "fp32")
+
+            for count in (1, 8, 32, 128) * 4:
+                await asyncio.gather(ask(count), ask(1))
+            found = uplink.link()
+            await uplink.close()
+    assert found.up_bytes_per_second == pytest.approx(RATE, rel=0.4)
+    assert found.rtt_seconds == pytest.approx(0.025, abs=0.012)
+
+
 async def test_a_probe_of_nobody_fails_and_leaves_the_link_unknown() -> None:
-    tier = GrpcNextTier(Tier.EDGE, "127.0.0.1:1", 2)
+    tier = Uplink(Tier.EDGE, "127.0.0.1:1")
     for _ in range(2):
         with pytest.raises(Unavailable):
             await tier.probe(0, 2.0)

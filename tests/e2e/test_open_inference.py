@@ -12,22 +12,20 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from device_agent.agent import Agent
 from device_agent.client import AsyncClient
-from device_agent.fixed import fixed_plan
-from device_agent.plans import FixedPlan
 from services import bundle, process
 from services.domain import Tier
 from services.errors import InvalidInput
-from services.limiter import Limiter
 from services.open_inference import messages
-from services.open_inference.door import OUTPUTS, OpenInference
+from services.open_inference.door import OpenInference
+from services.open_inference.replies import OUTPUTS
 from services.server import TierServer
 from services.settings import DeviceSettings
 from tests.calls import DOOR, HEALTH, arrays, asking, calling, reason
 from tests.networks import CLASSES
 from tests.tiers import device, three_tiers
 
+INDEX = f"{DOOR}/RepositoryIndex"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -54,14 +52,9 @@ async def test_the_server_is_live_and_ready_and_says_who_it_is(tiny: Path) -> No
 
 
 async def test_until_it_is_warm_a_server_is_live_not_ready_and_refuses_for_now(tiny: Path, pixels: np.ndarray) -> None:
-    given = DeviceSettings(bundle=tiny)
-    loaded = bundle.load(tiny)
-    runtime, _ = process.runtime(Tier.DEVICE, loaded, given)
-    limiter = Limiter(4)
-    door = OpenInference(
-        Agent(runtime, FixedPlan(fixed_plan(loaded.manifest, (8, 8), given.hop_codecs))), limiter, 8, 5.0
-    )
-    server = TierServer([door.service()], limiter)
+    given = DeviceSettings(bundle=tiny, profile_seconds=0)
+    models = process.models(Tier.DEVICE, given, None)
+    server = TierServer([OpenInference(models, 8, 5.0).service()], models.limiter)
     port = await server.start("127.0.0.1:0")
     health = health_pb2.HealthCheckRequest
     try:
@@ -74,12 +67,16 @@ async def test_until_it_is_warm_a_server_is_live_not_ready_and_refuses_for_now(t
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call(f"{DOOR}/ModelInfer", asking(pixels[:1]))
             assert (refused.value.code(), reason(refused.value)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
+            assert [(m.state, m.reason) for m in (await call(INDEX, messages.RepositoryIndexRequest())).models] == [
+                ("LOADING", "warming up")
+            ]
+            process.warm(models, given)
             await server.ready()
             await call(f"{DOOR}/ModelInfer", asking(pixels[:1]))
             assert (await call(f"{HEALTH}/Check", health(service=""))).status == SERVING
     finally:
         await server.drain(0, 0)
-        runtime.close()
+        models.close()
 
 
 async def test_a_draining_server_is_live_and_not_ready(tiny: Path) -> None:
@@ -218,7 +215,7 @@ async def test_the_trace_is_given_when_asked_for(tiny: Path, pixels: np.ndarray)
 
 async def test_asking_for_more_outputs_than_there_are_is_refused(tiny: Path, pixels: np.ndarray) -> None:
     asked = asking(pixels)
-    for _ in range(20_000):
+    for _ in range(1000):
         asked.outputs.add(name="scores")
     async with device(tiny) as front, calling(front.address) as call:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.agent import Agent
-from device_agent.planning import Planning
+from device_agent.agents import Agents
 from services import bundle, process
 from services.domain import Deadline, DegradedReason, Segment, Tier
-from services.open_inference.front import Answer
+from services.front import Answer, Wishes
 from services.settings import DeviceSettings, TierSettings
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import Running, upper
@@ -32,7 +32,7 @@ class Planned:
 
     async def ask(self) -> Answer:
         samples = np.zeros((1, 1, 8, 8), np.float32)
-        answer = await self.agent.infer(samples, Deadline.after(10), thresholds=(2, 2, 0))
+        answer = await self.agent.infer(samples, Deadline.after(10), wishes=Wishes((2, 2, 0)))
         await asyncio.sleep(0)  # learning comes after answering
         return answer
 
@@ -48,15 +48,18 @@ async def planned(tiny: Path) -> AsyncIterator[Planned]:
         process.get_ready(edge.runtime, loaded, TierSettings(bundle=tiny), Segment(0, loaded.manifest.last))
         link = stack.enter_context(EmulatedLink(("127.0.0.1", 0), parse_address(edge.address), *FAST))
         settings = DeviceSettings(bundle=tiny, next="{}:{}".format(*link.address), compute_slowdown=1000)
-        runtime, next_tier = process.runtime(Tier.DEVICE, loaded, settings)
-        process.get_ready(runtime, loaded, settings, Segment(0, loaded.manifest.last))
-        planning = Planning(runtime, next_tier, settings)
-        await planning.start()
+        uplink = process.uplink(Tier.DEVICE, settings)
+        models = process.models(Tier.DEVICE, settings, uplink)
+        agents = Agents(models, uplink, settings)
+        process.warm(models, settings)
+        await agents.start()
         try:
-            yield Planned(Agent(runtime, planning.plans, planning.policy), link, edge)
+            agent = models.first.front
+            assert isinstance(agent, Agent)
+            yield Planned(agent, link, edge)
         finally:
-            await planning.stop()
-            await process.close(runtime, next_tier)
+            await agents.stop()
+            await process.close(models, uplink)
 
 
 async def until(condition: Callable[[], bool]) -> None:

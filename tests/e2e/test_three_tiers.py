@@ -6,11 +6,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from device_agent.client import AsyncClient
 from services import bundle
 from services.domain import Tier
 from tests.tiers import device, three_tiers, upper
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 STAGES = ("queue", "decode", "compute", "encode", "network")
 

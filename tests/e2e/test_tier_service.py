@@ -22,6 +22,7 @@ from services.client import GrpcNextTier
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.errors import InvalidInput
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.uplink import Uplink
 from services.wire_names import CODEC_TO_PB
 from tests.calls import DOOR, HEALTH, TIER, Call, calling, reason, until
 from tests.tiers import device, upper
@@ -36,10 +37,11 @@ PLAN = Plan(
 )
 
 
-@pytest.fixture
-async def call(tiny: Path) -> AsyncIterator[Call]:
+@pytest.fixture(params=["unary", "exchange"])
+async def call(tiny: Path, request: pytest.FixtureRequest) -> AsyncIterator[Call]:
     """An edge that takes 16 samples; asserts at the end that it still answers."""
-    async with upper(Tier.EDGE, tiny, max_batch=16) as edge, calling(edge.address) as call:
+    exchange = request.param == "exchange"
+    async with upper(Tier.EDGE, tiny, max_batch=16) as edge, calling(edge.address, exchange) as call:
         yield call
         reply = await call(f"{TIER}/Infer", infer(tiny))
         assert len(reply.predictions.exits) == 2
@@ -107,12 +109,13 @@ async def test_a_tier_sends_its_input_as_an_image_but_no_other_activation(tiny: 
     plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 8), "png")))
     request = Request("r1", manifest.model_hash, plan, 0, inputs, Deadline.after(10.0))
     async with upper(Tier.EDGE, tiny) as edge:
-        above = GrpcNextTier(Tier.DEVICE, edge.address, 4, preprocessing=manifest.input.preprocessing)
+        uplink = Uplink(Tier.DEVICE, edge.address)
+        above = GrpcNextTier(uplink, 4, manifest.input.preprocessing)
         forwarded = await above.infer(request, "png")
         assert forwarded.response.predictions.tiers.tolist() == [Tier.EDGE] * 2
         with pytest.raises(InvalidInput, match="split point 0"):
             await above.infer(replace(request, at=2), "png")
-        await above.close()
+        await uplink.close()
 
 
 async def test_another_model_fails_its_precondition_with_both_hashes(call: Call, tiny: Path) -> None:
@@ -274,9 +277,9 @@ async def test_a_probe_returns_what_was_asked_for_and_no_more(call: Call) -> Non
 async def test_health_knows_the_names_that_probes_use(tiny: Path) -> None:
     check = health_pb2.HealthCheckRequest
     async with upper(Tier.EDGE, tiny) as edge, calling(edge.address) as call:
-        for name in ("", "liveness", "readiness", TIER):
+        for name in ("", "liveness", "readiness", TIER, DOOR):
             assert (await call(f"{HEALTH}/Check", check(service=name))).status == health_pb2.HealthCheckResponse.SERVING
-        error = await refused(call, f"{HEALTH}/Check", check(service=DOOR))
+        error = await refused(call, f"{HEALTH}/Check", check(service="inference.Other"))
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 

@@ -95,7 +95,7 @@ async def test_our_errors_surface_in_the_foreign_client(
         assert refused.value.status() == status
         assert refused.value.message()
         with pytest.raises(triton_utils.InferenceServerException) as missing:
-            await client.get_model_config("tiny", client_timeout=20)
+            await client.load_model("tiny", client_timeout=20)
         assert missing.value.status() == str(grpc.StatusCode.UNIMPLEMENTED)
 
 
@@ -106,3 +106,48 @@ def test_our_messages_and_theirs_are_byte_for_byte_the_same() -> None:
     assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
     assert type(ours) is not type(theirs)
     assert (ours.model_name, list(ours.inputs[0].shape)) == ("m", [1, 3])
+
+
+def told(address: str, pixels: np.ndarray) -> dict[str, Any]:
+    """What the blocking client reads of the extensions."""
+    with triton.InferenceServerClient(address) as client:
+        client.infer("tiny", [an_input(pixels)], client_timeout=20)
+        return {
+            "config": client.get_model_config("tiny", as_json=True)["config"],
+            "statistics": client.get_inference_statistics("tiny", as_json=True)["model_stats"],
+            "index": client.get_model_repository_index(as_json=True)["models"],
+        }
+
+
+async def test_the_foreign_client_reads_our_extensions(tiny: Path, pixels: np.ndarray) -> None:
+    async with three_tiers(tiny) as tiers:
+        found = await asyncio.to_thread(told, tiers.device.address, pixels)
+    assert found["config"]["max_batch_size"] == 256
+    assert found["config"]["model_transaction_policy"] == {"decoupled": True}
+    assert [(each["name"], each["data_type"]) for each in found["config"]["input"]] == [
+        ("input", "TYPE_FP32"),
+        ("image", "TYPE_UINT8"),
+    ]
+    (statistics,) = found["statistics"]
+    assert statistics["inference_count"] == str(len(pixels))
+    assert statistics["inference_stats"]["success"]["count"] == "1"
+    assert found["index"] == [{"name": "tiny", "version": "1", "state": "READY"}]
+
+
+def fields(message: Any) -> dict[str, Any]:
+    return {f.name: (f.number, f.type, f.is_repeated, f.enum_type and f.enum_type.name) for f in message.fields}
+
+
+OURS = [name for name in dir(messages) if name[0].isupper() and hasattr(getattr(messages, name), "DESCRIPTOR")]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_messages_have_the_fields_of_theirs(name: str) -> None:
+    model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    ours, theirs = getattr(messages, name).DESCRIPTOR, getattr(triton.service_pb2, name, None)
+    theirs = (theirs or getattr(model_config, name)).DESCRIPTOR
+    own = {"properties"} if name == "ModelMetadataResponse" else set()
+    known = fields(theirs)
+    assert {field: shape for field, shape in fields(ours).items() if field not in own} == {
+        field: known[field] for field in fields(ours) if field not in own
+    }

@@ -17,6 +17,8 @@ from services.model import Model
 from tests.networks import write_bundle
 from tests.tiers import device, upper
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 NEVER = (2.0, 2.0, 0.0)
 
 

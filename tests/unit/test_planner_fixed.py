@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.fixed import default_splits, fixed_plan
 from services import bundle
 from services.bundle import Manifest
 from services.domain import Tier
 from services.errors import SettingsError
+from services.fixed import default_splits, fixed_plan
 
 CODECS = ("int8+zstd", "fp16")
 

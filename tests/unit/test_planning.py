@@ -15,12 +15,13 @@ from device_agent.planner import Options
 from device_agent.planning import Planning, fallback_plan, options_of
 from services import bundle
 from services.bundle import Manifest
-from services.client import GrpcNextTier
 from services.describing import Description
 from services.domain import LinkEstimate, Segment, Tier, TierProfile
 from services.errors import SettingsError
 from services.model import Model
+from services.preparing import Preparer
 from services.settings import DeviceSettings
+from services.uplink import Uplink
 from tests.fakes import FakeClock
 from tests.journeys import runtime
 
@@ -32,7 +33,7 @@ class _Edge:
     told: Description
     doubtful: bool = False
 
-    async def describe(self, timeout_seconds: float) -> Description:
+    async def describe(self, timeout_seconds: float, model_hash: str) -> Description:
         return self.told
 
     def link(self) -> LinkEstimate:
@@ -50,7 +51,8 @@ def manifest(tiny: Path) -> Manifest:
 @pytest.fixture
 async def planning(model: Model, clock: FakeClock, tiny: Path) -> AsyncIterator[Planning]:
     edge = _Edge(Description((TierProfile(Tier.EDGE),), (), model.manifest.model_hash))
-    found = Planning(runtime(model, clock), cast(GrpcNextTier, edge), DeviceSettings(bundle=tiny))
+    device = runtime(model, clock)
+    found = Planning(device, Preparer(device), cast(Uplink, edge), DeviceSettings(bundle=tiny))
     yield found
     await found.stop()
 
@@ -77,7 +79,7 @@ async def test_another_models_times_and_tiers_out_of_order_are_not_believed(
     planning: Planning, model: Model, told: Description
 ) -> None:
     hash_ = told.model_hash or model.manifest.model_hash
-    cast(_Edge, planning._next_tier).told = Description(told.profiles, told.links, hash_)
+    cast(_Edge, planning._uplink).told = Description(told.profiles, told.links, hash_)
     await planning.start()
     assert _known(planning) == {Tier.DEVICE}
 

@@ -28,7 +28,7 @@ class Above:
     free: asyncio.Event | None = None
     timeouts: list[float] = field(default_factory=list)
 
-    async def describe(self, timeout_seconds: float) -> Description:
+    async def describe(self, timeout_seconds: float, model_hash: str) -> Description:
         self.asked += 1
         self.timeouts.append(timeout_seconds)
         if self.free is not None:

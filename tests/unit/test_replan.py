@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.fixed import fixed_plan
 from device_agent.planner import Options
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from services import bundle
@@ -25,6 +24,7 @@ from services.domain import (
     Trace,
 )
 from services.errors import UpstreamUnavailable
+from services.fixed import fixed_plan
 from tests.fakes import FakeClock
 
 POLICY = Policy()

@@ -27,7 +27,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_without_anything_given_the_defaults_hold() -> None:
     given = settings.read(DeviceSettings, [])
-    assert (given.bundle, given.listen, given.next) == (Path("models/digits"), "127.0.0.1:8001", None)
+    assert (given.bundle, given.listen, given.next) == ((Path("models/digits"),), "127.0.0.1:8001", None)
     assert given.split_points is None
     assert given.hop_codecs == ("int8+zstd", "int8+zstd")
 
@@ -50,6 +50,7 @@ def test_every_setting_can_be_given_each_way(monkeypatch: pytest.MonkeyPatch) ->
         "max_in_flight": "5",
         "max_batch": "6",
         "max_message_bytes": "70000",
+        "memory_bytes": "268435456",
         "deadline_seconds": "1.5",
         "drain_delay_seconds": "0.5",
         "drain_grace_seconds": "2.5",
@@ -58,6 +59,9 @@ def test_every_setting_can_be_given_each_way(monkeypatch: pytest.MonkeyPatch) ->
         "profile_seconds": "0.5",
         "profile_cache": "profiles",
         "log_level": "debug",
+        "metrics_listen": "-",
+        "compat_metrics": "none",
+        "otlp_endpoint": "http://127.0.0.1:4317",
         "splits": "2,4",
         "codecs": "fp32,fp16+zstd",
         "policy": "energy",
@@ -68,6 +72,8 @@ def test_every_setting_can_be_given_each_way(monkeypatch: pytest.MonkeyPatch) ->
         "idle_watts": "2",
         "joules_per_byte": "0.0001",
         "refresh_seconds": "5",
+        "console_listen": "127.0.0.1:9000",
+        "link_control": "127.0.0.1:8474,127.0.0.1:8475",
     }
     assert set(values) == set(DeviceSettings.model_fields)
     by_argument = settings.read(

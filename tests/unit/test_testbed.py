@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from device_agent.client import ModelInfo, Prediction
 from services.domain import Plan, Segment, Stage, Tier
@@ -64,44 +63,6 @@ async def test_every_sample_is_sent_once_and_errors_become_outcomes() -> None:
     assert sorted(o.sample for o in outcomes) == list(range(10))
     assert [o.sample for o in outcomes if not o.right] == [3]
     assert [o.sample for o in outcomes] != list(range(10))
-
-
-def test_an_image_of_any_size_is_fitted_to_the_model(tmp_path: Path) -> None:
-    file = tmp_path / "a.jpg"
-    Image.new("RGB", (30, 20), (255, 0, 0)).save(file)
-    samples, name = ask.read(file, INFO)
-    assert (samples.shape, samples.dtype, name) == ((1, 8, 8, 1), np.uint8, "image")
-
-
-@pytest.mark.parametrize(
-    ("array", "shape", "name"),
-    [
-        (np.zeros((1, 8, 8), np.float32), (1, 1, 8, 8), "input"),
-        (np.zeros((3, 1, 8, 8), np.float64), (3, 1, 8, 8), "input"),
-        (np.zeros((8, 8), np.uint8), (1, 8, 8, 1), "image"),
-        (np.zeros((5, 8, 8, 1), np.uint8), (5, 8, 8, 1), "image"),
-        (np.zeros((5, 8, 8), np.uint8), (5, 8, 8, 1), "image"),
-    ],
-)
-def test_an_array_finds_its_input(tmp_path: Path, array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
-    np.save(tmp_path / "a.npy", array)
-    samples, found = ask.read(tmp_path / "a.npy", INFO)
-    assert (samples.shape, found) == (shape, name)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x93NUMPY\x01\x00"])
-@pytest.mark.parametrize("ending", [".png", ".npy", ".txt"])
-def test_a_file_that_is_not_what_it_says_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
-    file = tmp_path / f"a{ending}"
-    file.write_bytes(content)
-    with pytest.raises(InvalidInput, match=r"a\."):
-        ask.read(file, INFO)
-
-
-def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InvalidInput, match=r"not a \.npy array of numbers"):
-        ask.read(tmp_path / "a.npy", INFO)
 
 
 def test_a_waterfall_has_a_bar_for_each_stage_that_took_time() -> None:

@@ -218,7 +218,7 @@ def test_a_framed_request_is_what_protobuf_would_have_sent(
     frame, whole = framed(plan, payload, request_id, thresholds, at)
     arrived = pb.InferRequest.FromString(framing.serialize(frame))
     assert arrived == whole
-    assert wire.payload_from_pb(arrived.activation) == payload
+    assert wire.payload_from_pb(arrived.activation, arrived.activation.payload) == payload
     assert wire.plan_from_pb(arrived.plan) == plan
     assert list(arrived.thresholds) == thresholds
 
@@ -254,7 +254,7 @@ def test_a_plan_with_an_unknown_tier_or_codec_is_refused(bad: dict[str, Any]) ->
 def test_an_activation_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:
     fields = {"shape": [1, 2], "dtype": pb.DATA_TYPE_FP32, "codec": pb.CODEC_FP32} | change
     with pytest.raises(InvalidInput, match=complaint):
-        wire.payload_from_pb(pb.Activation(**fields))
+        wire.payload_from_pb(pb.Activation(**fields), b"")
 
 
 def reply(**changes: Any) -> pb.InferReply:

@@ -1,0 +1,1 @@
+"""Other servers of the same networks, side by side with ours."""

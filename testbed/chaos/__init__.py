@@ -1,0 +1,1 @@
+"""The chaos run: mixed traffic, faults by a seeded schedule, and invariants over the recorded history."""

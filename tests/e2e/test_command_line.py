@@ -1,0 +1,154 @@
+"""Wrong calls of every command and of every tier: one clear line, its exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OFFRAMP = "testbed"
+TIERS = ("device_agent", "edge_node", "cloud_node")
+_FRAME = "╭─╮│╰╯ "
+
+
+def call(module: str, *arguments: str, out: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OFFRAMP_", "GRPC_"))}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """What was said, on one line. A usage error has a frame around it, and a hint above."""
+    lines = [line.strip(_FRAME) for line in done.stderr.splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Usage: ", "Try ", "Error ", "{"))]
+    return " ".join(said) if done.stderr.startswith("Usage: ") else "\n".join(said)
+
+
+DIGITS = "models/digits"
+WRONG: list[tuple[tuple[str, ...], int, str]] = [
+    (("nonsense",), 2, "No such command"),
+    (("run", "--nonsense"), 2, "No such option"),
+    (("run", "--splits", "99,99"), 2, "splits 99,99 must be rising and within"),
+    (("run", "--splits", "seven"), 2, "must be two split points"),
+    (("run", "--then", ""), 2, "is not RATE,RTT"),
+    (("run", "--then", "fast"), 2, "is not RATE,RTT"),
+    (("run", "--device-edge", "0mbit,1ms"), 2, "is not a rate"),
+    (("run", "--edge-cloud", "1mbit,-1ms"), 2, "is not a duration"),
+    (("run", "--device-slowdown", "nan"), 2, "--device-slowdown"),
+    (("run", "--port", "99999"), 2, "--port"),
+    (("run", "--out", "/proc/nowhere"), 2, "/proc/nowhere: No such file"),
+    (("run", "--bundle", ""), 1, "manifest.json: No such file; give the directory of a bundle"),
+    (("up", "--bundle", "tests"), 1, "tests: manifest.json: No such file; give the directory of a bundle"),
+    (("up", "--port", "0"), 2, "--port"),
+    (("infer", ""), 2, "a directory, give files"),
+    (("infer", "README.md", "--target", ""), 2, "give the address of a tier, HOST:PORT"),
+    (("infer", "README.md", "--target", "127.0.0.1:1"), 1, "no device agent answers at 127.0.0.1:1"),
+    (("infer", "README.md", "--timeout", "nan"), 2, "--timeout"),
+    (("health", "--addr", ""), 2, "give the address of a tier, HOST:PORT"),
+    (("health", "--timeout", "nan"), 2, "--timeout"),
+    (("inspect", ""), 1, "manifest.json: No such file; give the directory of a bundle"),
+    (("inspect", "README.md"), 1, "README.md: no such bundle directory"),
+    (("eval", ""), 1, "manifest.json: No such file"),
+    (("eval", DIGITS, "--codec", "gzip"), 2, "gzip"),
+    (("calibrate", DIGITS, "--epsilon", "2"), 2, "--epsilon"),
+    (("explain", ""), 1, "manifest.json: No such file"),
+    (("explain", DIGITS, "--links", "5mbit"), 2, "is not RATE,RTT"),
+    (("explain", DIGITS, "--links", "5mbit,1ms", "--seconds", "0.1"), 2, "give --links twice"),
+    (("explain", DIGITS, "--batch", "0"), 2, "--batch"),
+    (("profile", DIGITS, "--batch", "many"), 2, "--batch many: give up to 8 numbers"),
+    (("profile", DIGITS, "--seconds", "0.1", "--cache", "README.md"), 1, "give another --cache"),
+    (("partition",), 2, "give MODEL.onnx"),
+    (("partition", "README.md"), 2, "README.md: not an ONNX file"),
+    (("partition", "tests"), 2, "tests"),
+    (("partition", "--network", "nonsense"), 2, "no network is called 'nonsense'"),
+    (("partition", "--network", "efficientnet-b0", "--out", "/proc/nowhere"), 2, "--out /proc/nowhere: No such file"),
+    (("partition", "--network", "efficientnet-b0", "--exits", "a"), 2, "--exits takes numbers of blocks"),
+    (("train", "--out", "/dev/null/x"), 2, "--out /dev/null/x: Not a directory"),
+    (("train", "--out", "README.md"), 2, "--out README.md: File exists"),
+    (("train", "--dataset", "imagenet"), 2, "--dataset"),
+    (("paper", "dsc", "--json", "/proc/nowhere/x"), 2, "--json /proc/nowhere: No such file"),
+    (("paper", "dsc", "--json", "tests"), 2, "--json tests: Is a directory"),
+    (("paper", "dsc", "--out", "/proc/nowhere"), 2, "--out /proc/nowhere: No such file"),
+    (("bench", "policies"), 2, "--trace"),
+    (("bench", "policies", "--trace", "nowhere"), 2, "--trace needs link traces"),
+    (("bench", "policies", "--trace", "Makefile", "--out", "/proc/nowhere"), 2, "--out /proc/nowhere: No such file"),
+    (("bench", "policies", "--trace", "Makefile", "--policies", "nobody"), 2, "there is no policy 'nobody'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
+def test_a_wrong_call_is_one_clear_line(arguments: tuple[str, ...], code: int, says: str) -> None:
+    done = call(OFFRAMP, *arguments)
+    said = complaint(done)
+    assert done.returncode == code, done.stderr
+    assert says in said
+    assert "\n" not in said
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("module", TIERS)
+def test_a_port_in_use_is_one_clear_line(module: str, taken: str) -> None:
+    done = call(module, "--listen", taken, "--profile-seconds", "0", "--metrics-listen", "-")
+    assert (done.returncode, complaint(done)) == (
+        2,
+        f"{module.partition('_')[0]}: cannot listen on {taken}: in use, or not an address of this machine",
+    )
+
+
+TIERS_WRONG: list[tuple[tuple[str, ...], str]] = [
+    (("--threds", "1"), "--threds"),
+    (("--listen", "nowhere.invalid:1", "--metrics-listen", "-"), "cannot listen on nowhere.invalid:1"),
+    (("--max-message-bytes", "1"), "max_message_bytes"),
+    (("--memory-bytes", "1"), "memory_bytes"),
+    (("--deadline-seconds", "nan"), "deadline_seconds"),
+    (("--holds", "0:999"), "holds"),
+]
+
+
+@pytest.mark.parametrize("module", TIERS)
+@pytest.mark.parametrize(("arguments", "says"), TIERS_WRONG, ids=[" ".join(row[0]) for row in TIERS_WRONG])
+def test_a_wrong_setting_of_a_tier_is_one_clear_line(module: str, arguments: tuple[str, ...], says: str) -> None:
+    done = call(module, "--profile-seconds", "0", *arguments)
+    said = complaint(done)
+    assert done.returncode == 2, done.stderr
+    assert said.startswith(module.partition("_")[0] + ": ")
+    assert says in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("arguments", [("version",), ("inspect", DIGITS), ("inspect", DIGITS, "--json"), ("--help",)])
+def test_a_full_disk_is_one_clear_line(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = call(OFFRAMP, *arguments, out=full.fileno())
+    assert (done.returncode, done.stderr) == (1, "offramp: system: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [("inspect", DIGITS), ("explain", DIGITS), ("run",)])
+def test_ctrl_c_while_a_command_starts_is_one_clear_line(arguments: tuple[str, ...]) -> None:
+    """As soon as Python has begun with the command, whose imports then take most of a second."""
+    shown = [sys.executable, "-v", "-m", OFFRAMP, *arguments]  # -v: names each module as it is imported
+    with subprocess.Popen(shown, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "import 'typer'" in line or "import 'services.errors'" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = [line for line in process.stderr if line.startswith(("offramp:", "Traceback", "KeyboardInterrupt"))]
+        process.wait(60)
+    assert (process.returncode, rest) == (130, ["offramp: interrupted\n"])

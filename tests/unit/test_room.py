@@ -1,0 +1,103 @@
+"""Who may bring a message, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from services import memory, room
+from services.errors import QueueFull
+from services.room import Room
+
+MEGABYTE = 1 << 20
+
+
+async def asked(place: Room, taken: asyncio.Event, leave: asyncio.Event, size: int | None = None) -> None:
+    async with place.reading() as settle:
+        if size is not None:
+            settle(size)
+        taken.set()
+        await leave.wait()
+
+
+async def crowd(place: Room, count: int, leave: asyncio.Event) -> tuple[list[asyncio.Task[None]], list[asyncio.Event]]:
+    """`count` who come one after the other and stay until `leave`; a turn of the loop later."""
+    taken = [asyncio.Event() for _ in range(count)]
+    tasks = [asyncio.create_task(asked(place, each, leave)) for each in taken]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks, taken
+
+
+async def test_as_many_as_fit_read_at_once_and_the_others_in_turn() -> None:
+    place, leave = Room(capacity=3, message_bytes=1), asyncio.Event()
+    tasks, taken = await crowd(place, 5, leave)
+    assert [each.is_set() for each in taken] == [True] * 3 + [False] * 2
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert all(each.is_set() for each in taken)
+    assert place.held == 0
+
+
+async def test_a_small_message_makes_room_as_soon_as_its_size_is_known() -> None:
+    place, leave = Room(capacity=100, message_bytes=100), asyncio.Event()
+    small = asyncio.create_task(asked(place, asyncio.Event(), leave, size=0))
+    _, taken = await crowd(place, 1, leave)
+    assert taken[0].is_set()
+    leave.set()
+    await small
+
+
+async def test_one_message_is_always_let_in() -> None:
+    place = Room(capacity=1, message_bytes=100)
+    async with place.reading():
+        assert place.held == 100
+
+
+async def test_who_gives_up_waiting_leaves_no_trace() -> None:
+    place, leave = Room(capacity=1, message_bytes=1), asyncio.Event()
+    (first, second, third), taken = await crowd(place, 3, leave)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    leave.set()
+    await asyncio.gather(first, third)
+    assert (taken[1].is_set(), taken[2].is_set(), place.held) == (False, True, 0)
+
+
+async def test_who_gives_up_when_it_is_their_turn_hands_it_on() -> None:
+    place, leave = Room(capacity=1, message_bytes=1), asyncio.Event()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(place.reading())
+        (second, third), taken = await crowd(place, 2, leave)
+        await stack.aclose()
+        second.cancel()
+        leave.set()
+        await asyncio.gather(second, third, return_exceptions=True)
+    assert (second.cancelled(), taken[1].is_set(), place.held) == (True, True, 0)
+
+
+async def test_more_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_WAITING", 1)
+    place, leave = Room(capacity=1, message_bytes=1), asyncio.Event()
+    tasks, _ = await crowd(place, 3, leave)
+    leave.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), type(None), QueueFull]
+
+
+def test_on_a_small_machine_messages_are_smaller_and_still_several_fit() -> None:
+    small, large = Room.within(256 * MEGABYTE, 64 * MEGABYTE), Room.within(64 << 30, 64 * MEGABYTE)
+    assert small.message_bytes == 4 * MEGABYTE
+    assert small.capacity == 8 * small.message_bytes
+    assert large.message_bytes == 64 * MEGABYTE
+
+
+@pytest.mark.parametrize(("text", "expected"), [("268435456\n", 256 * MEGABYTE), ("max\n", None), ("", None)])
+def test_the_memory_there_is_is_what_the_container_allows(tmp_path: Path, text: str, expected: int | None) -> None:
+    whole = memory.limit_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text(text)
+    assert memory.limit_bytes(tmp_path) == (expected or whole)
+    assert whole > 256 * MEGABYTE
