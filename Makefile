@@ -40,14 +40,8 @@ lint: .venv/.installed-dev ## Style, types, import contracts, and stubs that mat
 proto: .venv/.installed-dev ## Generate services/pb from proto/
 	@$(BIN)/python deploy/stubs.py
 
-bench: .venv/.installed-dev ## Benchmarks: links, the hop, the planner, sessions, codecs, link estimates, into out/bench
-	@mkdir -p out/bench
-	@$(BIN)/python -m benchmarks.links --json out/bench/links.json
-	@$(BIN)/python -m benchmarks.hop --json out/bench/hop.json
-	@$(BIN)/python -m benchmarks.planner --json out/bench/planner.json
-	@$(BIN)/python -m benchmarks.sessions --json out/bench/sessions.json
-	@$(BIN)/python -m benchmarks.codecs --json out/bench/codecs.json
-	@$(BIN)/python -m benchmarks.link_estimates --json out/bench/link_estimates.json
+bench: .venv/.installed-dev ## Benchmarks, side by side with other servers, into out/bench: JSON, a table, plots (15 minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 up: ## The testbed in containers, with Prometheus, and Grafana where its image can be had
 	@if docker compose --profile monitoring pull --quiet --policy missing grafana 2>/dev/null; then profile="--profile monitoring"; \

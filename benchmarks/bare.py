@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from services import process
-from services.uplink import channel_options
+from services.channels import channel_options
 from testbed.local import part
 
 _SERVICE = "benchmarks.Bare"

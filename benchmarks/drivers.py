@@ -16,9 +16,11 @@ import grpc
 import numpy as np
 
 from benchmarks.subjects import Subject
+from services.channels import channel_options
 from services.client import GrpcNextTier
+from services.connection import Transport
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
-from services.uplink import Transport, Uplink, channel_options
+from services.uplink import Uplink
 
 Call = Callable[[], Awaitable[object]]
 Connect = Callable[[], Call]

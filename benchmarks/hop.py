@@ -27,9 +27,10 @@ from benchmarks import bare
 from services import bundle, process
 from services.bundle import ExitSpec, InputSpec, Manifest
 from services.client import GrpcNextTier
+from services.connection import Transport
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.partition import partition
-from services.uplink import Transport, Uplink
+from services.uplink import Uplink
 from testbed.local import Part, part
 
 SIZES = {"1 KiB": 1 << 10, "16 KiB": 16 << 10, "150 KiB": 150 << 10, "256 KiB": 256 << 10, "1 MiB": 1 << 20}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import time
@@ -79,7 +80,7 @@ async def loads(count: int = PROCESSES) -> AsyncIterator[Loads]:
 @asynccontextmanager
 async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-m", "testbed.child", "benchmarks.load")
+    command = (sys.executable, "-m", "testbed.child", str(os.getpid()), "benchmarks.load")
     running = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     try:
         yield running

@@ -26,10 +26,10 @@ from device_agent.questions import (
     predictions,
     whole_trace,
 )
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES, channel_options, error_of
 from services.errors import InvalidInput, OfframpError
 from services.open_inference import messages
 from services.open_inference.tensors import IMAGE
-from services.uplink import DEFAULT_MAX_MESSAGE_BYTES, channel_options, error_of
 
 __all__ = ["AsyncClient", "Client", "ModelInfo", "Prediction", "Sample", "Wishes"]
 

@@ -143,7 +143,10 @@ class Planning:
         self._replanner.reconsider()
 
     def _of(self, options: Options) -> Replanner:
-        return Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
+        replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
+        if self._uplink is not None:
+            replanner.asked = self._uplink.used
+        return replanner
 
 
 def probing(uplink: Uplink, plannings: Sequence[Planning]) -> asyncio.Task[None]:

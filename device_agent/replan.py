@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from services.errors import OfframpError
 REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
 _MAX_CHOICES = 32
+_IN_USE_SECONDS, _UNUSED_SECONDS = 2.0, 1.0
 
 
 class Prepares(Protocol):
@@ -39,8 +40,13 @@ class _Choice:
 
     plan: Plan
     switcher: Switcher
+    asked_at: float = -math.inf
     considered_at: float = -math.inf
     switching: asyncio.Task[None] | None = None
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
     `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
+    `asked` hears of each request that is given a plan.
     """
 
     manifest: Manifest
@@ -56,6 +63,7 @@ class Replanner:
     options: Options = field(default_factory=Options)
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
+    asked: Callable[[], None] = _nothing
     changes: int = 0
     _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
     _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
@@ -63,7 +71,10 @@ class Replanner:
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         """The plan that is ready for requests of this policy and batch size."""
-        return self._choice(policy, bucket(batch_size)).plan
+        choice = self._choice(policy, bucket(batch_size))
+        choice.asked_at = self.clock()
+        self.asked()
+        return choice.plan
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """Takes in what came back with an answer, and reconsiders that request's plan, at most every 0.1 s.
@@ -88,9 +99,11 @@ class Replanner:
         return Beliefs(self.manifest, dict(self._profiles), dict(self._links))
 
     def reconsider(self) -> None:
-        """Reconsiders every plan in use, for beliefs that came without an answer."""
+        """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others."""
+        now = self.clock()
         for (policy, size), choice in self._choices.items():
-            self._consider(choice, policy, size)
+            if now - choice.asked_at < _IN_USE_SECONDS or now - choice.considered_at >= _UNUSED_SECONDS:
+                self._consider(choice, policy, size)
 
     async def settle(self) -> None:
         """Waits until no switch is under way."""

@@ -2,7 +2,8 @@
 
 A plan that follows every new estimate flaps, and each switch costs a warm-up; one that waits loses requests. So
 the rule is uneven (DESIGN: degrade at once, improve slowly), and its price is bounded: between two switches
-at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going.
+at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going. What made a switch for that
+reason may be over soon: the next one is worth it from `recovery` times on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class SwitchRule:
     agreeing: int = 2
     dwell_seconds: float = 5.0
     collapse: float = 1.25
+    recovery: float = 1.1
 
 
 RULE = SwitchRule()
@@ -39,9 +41,12 @@ class Switcher:
     _promised: float = math.inf
     _agreed: int = 0
     _switched_at: float = field(default=-math.inf)
+    _collapsed: bool = False  # now, and at the last switch
+    _fled: bool = False
 
     def due(self, current: float | None, best: float) -> bool:
         """Whether to leave a plan of cost `current` (None: it cannot run any more) for one of cost `best`."""
+        self._collapsed = current is None or current >= self.rule.collapse * best
         if current is None:
             return True
         got_worse = current > (1 + self.rule.margin) * self._promised
@@ -53,7 +58,7 @@ class Switcher:
         first = self._switched_at == -math.inf
         sure = first or got_worse or self._agreed >= self.rule.agreeing
         rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
-        return sure and (rested or current >= self.rule.collapse * best)
+        return sure and (rested or current >= (self.rule.recovery if self._fled else self.rule.collapse) * best)
 
     def kept(self, current: float) -> None:
         """Notes that the plan in force, of cost `current`, is the best there is."""
@@ -62,3 +67,4 @@ class Switcher:
     def switched(self, promised: float) -> None:
         """Notes a switch to a plan of cost `promised`."""
         self._promised, self._agreed, self._switched_at = promised, 0, self.clock()
+        self._fled = self._collapsed

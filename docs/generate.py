@@ -1,4 +1,7 @@
-"""Writes docs/settings.md, docs/cli.md and docs/metrics.md from the code. With --check, only says whether they are what it gives."""
+"""Writes docs/settings.md, docs/cli.md and docs/metrics.md from the code.
+
+With --check, only says whether they are what it gives.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +64,12 @@ Counters end in `_total`; take their `rate()`. A histogram `x` has the series `x
 A request counts when its answer has left, and only at a tier that answered it; where a call to the tier above came to
 nothing, that tier may have counted samples that this one answered again."""
 
-METRICS_GRPC = """Names and values as dashboards for gRPC expect them: `grpc_type` is `unary` or `bidi_stream`, `grpc_code`
-is spelt as in Go (`OK`, `NotFound`, `DeadlineExceeded`). Health checks and reflection count, too. Between tiers many
+METRICS_GRPC = """Names and values as dashboards for gRPC expect them: `grpc_type` is `unary` or `bidi_stream`,
+`grpc_code` is spelt as in Go (`OK`, `NotFound`, `DeadlineExceeded`). Health checks and reflection count, too. Between tiers many
 requests share one `Exchange` stream, which is one call; how requests fare is told by the series above."""
 
-METRICS_TRITON = """For dashboards and autoscalers made for Triton; `compat_metrics` set to `none` leaves them out. They are
-counters by nature, though their names do not end in `_total`."""
+METRICS_TRITON = """For dashboards and autoscalers made for Triton; `compat_metrics` set to `none` leaves them out. They
+are counters by nature, though their names do not end in `_total`."""
 
 METRICS_TAIL = """## The process
 

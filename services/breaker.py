@@ -16,7 +16,8 @@ from services.domain import Clock
 FAILURES = 5
 WINDOW_SECONDS = 10.0
 FIRST_OPEN_SECONDS = 0.5
-MAX_OPEN_SECONDS = 10.0
+MAX_OPEN_SECONDS = 2.0
+"""A check costs next to nothing, and whoever is back shall be used again within a few seconds."""
 
 
 class BreakerState(IntEnum):
@@ -53,6 +54,11 @@ class Breaker:
         """Whether the peer has been left alone for long enough to ask for its health."""
         return self.state is BreakerState.OPEN and self.clock() - self._opened_at >= self._open_seconds
 
+    @property
+    def due_seconds(self) -> float:
+        """How long it is still to be left alone."""
+        return max(self._opened_at + self._open_seconds - self.clock(), 0.0)
+
     def healthy(self) -> None:
         """The health check says that the peer serves: one request may try."""
         if self.state is BreakerState.OPEN:
@@ -74,6 +80,11 @@ class Breaker:
             return
         self._failed_at.append(now)
         if self.state is BreakerState.CLOSED and self._too_many(now):
+            self._open(FIRST_OPEN_SECONDS)
+
+    def dead(self) -> None:
+        """A health check got no answer either: more failures would tell nothing new."""
+        if self.state is BreakerState.CLOSED:
             self._open(FIRST_OPEN_SECONDS)
 
     def unknown(self) -> None:

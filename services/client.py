@@ -7,7 +7,7 @@ import time
 from services import codec, wire
 from services.bundle import Preprocessing
 from services.describing import Description
-from services.domain import Clock, LinkEstimate, Plan, Request
+from services.domain import Clock, LinkEstimate, Payload, Plan, Request
 from services.errors import DeadlineExceeded
 from services.framing import Framed
 from services.journey import Forwarded
@@ -17,6 +17,7 @@ from services.uplink import Uplink
 _MIN_MARGIN_SECONDS = 0.010
 _MARGIN_SHARE = 0.05
 _FRESH_SECONDS = 2.0
+_SAME_SECONDS = 0.001
 
 
 class GrpcNextTier:
@@ -33,20 +34,29 @@ class GrpcNextTier:
         self._classes = classes
         self._preprocessing = preprocessing
         self._clock = clock
+        self._link: tuple[LinkEstimate | None, float] = None, 0.0
 
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
         started = self._clock()
+        self._uplink.used()
+        self._uplink.check()
         rtt = _fresh_rtt(self.link())
         remaining = _spendable(request.deadline.remaining(), rtt)
-        payload = codec.at(codec_name, request.at, self._preprocessing).encode(request.activation)
+        payload = self._payload(request, codec_name)
         header = _header(request, remaining - rtt / 2)  # what is left when it arrives
         message = Framed(header, wire.payload_to_pb(payload), payload.data)
         encoded = self._clock()
-        call = await self._uplink.infer(message, remaining)
+        call = await self._uplink.infer(message, remaining, request.plan.expected_seconds)
         response = wire.response_from_pb(call.reply, len(request.activation), self._classes)
         self._uplink.learn(call, header.ByteSize(), response.trace.seconds)
         return Forwarded(response, encoded - started, payload.nbytes, call.reply.ByteSize())
+
+    def _payload(self, request: Request, codec_name: str) -> Payload:
+        passing = request.passing
+        if passing is not None and passing.payload.codec == codec_name:
+            return passing.payload
+        return codec.at(codec_name, request.at, self._preprocessing).encode(request.activation)
 
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
         await self._uplink.prepare(model_hash, plan, seconds)
@@ -55,7 +65,12 @@ class GrpcNextTier:
         return await self._uplink.describe(timeout_seconds, model_hash)
 
     def link(self) -> LinkEstimate:
-        return self._uplink.link()
+        """What is believed of the link, as of a millisecond ago at most: to find out looks at every call in flight."""
+        now, (believed, at) = self._clock(), self._link
+        if believed is None or not 0 <= now - at < _SAME_SECONDS:
+            believed = self._uplink.link()
+            self._link = believed, now
+        return believed
 
 
 def _spendable(remaining: float, rtt_seconds: float) -> float:

@@ -7,6 +7,7 @@ Lengths are checked before anything is allocated; nothing here ever unpickles.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,11 +32,16 @@ _ZEROS = 0.5
 
 
 class Coding(Protocol):
-    """How a tensor becomes data and parameters, and back. `decode` raises CorruptPayload and nothing else."""
+    """How a tensor becomes data and parameters, and back. `decode` raises CorruptPayload and nothing else.
+
+    `check` raises it for lengths that cannot be right, where that is to be seen without decoding.
+    """
 
     def encode(self, tensor: FloatArray) -> Encoded: ...
 
     def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray: ...
+
+    def check(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> None: ...
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int: ...
 
@@ -51,10 +57,14 @@ class Packed:
         return packing.pack(levels, self.quantiser.bits), parameters
 
     def decode(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> FloatArray:
+        self.check(shape, data, parameters)
+        levels = packing.unpack(data, self.quantiser.bits, self.quantiser.symbols(shape))
+        return self.quantiser.restore(shape, levels, parameters)
+
+    def check(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> None:
         size, count = self.quantiser.parameter_bytes(shape), self.quantiser.symbols(shape)
         packing.expect("parameters", len(parameters), size)
         packing.expect("data", len(data), packing.packed_bytes(count, self.quantiser.bits))
-        return self.quantiser.restore(shape, packing.unpack(data, self.quantiser.bits, count), parameters)
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         """Exact."""
@@ -78,6 +88,10 @@ class Zstd:
         frame = memoryview(packing.inflate(data, plain.estimate_bytes(shape)))
         return plain.decode(shape, frame[size:], frame[:size])
 
+    def check(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> None:
+        packing.expect("parameters", len(parameters), 0)
+        packing.expect_frame(data, Packed(self.quantiser).estimate_bytes(shape))
+
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         return math.ceil(_ZSTD_RATIO * Packed(self.quantiser).estimate_bytes(shape))
 
@@ -99,6 +113,9 @@ class Bitmap:
         levels, rest = packing.with_zeros(rest, self.quantiser.bits, self.quantiser.symbols(shape))
         packing.expect("data", len(data), len(data) - len(rest))
         return self.quantiser.restore(shape, levels, ranges.data)
+
+    def check(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> None:
+        self.decode(shape, data, parameters)  # only the bitmaps say how long it is
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         count, size = self.quantiser.symbols(shape), self.quantiser.parameter_bytes(shape)
@@ -122,18 +139,30 @@ class Codec:
 
     def decode(self, payload: Payload) -> FloatArray:
         """Decodes to float32 of `payload.shape`. Raises CorruptPayload; allocates only what the shape needs."""
-        if any(size < 0 for size in payload.shape) or not payload.shape:
-            raise CorruptPayload(f"shape {list(payload.shape)} is not [samples, …] with sizes of at least 0")
-        if checksum(payload.parameters, payload.data) != payload.crc32c:
-            raise CorruptPayload("the checksum (CRC32C) of the activation does not match")
-        tensor = self.coding.decode(payload.shape, payload.data, payload.parameters)
-        if not _finite(tensor):
-            raise CorruptPayload("the activation decodes to values that are not finite")
-        return tensor
+        return _checked(self._decoded(payload))
+
+    def decode_all(self, payloads: Iterable[Payload]) -> FloatArray:
+        """As `decode`, of several payloads whose samples are alike: the samples of all, in one tensor."""
+        return _checked(np.concatenate([self._decoded(payload) for payload in payloads]))
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes on the wire for [N, …]: exact without a lossless stage, a typical ratio with one."""
         return self.coding.estimate_bytes(shape)
+
+    def check(self, payload: Payload) -> None:
+        """Raises CorruptPayload for a wrong checksum or length; what else `decode` would find is left to it."""
+        self._verify(payload)
+        self.coding.check(payload.shape, payload.data, payload.parameters)
+
+    def _decoded(self, payload: Payload) -> FloatArray:
+        self._verify(payload)
+        return self.coding.decode(payload.shape, payload.data, payload.parameters)
+
+    def _verify(self, payload: Payload) -> None:
+        if not payload.shape or min(payload.shape) < 0:
+            raise CorruptPayload(f"shape {list(payload.shape)} is not [samples, …] with sizes of at least 0")
+        if checksum(payload.parameters, payload.data) != payload.crc32c:
+            raise CorruptPayload("the checksum (CRC32C) of the activation does not match")
 
 
 _STAGES: dict[str, type[Packed] | type[Zstd] | type[Bitmap]] = {"": Packed, "+zstd": Zstd, "+bitmap": Bitmap}
@@ -180,6 +209,12 @@ def usable(manifest: Manifest, split_point: int) -> tuple[str, ...]:
 def faithful(name: str) -> bool:
     """Whether `name` counts as harmless to accuracy where that was not measured: at most half a step of 8 bits."""
     return name.split("+")[0] in ("fp32", "fp16", "int8") or name in image_codec.FAITHFUL
+
+
+def _checked(tensor: FloatArray) -> FloatArray:
+    if not _finite(tensor):
+        raise CorruptPayload("the activation decodes to values that are not finite")
+    return tensor
 
 
 def _finite(tensor: FloatArray) -> bool:

@@ -136,11 +136,20 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class Passing:
+    """An activation that a tier passes on as it came, with what decodes it where that turns out to be needed."""
+
+    payload: Payload
+    decode: Callable[[Payload], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One inference on its way through the tiers.
 
     `activation` is float32 [N, *shape of split point `at`]; `thresholds` overrides the bundle's own,
     one per exit, in order. `traceparent`: where it belongs in its caller's trace; empty where in none.
+    `passing`: set where this tier runs nothing of it; `activation` then has the right shape, and no more.
     """
 
     request_id: str
@@ -151,6 +160,7 @@ class Request:
     deadline: Deadline
     thresholds: tuple[float, ...] | None = None
     traceparent: str = ""
+    passing: Passing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,13 @@ class Unavailable(OfframpError):
 
 
 class QueueFull(Unavailable):
-    """The bounded queue is full."""
+    """The bounded queue is full, or holds more than can be done in time. retry_seconds: when to ask again."""
 
     reason = "QUEUE_FULL"
+
+    def __init__(self, message: str = "", retry_seconds: float = 0.05):
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class Draining(Unavailable):

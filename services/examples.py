@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from services import bundle, images
 from services.bundle import Bundle, Manifest
@@ -31,6 +30,8 @@ def inputs(manifest: Manifest, count: int) -> FloatArray:
     shape = images.image_shape(manifest.input)
     if shape is None:
         return rng.standard_normal((count, *manifest.input.shape), np.float32)
+    from PIL import Image  # only here: a tier that knows its machine starts without
+
     height, width, channels = shape
     coarse = rng.integers(0, 256, (count, channels, _SHAPES, _SHAPES), np.uint8)
     planes = [[Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC) for plane in c] for c in coarse]

@@ -18,7 +18,7 @@ import grpc
 
 from services import eager, exchange_frames, screening, wire
 from services.domain import Clock
-from services.errors import DeadlineExceeded, InternalError, OfframpError, QueueFull
+from services.errors import DeadlineExceeded, InternalError, OfframpError
 from services.framing import Framed
 from services.outbox import Outbox
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -36,6 +36,10 @@ _REFUSES = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 class Broken(Exception):
     """The stream is no more, or none can be had now; the request may be asked in another way."""
+
+
+class Crowded(Exception):
+    """Too many requests wait for being sent, or for an outcome."""
 
 
 class Unanswered(DeadlineExceeded):
@@ -63,18 +67,21 @@ class Exchange:
         self._not_before = -math.inf
 
     async def ask(self, message: Framed, timeout_seconds: float) -> pb.InferReply:
-        """Raises Broken, Unanswered, QueueFull where too many wait already, or what the far side raised."""
-        stream, asked_at = self._open(), self._clock()
-        ask = _Ask(message, asyncio.get_running_loop().create_future())
+        """Raises Broken, Unanswered, Crowded where too many wait already, or what the far side raised."""
+        stream, asked_at, loop = self._open(), self._clock(), asyncio.get_running_loop()
+        ask = _Ask(message, loop.create_future())
         stream.send(ask)
+        timer = loop.call_later(
+            timeout_seconds, _expire, ask
+        )  # `asyncio.timeout` would ask which task it is: see `eager`
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return _reply(await ask.outcome)
-        except TimeoutError:
+            return _reply(await ask.outcome)
+        except Unanswered:
             if stream.heard_at < asked_at:
                 stream.retire()  # it may be dead; others need not wait as long to find out
-            raise Unanswered("the next tier did not answer in time") from None
+            raise
         finally:
+            timer.cancel()
             stream.forget(ask)
 
     def retire(self) -> None:
@@ -120,9 +127,9 @@ class _Stream:
         self._writing: asyncio.Future[None] | None = None
 
     def send(self, ask: _Ask) -> None:
-        """Raises QueueFull where too many requests wait for being sent, or for an outcome."""
+        """Raises Crowded where too many requests wait for being sent, or for an outcome."""
         if self._outbox.full or len(self._asked) >= _MOST_ASKED:
-            raise QueueFull(f"{len(self._outbox) + len(self._asked)} requests wait for the next tier already")
+            raise Crowded(f"{len(self._outbox) + len(self._asked)} requests wait for the next tier already")
         self._outbox.put(ask, ask.message.nbytes)
         self._pump()
 
@@ -197,6 +204,11 @@ class _Stream:
             self.retire()
         elif not self.open and not self._asked:
             self._pump()
+
+
+def _expire(ask: _Ask) -> None:
+    if not ask.outcome.done():
+        ask.outcome.set_exception(Unanswered("the next tier did not answer in time"))
 
 
 def _reply(outcome: pb.ExchangeOutcome) -> pb.InferReply:

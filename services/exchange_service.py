@@ -1,4 +1,7 @@
-"""`Exchange` as a tier serves it: many requests on one stream, each run, cancelled, timed and answered on its own."""
+"""`Exchange` as a tier serves it: many requests on one stream, each run, cancelled, timed and answered on its own.
+
+Requests of one message that want the same run as one where a `Merging` says so.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,6 +21,7 @@ from services.errors import DeadlineExceeded, InvalidInput
 from services.exchange_frames import Asked
 from services.framing import Framed
 from services.guard import refusal
+from services.merging import Apart, Call, Merging
 from services.observing import Observers
 from services.outbox import Outbox
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -29,24 +34,31 @@ STREAM_SECONDS = 45.0
 """How old a stream gets in use: less than a connection is given to end in, which therefore cuts none off."""
 _GATHERED_BYTES = 1 << 15
 _MOST_WAITING = 4096
-_begin = eager.start if eager.NATIVE else asyncio.ensure_future
 _MOST_WAITING_BYTES = 4 << 20
 
 
 class ExchangeService:
-    """All streams of a tier. A request without a deadline gets `deadline_seconds`."""
+    """All streams of a tier. A request without a deadline gets `deadline_seconds`. merging: None runs each alone."""
 
-    def __init__(self, answer: Answer, deadline_seconds: float, observers: Observers, clock: Clock = time.monotonic):
+    def __init__(
+        self,
+        answer: Answer,
+        deadline_seconds: float,
+        observers: Observers,
+        clock: Clock = time.monotonic,
+        merging: Merging | None = None,
+    ):
         self._answer = answer
         self._deadline_seconds = deadline_seconds
         self._observers = observers
-        self._clock = clock
+        self._merging = merging
+        self.clock = clock
         self._streams: set[_Stream] = set()
         self._leaving = False
 
     async def exchange(self, requests: object, context: Context) -> None:
         """Serves one stream until its caller ends it, or this tier does."""
-        stream = _Stream(context, self._one, self._clock)
+        stream = _Stream(context, self)
         self._streams.add(stream)
         if self._leaving:
             stream.leave()
@@ -66,37 +78,61 @@ class ExchangeService:
         for stream in self._streams:
             stream.end()
 
-    async def _one(self, framed: Framed, arrived: float) -> tuple[bytes | None, bytes]:
-        """The reply, or None and a status; both serialised."""
+    def groups(self, calls: Sequence[Call]) -> Iterable[Sequence[Call]]:
+        """`calls` of one message, in groups that are to run as one."""
+        return ([call] for call in calls) if self._merging is None else self._merging.groups(calls)
+
+    def seconds(self, framed: Framed) -> float:
+        """What a request has left."""
         asked = framed.header.remaining_seconds
-        seconds = min(asked, self._deadline_seconds) if asked > 0 else self._deadline_seconds
+        return min(asked, self._deadline_seconds) if asked > 0 else self._deadline_seconds
+
+    async def outcomes(self, work: _Work) -> list[bytes]:
+        """Runs `work`: its outcomes, serialised. Raises Apart where several cannot run as one."""
+        numbers, asked = work.calls.keys(), tuple(work.calls.values())
+        if len(asked) > 1 and self._merging is not None:
+            replies = await self._merging.answer(asked, work.arrived)
+            return [exchange_frames.outcome(number, reply) for number, reply in zip(numbers, replies, strict=True)]
         try:
-            try:
-                async with asyncio.timeout(seconds):
-                    return (await self._answer(framed, arrived)).SerializeToString(), b""
-            except TimeoutError:
-                raise DeadlineExceeded("the request's deadline has passed") from None
+            reply = await self._answer(asked[0], work.arrived)
         except Exception as error:
-            _, _, trailing = refusal(error, framed, self._observers)
-            return None, wire.status_in(trailing)
+            return self.refused(work, error)
+        return [exchange_frames.outcome(number, reply.SerializeToString()) for number in numbers]
+
+    def refused(self, work: _Work, error: Exception) -> list[bytes]:
+        """What all calls of `work` are told of `error`."""
+        ends = ((number, refusal(error, framed, self._observers)) for number, framed in work.calls.items())
+        return [exchange_frames.outcome(number, None, wire.status_in(trailing)) for number, (_, _, trailing) in ends]
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """Calls of one message that run as one, which most often is one."""
+
+    calls: dict[int, Framed]
+    arrived: float
+    task: asyncio.Future[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Nobody waits for it any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
 
 class _Stream:
     """One caller's stream."""
 
-    def __init__(
-        self,
-        context: Context,
-        answer: Callable[[Framed, float], Awaitable[tuple[bytes | None, bytes]]],
-        clock: Clock,
-    ):
+    def __init__(self, context: Context, service: ExchangeService):
         self._context = context
-        self._answer = answer
-        self._clock = clock
+        self._service = service
+        self._clock = service.clock
         self._outbox: Outbox[bytes] = Outbox(_MOST_WAITING, _MOST_WAITING_BYTES, _GATHERED_BYTES)
-        self._running: dict[int, asyncio.Future[None]] = {}
+        self._running: dict[int, _Work] = {}
         self._newest = 0
-        self._old_at = clock() + STREAM_SECONDS
+        self._old_at = self._clock() + STREAM_SECONDS
         self._tells = False
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -117,15 +153,16 @@ class _Stream:
         try:
             await asyncio.wait([self._reading])
             failed = not self._reading.cancelled() and self._reading.exception() is not None
-            if self._running and not failed:
-                await asyncio.wait(self._running.values())
+            while not failed and (tasks := [work.task for work in self._running.values() if work.task is not None]):
+                await asyncio.wait(tasks)
             if self._writing is not None:
                 await self._writing  # gRPC cannot end a call while it writes; it cancels us if nobody reads
             if failed:
                 self._reading.result()
         finally:
-            for task in (self._reading, *self._running.values()):
-                task.cancel()
+            self._reading.cancel()
+            for work in tuple(self._running.values()):
+                work.stop()
 
     async def _read(self) -> None:
         while isinstance(data := await self._context.read(), bytes):  # what is none is the end
@@ -133,24 +170,62 @@ class _Stream:
             await self._outbox.room()
 
     def _take(self, asked: Asked, arrived: float) -> None:
-        for number, framed in asked.calls:
+        for number, _ in asked.calls:
             if number <= self._newest:
                 raise InvalidInput("the numbers of the calls on a stream must go up")
             self._newest = number
-            task = _begin(self._run(number, framed, arrived))
-            if not task.done():
-                self._running[number] = task
+        for group in self._service.groups(asked.calls):
+            self._begin(_Work(dict(group), arrived))
         for number in asked.cancelled:
-            if number in self._running:
-                self._running.pop(number).cancel()
+            self._drop(number)
 
-    async def _run(self, number: int, framed: Framed, arrived: float) -> None:
+    def _begin(self, work: _Work) -> None:
+        """Runs it until it first waits; what does not has no need of a timer."""
+        for number in work.calls:
+            self._running[number] = work
+        work.task = eager.start(self._run(work))
+        if not work.task.done():
+            left = min(map(self._service.seconds, work.calls.values())) - (self._clock() - work.arrived)
+            work.timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire, work)
+
+    def _drop(self, number: int) -> None:
+        """Nobody waits for this call; where that leaves nobody, its run is stopped."""
+        work = self._running.pop(number, None)
+        if work is not None and work not in self._running.values():
+            work.stop()
+
+    async def _run(self, work: _Work) -> None:
         try:
-            outcome = exchange_frames.outcome(number, *await self._answer(framed, arrived))
-            self._outbox.put(outcome, len(outcome))
-            self._pump()
+            outcomes = await self._service.outcomes(work)
+        except Apart:
+            self._part(work)
+            return
         finally:
-            self._running.pop(number, None)
+            if work.timer is not None:
+                work.timer.cancel()
+        self._answered(work, outcomes)
+
+    def _part(self, work: _Work) -> None:
+        """Runs on its own whoever still waits."""
+        for number, framed in work.calls.items():
+            if self._running.get(number) is work:
+                self._begin(_Work({number: framed}, work.arrived))
+
+    def _expire(self, work: _Work) -> None:
+        """The time of one of its calls is over, or of the one."""
+        if len(work.calls) > 1:
+            self._part(work)
+        else:
+            late = DeadlineExceeded("the request's deadline has passed")
+            self._answered(work, self._service.refused(work, late))
+        work.stop()
+
+    def _answered(self, work: _Work, outcomes: Sequence[bytes]) -> None:
+        for number, outcome in zip(work.calls, outcomes, strict=True):
+            if self._running.get(number) is work:
+                del self._running[number]
+                self._outbox.put(outcome, len(outcome))
+        self._pump()
 
     def _pump(self) -> None:
         if self._writing is None or self._writing.done():

@@ -15,9 +15,11 @@ Measure = Literal["max_softmax", "entropy", "margin"]
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
     """Probabilities, float32 [N, classes], of logits [N, classes] scaled by 1 / temperature (Guo et al., 2017)."""
     with np.errstate(all="ignore"):  # logits that overflowed give NaN, which the caller looks for
-        scaled = logits / np.float32(temperature)
-        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        powers = np.divide(logits, np.float32(temperature), dtype=np.float32)
+        powers -= np.maximum.reduce(powers, axis=1, keepdims=True)
+        np.exp(powers, out=powers)
+        powers /= np.add.reduce(powers, axis=1, keepdims=True)
+        return powers
 
 
 def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArray:
@@ -33,7 +35,7 @@ def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArr
     if measure == "margin":
         top = np.partition(scores, -2, axis=1)[:, -2:]
         return np.asarray(top[:, 1] - top[:, 0], np.float32)
-    return np.asarray(scores.max(axis=1), np.float32)
+    return np.asarray(np.maximum.reduce(scores, axis=1), np.float32)
 
 
 def leaves(confidences: FloatArray, threshold: float) -> npt.NDArray[np.bool_]:

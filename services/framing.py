@@ -28,6 +28,7 @@ _MAX_FIELDS = 1 << 13
 """Looked at one by one; ours have ten, and one for each call of an exchange."""
 _MAX_VARINT_BYTES = 10
 _SIZES = {1: 8, 5: 4}
+_KEYS = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def fields(data: Buffer) -> Iterator[Field]:
             _, position = _read_varint(data, position)
         else:
             position += _SIZES.get(kind, end)  # groups, which nobody has used for long, end behind the end
-        if position > end or key < 8:
+        if position > end or not 8 <= key < _KEYS:
             break
         yield Field(key, at, value, position)
     raise DecodeError("not a message, or one of more fields than any of ours")

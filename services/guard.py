@@ -101,9 +101,7 @@ def _model_of(request: Any) -> str:
     return str(getattr(named, "model_name", "") or getattr(named, "model_hash", ""))
 
 
-def _end(
-    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, trailing: Trailing
-) -> None:
+def _end(context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, trailing: Trailing) -> None:
     """Ends the call without an answer. `abort` would, too, but in a cycle that keeps the request for long."""
     context.set_code(code)
     context.set_details(message)

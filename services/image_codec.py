@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from services import packing
 from services.bundle import Preprocessing
@@ -82,12 +81,16 @@ class Compressed:
         return shape[0] * (self.overhead + math.ceil(self.share * math.prod(shape[1:])))
 
     def _file(self, image: Pixels) -> bytes:
+        from PIL import Image  # not at import: few tiers ever see an image, and all would start later
+
         with io.BytesIO() as file:
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, self.format, **self.options)
             return file.getvalue()
 
     def _image(self, file: bytes, shape: Shape) -> Pixels:
         """One image as uint8 [H, W, C], once its header says just that. Raises CorruptPayload."""
+        from PIL import Image
+
         height, width, channels = shape
         try:
             _check_whole(self.format, file, (width, height))
@@ -122,6 +125,9 @@ class ImageCoding:
         if len(shape) != 4 or shape[1] != len(self.preprocessing.mean):
             raise CorruptPayload(f"an image codec cannot carry {list(shape)}")
         return normalise(self.format.decode(_pixel_shape(shape), data, parameters), self.preprocessing)
+
+    def check(self, shape: Shape, data: Buffer, parameters: Buffer) -> None:
+        self.decode(shape, data, parameters)  # whole files are to be looked into
 
     def estimate_bytes(self, shape: Shape) -> int:
         size = self.format.estimate_bytes(_pixel_shape(shape))

@@ -60,6 +60,12 @@ class Journey:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
         return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
 
+    def unpack(self) -> None:
+        """Decodes what was to be passed on as it came, and is to be run here after all. Raises CorruptPayload."""
+        if (passing := self.request.passing) is not None and self.at == self.request.at:
+            self.activation = passing.decode(passing.payload)
+            self.watch.lap("decode")
+
     def offer(self) -> None:
         """Hands the answers so far to who wants them early, while somebody still travels."""
         if self.early is not None and len(self.travelling) and self.answered:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from services.domain import Clock
 from services.errors import Draining, InvalidInput, ModelNotReady, QueueFull, TooLarge, Unavailable
+from services.gradient_limit import GradientLimit
 
 ORDINARY = 1
 """The last priority that is not low; 0 is none given, and 1 the highest that can be asked for."""
 
 _LOW_SHARE = 0.75
+_AGAIN_SECONDS = 0.05
+"""After which to ask again where it is not known how long those ahead take."""
 
 _REFUSALS = (QueueFull, Draining, ModelNotReady)
+
+
+def _none() -> float:
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -22,7 +31,8 @@ class Limiter:
     """Admits up to `max_in_flight` requests, waiting ones included; none before it is warm or while draining.
 
     whole: what this is a part of, which must admit them too: the tier, of one of its models. rejected: how many were
-    turned away, here or in a part of this, by reason.
+    turned away, here or in a part of this, by reason. wait: seconds until one more would be done, as far as is known.
+    adaptive: how many it holds at most, learned from how long they take.
     """
 
     max_in_flight: int
@@ -30,6 +40,9 @@ class Limiter:
     warm: bool = True
     draining: bool = False
     whole: Limiter | None = None
+    wait: Callable[[], float] = _none
+    adaptive: GradientLimit | None = None
+    clock: Clock = time.monotonic
     rejected: dict[str, int] = field(default_factory=lambda: {kind.reason: 0 for kind in _REFUSALS})
 
     @property
@@ -37,35 +50,62 @@ class Limiter:
         """Whether new requests are welcome."""
         return self.warm and not self.draining and (self.whole is None or self.whole.ready)
 
+    @property
+    def limit(self) -> int:
+        """How many requests it holds at most now."""
+        return self.max_in_flight if self.adaptive is None else min(self.max_in_flight, self.adaptive.limit)
+
+    @property
+    def room(self) -> int:
+        """How many more requests it would hold now."""
+        room = self.limit - self.in_flight
+        return room if self.whole is None else min(room, self.whole.room)
+
     @contextmanager
-    def admit(self, priority: int = 0) -> Iterator[None]:
+    def admit(self, priority: int = 0, places: int = 1, seconds: float = math.inf) -> Iterator[None]:
         """Holds a place for the body. Raises ModelNotReady, Draining or QueueFull instead of waiting.
 
         priority: above 1 is low, and finds no place once three quarters are taken, so that the others still do.
+        places: of so many requests, which are all admitted or none. seconds: left for them; QueueFull where those
+        ahead will need that long, since they would be computed in vain.
         """
-        with self.whole.admit() if self.whole is not None else nullcontext():
-            self._check(self.max_in_flight if priority <= ORDINARY else math.ceil(_LOW_SHARE * self.max_in_flight))
-            self.in_flight += 1
-            try:
-                yield
-            finally:
-                self.in_flight -= 1
+        if self.whole is not None:
+            self.whole._check(self.whole.limit, places, seconds)
+        self._check(self.limit if priority <= ORDINARY else math.ceil(_LOW_SHARE * self.limit), places, seconds)
+        self._hold(places)
+        began = self.clock()
+        try:
+            yield
+            if self.adaptive is not None:
+                self.adaptive.finished(self.clock() - began, self.in_flight)
+        finally:
+            self._hold(-places)
 
-    def _check(self, limit: int) -> None:
-        refusal = self._refusal(limit)
+    def _hold(self, places: int) -> None:
+        self.in_flight += places
+        if self.whole is not None:
+            self.whole.in_flight += places
+
+    def _check(self, limit: int, places: int, seconds: float) -> None:
+        refusal = self._refusal(limit, places, seconds)
         if refusal is not None:
             for each in (self, self.whole):
                 if each is not None:
                     each.rejected[refusal.reason] += 1
             raise refusal
 
-    def _refusal(self, limit: int) -> Unavailable | None:
+    def _refusal(self, limit: int, places: int, seconds: float) -> Unavailable | None:
         if not self.warm:
             return ModelNotReady("the model is still warming up; try again shortly")
         if self.draining:
             return Draining("this tier is shutting down; try another")
-        if self.in_flight >= limit:
-            return QueueFull(f"{self.in_flight} requests are in flight here already; try again shortly")
+        if self.in_flight + places > limit:
+            return QueueFull(
+                f"{self.in_flight} requests are in flight here already; try again shortly",
+                self.wait() or _AGAIN_SECONDS,
+            )
+        if 0 < seconds < (wait := self.wait()):
+            return QueueFull(f"it would take {wait:.3f} s here, and has {seconds:.3f} s", wait)
         return None
 
 

@@ -123,10 +123,6 @@ class LinkEstimator:
         """Whether one of the calls in flight takes longer than is plausible."""
         return any(self._late(nbytes, seconds) for nbytes, seconds in waiting)
 
-    def expects(self, bytes_up: int) -> float:
-        """Seconds that a call of `bytes_up` should take on the network."""
-        return self._line.at(bytes_up + self._overhead_bytes)
-
     def _late(self, bytes_up: int, seconds: float) -> bool:
         surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)
         return surprise > limit

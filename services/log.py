@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
-
-import numpy as np
 
 from services.domain import Response, Tier
 
@@ -27,8 +26,11 @@ class _JsonLine(logging.Formatter):
             "level": record.levelname.lower(),
             "tier": self._tier,
             "event": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
+        if requests := getattr(record, "requests", ()):
+            start = json.dumps(line)[:-1]
+            return "\n".join(f"{start}, {each}}}" for each in requests)
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -58,16 +60,22 @@ def ended(task: asyncio.Task[Any]) -> None:
 
 def answered(request_id: str, tier: Tier, response: Response) -> None:
     """The one line of a request on this tier."""
-    if not _log.isEnabledFor(logging.INFO):
-        return
+    answered_together(((request_id, tier, response),))
+
+
+def answered_together(ended: Iterable[tuple[str, Tier, Response]]) -> None:
+    """A line for each of several requests, written at once."""
+    if _log.isEnabledFor(logging.INFO):
+        _log.log(logging.INFO, "request", extra={"requests": [_fields(*each) for each in ended]})
+
+
+def _fields(request_id: str, tier: Tier, response: Response) -> str:
+    """As JSON without its braces; written out, as these are most of all lines."""
     answers = response.predictions
-    event(
-        "request",
-        request_id=request_id,
-        samples=len(answers),
-        answered_here=int(np.count_nonzero(answers.tiers == tier)),
-        degraded=int(np.count_nonzero(answers.reasons)),
-        milliseconds=round(1000 * response.trace.seconds, 3),
+    tiers, reasons = answers.tiers.tolist(), answers.reasons.tolist()
+    return (
+        f'"request_id": {json.dumps(request_id)}, "samples": {len(tiers)}, "answered_here": {tiers.count(tier)}, '
+        f'"degraded": {len(reasons) - reasons.count(0)}, "milliseconds": {round(1000 * response.trace.seconds, 3)}'
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from services import codec, codec_costs, examples
 from services.bundle import Bundle, Manifest, SplitPointSpec
 from services.domain import Clock, CodecCost, FloatArray, Segment, SegmentTime
-from services.profile import Measured
+from services.profile import Expectation, Measured
 
 BATCH_SIZES = (1, 8)
 """What tiers measure: one sample, and enough of them to see what a batch saves."""
@@ -132,6 +132,26 @@ def take(
     return Findings(
         found, () if _codecs_known(loaded.manifest, known) else _codecs(loaded.manifest, model, example[:1])
     )
+
+
+def take_sizes(loaded: Bundle, model: Runnable, budget_seconds: float, sizes: tuple[int, ...]) -> Measured:
+    """What batches of `sizes` take of the whole network, and of the pieces that exits cut it into."""
+    if not sizes:
+        return Measured()
+    example, whole = examples.samples(loaded, max(sizes)), {loaded.manifest.last}
+    found = timings(model, budget_seconds, time.perf_counter, sizes, example, split_points=whole)
+    return Findings(found, ()).measured
+
+
+def sizes_unknown(manifest: Manifest, measured: Measured, most: int) -> tuple[int, ...]:
+    """`most` samples as one batch, where that many were not measured though fewer pay already."""
+    limit, fewer = manifest.input.max_batch, max(BATCH_SIZES)
+    known = any(time.batch_size == most for time in measured.segments)
+    if most <= fewer or known or (limit is not None and most > limit):
+        return ()
+    expectation = Expectation(measured.segments)
+    pays = (expectation.batch(time.segment, fewer) > 1 for time in measured.segments if time.batch_size == fewer)
+    return (most,) if any(pays) else ()
 
 
 def _codecs_known(manifest: Manifest, measured: Measured) -> bool:

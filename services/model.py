@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 
 from services.bundle import Bundle, ExitSpec
 from services.domain import Clock, FloatArray, Segment
-from services.errors import BundleError, InvalidInput, TooLarge
+from services.errors import BundleError, InvalidInput, SettingsError, TooLarge
+from services.hardware import Hardware
 from services.partition import Cutter, partition
 from services.sessions import SessionBuilder
 from services.weights import Weight, WeightStore, detach
@@ -29,6 +30,7 @@ MAX_SESSIONS = 64
 
 _MAX_FASTEST = 4096
 _PACE_RUNS = 5
+_HARDWARE = Hardware()
 
 SegmentOutput = tuple[FloatArray, FloatArray | None]
 """The activation at the segment's end, and the logits of the exit there, if there is one."""
@@ -44,7 +46,7 @@ class Model:
     def __init__(
         self,
         bundle: Bundle,
-        threads: int = 1,
+        hardware: Hardware = _HARDWARE,
         max_sessions: int = MAX_SESSIONS,
         slowdown: float = 1.0,
         clock: Clock = time.perf_counter,
@@ -54,7 +56,7 @@ class Model:
         self._exits = {spec.split_point: spec for spec in bundle.manifest.exits}
         store = WeightStore()
         graph, weights = _graph(bundle, store)
-        self._builder = SessionBuilder(weights, store, threads)
+        self._builder = SessionBuilder(weights, store, hardware)
         self._cutter = _cutter(bundle, graph)
         self._sessions: OrderedDict[Segment, ort.InferenceSession] = OrderedDict()
         self._max_sessions = max_sessions
@@ -152,6 +154,8 @@ class Model:
         example = np.random.default_rng(0).standard_normal(self.zeros(piece.start, 1).shape, np.float32)
         try:
             return self._builder.build(self._cutter.cut(piece), example)
+        except SettingsError:
+            raise
         except Exception as error:  # onnxruntime raises many kinds; each means that the graph cannot be run
             reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
             raise BundleError(f"{self._file}: segment {piece} cannot be run: {reason}") from None

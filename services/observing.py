@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from services import log, trace_context
@@ -46,25 +48,36 @@ class Observer(Protocol):
     def refused(self, refused: Refused) -> None: ...
 
 
+Told = Callable[[Sequence[Finished]], None]
+"""Hears of requests that ended at about the same time; an observer's `answered_together`, where it has one."""
+
+
 class LogLines:
     """One line for each request."""
 
     def answered(self, finished: Finished) -> None:
-        log.answered(finished.request_id, finished.tier, finished.response)
+        self.answered_together((finished,))
+
+    def answered_together(self, finished: Sequence[Finished]) -> None:
+        log.answered_together((each.request_id, each.tier, each.response) for each in finished)
 
     def refused(self, refused: Refused) -> None:
         log.refused(refused.request_id, refused.reason, refused.message)
 
 
 class Observers:
-    """Tells each of them, in their order, when the event loop is next free.
+    """Tells each, in their order, when the event loop is next free: of all requests at once that ended meanwhile.
 
     begin: makes the trace context of a request whose caller sent none; nothing, unless somebody records spans.
     """
 
     def __init__(self, observers: Iterable[Observer] = (LogLines(),), begin: Begin = trace_context.nothing):
-        self._observers = list(observers)
+        self._observers: list[Observer] = []
+        self._told: list[Told] = []
+        self._ended: list[Finished] = []
         self.begin = begin
+        for observer in observers:
+            self.add(observer)
 
     def traceparent(self, metadata: trace_context.Metadata) -> str:
         """Where a call from outside belongs: in the trace that its metadata names, else in one of its own."""
@@ -73,14 +86,26 @@ class Observers:
     def add(self, observer: Observer) -> None:
         """Tells `observer` too, from now on."""
         self._observers.append(observer)
+        self._told.append(getattr(observer, "answered_together", None) or partial(_one_by_one, observer))
 
     def answered(self, finished: Finished) -> None:
-        asyncio.get_running_loop().call_soon(self._each_answered, finished)
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._ended.append(finished)
 
     def refused(self, refused: Refused) -> None:
         for observer in self._observers:
             observer.refused(refused)
 
-    def _each_answered(self, finished: Finished) -> None:
-        for observer in self._observers:
-            observer.answered(finished)
+    def _tell(self) -> None:
+        ended, self._ended = self._ended, []
+        for told in self._told:
+            try:
+                told(ended)
+            except Exception:  # one that fails must not keep it from the others
+                log.event("failed", logging.ERROR, exc_info=True, task="observer")
+
+
+def _one_by_one(observer: Observer, ended: Sequence[Finished]) -> None:
+    for finished in ended:
+        observer.answered(finished)

@@ -79,16 +79,27 @@ def deflate(data: Buffer) -> bytes:
 def inflate(data: Buffer, size: int) -> bytes:
     """Undoes zstd, refusing by the frame's own header whatever does not become exactly `size` bytes."""
     try:
-        if zstandard.frame_content_size(data) != size:
-            raise CorruptPayload(f"the compressed activation does not announce the {size} bytes its shape needs")
+        expect_frame(data, size)
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except (zstandard.ZstdError, MemoryError):
         raise CorruptPayload("the compressed activation is not a zstd frame") from None
 
 
+def expect_frame(data: Buffer, size: int) -> None:
+    """Raises CorruptPayload unless `data` is a zstd frame that announces `size` bytes."""
+    try:
+        if zstandard.frame_content_size(data) == size:
+            return
+    except zstandard.ZstdError:
+        raise CorruptPayload("the compressed activation is not a zstd frame") from None
+    raise CorruptPayload(f"the compressed activation does not announce the {size} bytes its shape needs")
+
+
 def checksum(parameters: bytes, data: Buffer) -> int:
     """CRC32C over parameters, then data."""
     readable = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)  # it takes arrays, not memoryviews
+    if not parameters:
+        return int(google_crc32c.value(readable))
     return int(google_crc32c.extend(google_crc32c.value(parameters), readable))
 
 

@@ -35,3 +35,9 @@ def stage_of(plan: Plan, tier: Tier) -> Stage:
     if stage is None:
         raise InvalidInput(f"the plan has no part for the {tier.label}")
     return stage
+
+
+def passes_on(plan: Plan, tier: Tier, codec: str) -> bool:
+    """Whether `tier` runs nothing of `plan`, and hands an activation in `codec` on as it came."""
+    stage, following = plan.stage(tier), plan.after(tier)
+    return stage is not None and stage.segment.empty and following is not None and following.codec == codec

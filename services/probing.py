@@ -123,7 +123,7 @@ class ProbeSchedule:
         return min(max(self._largest * _GROWTH, _FIRST_BYTES), MAX_BYTES)
 
     def _affordable(self, useful: int, doubtful: bool, share: float) -> int | None:
-        """A `share` of what may be spent: most of it, where a doubt is to be settled; now and then empty, for the RTT."""
+        """A `share` of what may be spent: most, where a doubt is to be settled; now and then empty, for the RTT."""
         credit = self._credit_bytes - _CALL_BYTES
         if credit < 0:
             return None
@@ -164,27 +164,24 @@ class Prober:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Probes until `stop` is set or the caller is cancelled; a probe in flight is then dropped at once."""
-        endless = [asyncio.create_task(work) for work in (self._probe_forever(), self._watch_forever())]
-        stopped = asyncio.create_task(stop.wait())
+        tasks = [asyncio.create_task(work) for work in (self._probe_forever(), self._watch_forever(), _until(stop))]
         try:
-            await asyncio.wait((*endless, stopped), return_when=asyncio.FIRST_COMPLETED)
-            for task in endless:
-                if task.done():
-                    task.result()  # it only ends by an error, which must not pass unseen
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # the other two only end by an error, which must not pass unseen
         finally:
-            for task in (*endless, stopped):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*endless, stopped, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def step(self) -> bool:
         """Sends the probe that is due, if one is; whether it did."""
-        link = self.target.link()
-        target = self.target
+        target, link = self.target, self.target.link()
         nbytes = self.schedule.due(link, target.quiet_seconds(), target.doubtful, target.unused_seconds())
         if nbytes is None or not self.needed():
             return False
         try:
-            await self.target.probe(nbytes, timeout_seconds(link, nbytes))
+            await target.probe(nbytes, timeout_seconds(link, nbytes))
             self.schedule.answered(nbytes)
         except OfframpError:  # the estimate knows by now; to a prober it is a reason to wait
             self.schedule.unanswered()
@@ -202,6 +199,10 @@ class Prober:
             await asyncio.sleep(LOOK_SECONDS)
             if self.target.overdue:
                 self.heard()
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 def timeout_seconds(link: LinkEstimate, nbytes: int) -> float:

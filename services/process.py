@@ -14,11 +14,15 @@ from importlib import metadata
 from typing import Any, TypeVar
 
 from services import bundles, log, measuring, memory, profile_cache, settings
+from services.backlog import Backlog
+from services.batch_queue import Batching
 from services.bundle import Bundle
 from services.client import GrpcNextTier
 from services.domain import Plan, Segment, Tier
 from services.errors import BundleError, NotHeld, SettingsError
+from services.gradient_limit import GradientLimit
 from services.guard import Service
+from services.hardware import Hardware, check_providers, cores
 from services.limiter import Limiter
 from services.model import Model
 from services.plan_rules import stage_of
@@ -64,11 +68,19 @@ def uplink(
 ) -> Uplink | None:
     """The link to the tier above, which all models share; None where the settings name no next tier.
 
-    counted: makes of its channel one whose calls somebody counts. trust: None for plaintext.
+    counted: makes of a channel one whose calls somebody counts. trust: None for plaintext.
     """
     if given.next is None:
         return None
-    return Uplink(tier, given.next, given.max_message_bytes, transport=given.transport, counted=counted, trust=trust)
+    return Uplink(
+        tier,
+        given.next,
+        given.max_message_bytes,
+        trust=trust,
+        transport=given.transport,
+        counted=counted,
+        hedge_after_seconds=given.hedge_after_seconds,
+    )
 
 
 def models(tier: Tier, given: TierSettings, above: Uplink | None) -> Models:
@@ -78,9 +90,9 @@ def models(tier: Tier, given: TierSettings, above: Uplink | None) -> Models:
     """
     found = bundles.load(given.bundle, given.memory_bytes or memory.limit_bytes())
     whole = Limiter(len(found) * given.max_in_flight)
-    workers = _workers(given)
-    running = [(bundle, runtime(tier, bundle, given, above, workers)) for bundle in found]
-    return Models((Served(*one, _queue(given, whole), Preparer(one[1], above)) for one in running), whole)
+    workers, backlog = _workers(given), Backlog(given.workers)
+    running = [(bundle, runtime(tier, bundle, given, above, workers, backlog)) for bundle in found]
+    return Models((Served(*one, _queue(given, whole, backlog), Preparer(one[1], above)) for one in running), whole)
 
 
 def server(
@@ -100,7 +112,12 @@ def server(
 
 
 def runtime(
-    tier: Tier, bundle: Bundle, given: TierSettings, above: Uplink | None = None, workers: Executor | None = None
+    tier: Tier,
+    bundle: Bundle,
+    given: TierSettings,
+    above: Uplink | None = None,
+    workers: Executor | None = None,
+    backlog: Backlog | None = None,
 ) -> TierRuntime:
     """What runs one model, in `workers` or in workers of its own. Raises SettingsError where they do not fit."""
     manifest = bundle.manifest
@@ -108,20 +125,39 @@ def runtime(
         raise SettingsError(
             f"holds: {given.holds} ends after the last split point of {manifest.name!r}, {manifest.last}"
         )
-    model = Model(bundle, given.threads, slowdown=given.compute_slowdown)
+    model = Model(bundle, hardware(given), slowdown=given.compute_slowdown)
     next_tier = GrpcNextTier(above, len(manifest.labels), manifest.input.preprocessing) if above else None
     workers = workers or _workers(given)
-    running = TierRuntime(tier, model, workers, next_tier, given.holds)
+    running = TierRuntime(tier, model, workers, next_tier, given.holds, batching=batching(given), backlog=backlog)
     running.profiler.holds = given.holds
     return running
 
 
+def hardware(given: TierSettings) -> Hardware:
+    """What runs use of this machine. Raises SettingsError where the settings name a provider that is not installed."""
+    check_providers(given.providers)
+    all_of_it = given.dedicated and "threads" not in given.model_fields_set
+    return Hardware(max(int(cores()), 1) if all_of_it else given.threads, given.dedicated, given.providers)
+
+
+def batching(given: TierSettings) -> Batching:
+    """How runs of several requests become one."""
+    return Batching(
+        given.max_batch_size,
+        given.max_queue_delay_microseconds,
+        given.default_timeout_microseconds,
+        given.timeout_action,
+    )
+
+
 def _workers(given: TierSettings) -> Executor:
-    return ThreadPoolExecutor(given.workers, thread_name_prefix="segment")
+    one = given.dedicated and "workers" not in given.model_fields_set
+    return ThreadPoolExecutor(1 if one else given.workers, thread_name_prefix="segment")
 
 
-def _queue(given: TierSettings, whole: Limiter) -> Limiter:
-    return Limiter(given.max_in_flight, warm=False, whole=whole)
+def _queue(given: TierSettings, whole: Limiter, backlog: Backlog) -> Limiter:
+    adaptive = GradientLimit(given.max_in_flight) if given.adaptive_limit else None
+    return Limiter(given.max_in_flight, warm=False, whole=whole, wait=backlog.wait_seconds, adaptive=adaptive)
 
 
 @asynccontextmanager
@@ -161,12 +197,18 @@ def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segmen
 
 def _measured(model: Model, loaded: Bundle, given: TierSettings) -> Measured:
     """What earlier starts on this machine measured, and of what they had no time for as much as this one has."""
-    cache = ProfileCache(profile_cache.directory(given.profile_cache))
-    machine = profile_cache.this_machine(given.threads)
-    found = cache.load(loaded.manifest.model_hash, machine) or Measured()
+    cache, used = ProfileCache(profile_cache.directory(given.profile_cache)), hardware(given)
+    machine = profile_cache.this_machine(used)
+    kept = found = cache.load(loaded.manifest.model_hash, machine) or Measured()
+
+    def at_full_speed() -> Model:
+        return model if given.compute_slowdown == 1 else Model(loaded, used)
+
     if not measuring.complete(loaded.manifest, found):
-        at_full_speed = model if given.compute_slowdown == 1 else Model(loaded, given.threads)
-        found = found.updated(measuring.take(loaded, at_full_speed, given.profile_seconds, known=found).measured)
+        found = found.updated(measuring.take(loaded, at_full_speed(), given.profile_seconds, known=found).measured)
+    if sizes := measuring.sizes_unknown(loaded.manifest, found, given.max_batch_size):
+        found = found.updated(measuring.take_sizes(loaded, at_full_speed(), given.profile_seconds, sizes))
+    if found != kept:
         cache.store(loaded.manifest.model_hash, machine, found)
     return found
 

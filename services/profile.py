@@ -20,6 +20,9 @@ _SLOWEST = 100.0
 _OVERHEAD_SECONDS = 0.0001
 """What waking up adds to a run whatever its length, at most: of a short one it would be most of the ratio."""
 
+_PAYS = 0.8
+"""What a batch may take of the time its samples take one by one, at most: measuring is not more exact than the rest."""
+
 Key = tuple[Segment, int]
 """A segment and a batch size."""
 
@@ -101,6 +104,15 @@ class Expectation:
             return None
         return less + (more - less) * (batch_size - below) / (above - below)
 
+    def batch(self, segment: Segment, most: int) -> int:
+        """The most samples of those measured, up to `most`, that are worth running as one batch; 1 where none are."""
+        one = self.seconds(segment, 1)
+        for size in sorted({most, *self._sizes}, reverse=True):
+            seconds = self.seconds(segment, size) if 1 < size <= most else None
+            if seconds is not None and one is not None and seconds <= _PAYS * size * one:
+                return size
+        return 1
+
     def _of_size(self, segment: Segment, size: int) -> float | None:
         exact = self._seconds.get((segment, size))
         if exact is not None:
@@ -138,6 +150,7 @@ class Profiler:
     clock: Clock = time.monotonic
     _measured: Measured = field(default_factory=Measured)
     _expectation: Expectation = field(default_factory=Expectation)
+    _batches: dict[Key, int] = field(default_factory=dict)
     _runs: dict[Key, _Runs] = field(default_factory=dict)
     _queue: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
     _slowdown: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
@@ -147,6 +160,7 @@ class Profiler:
     def learn(self, measured: Measured) -> None:
         """Takes what was measured, in place of what was known before. Not while requests run."""
         self._measured, self._expectation = measured, Expectation(measured.segments)
+        self._batches.clear()
         self._runs.clear()
         self._slowdown.clear()
 
@@ -172,6 +186,24 @@ class Profiler:
         """Seconds that a run should take now, also of what never ran here; None where that is unknown."""
         measured = self._expectation.seconds(segment, batch_size)
         return self.seconds(segment, batch_size) if measured is None else measured * self._slower()
+
+    def at_most(self, segment: Segment, batch_size: int) -> float | None:
+        """Seconds that a run should stay below: as expected, else what its samples should take one after the other."""
+        expected, one = self.expected(segment, batch_size), self.expected(segment, 1)
+        return batch_size * one if expected is None and one is not None else expected
+
+    def batch(self, segment: Segment, most: int) -> int:
+        """How many samples, up to `most`, run best as one batch, by what was measured; 1 where a batch saves nothing.
+
+        Not what runs took since: who never batches would never learn, and load changes both alike.
+        """
+        key = (segment, most)
+        found = self._batches.get(key)
+        if found is None:
+            if len(self._batches) >= _MAX_KEYS:
+                self._batches.clear()
+            found = self._batches[key] = self._expectation.batch(segment, most)
+        return found
 
     def profile(self, runs: Iterable[Key]) -> TierProfile:
         """Queue and slowdown now, and what `runs` took lately: those seconds have the slowdown in them.

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services import codec
 from services.domain import CodecCost, Segment, SegmentTime
+from services.hardware import Hardware, cores
 from services.profile import Measured
 
 NOWHERE = "-"
@@ -34,12 +35,17 @@ Ratio = Annotated[float, Field(ge=0, le=100)]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """All that decides what a run takes, besides the model."""
+    """All that decides what a run takes, besides the model.
+
+    cores: fewer, and fractions of one, where a container may spend less. providers: separated by commas.
+    """
 
     processor: str
-    cores: int
+    cores: float
     onnxruntime: str
     threads: int
+    spinning: bool = False
+    providers: str = "cpu"
 
 
 class _Entry(BaseModel):
@@ -111,10 +117,10 @@ def directory(asked: str | None) -> Path | None:
         return None
 
 
-def this_machine(threads: int) -> Machine:
-    """The machine this process runs on, with `threads` for each run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(_processor(), cores, ort.__version__, threads)
+def this_machine(hardware: Hardware) -> Machine:
+    """The machine this process runs on, and what runs use of it."""
+    used = hardware.threads, hardware.spinning, ",".join(hardware.providers)
+    return Machine(_processor(), round(cores(), 2), ort.__version__, *used)
 
 
 def _processor() -> str:

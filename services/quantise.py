@@ -46,8 +46,9 @@ def plain(dtype: str) -> Quantiser:
     """The numbers as they are, in a little-endian float type. Error: none (f4), relative 2^-11 (f2)."""
     kind = np.dtype(dtype)
 
+    limits = np.finfo(kind)
+
     def quantise(tensor: FloatArray) -> tuple[Levels, bytes]:
-        limits = np.finfo(kind)
         fitting = tensor if kind.itemsize == 4 else tensor.clip(limits.min, limits.max)
         return fitting.astype(kind, copy=False).reshape(-1).view(np.uint8), b""
 

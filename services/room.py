@@ -110,7 +110,8 @@ def held(handler: grpc.RpcMethodHandler[Any, Any], room: Room) -> grpc.RpcMethod
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             async with room.reading() as settle:
-                data = await asyncio.wait_for(context.read(), room.patience_seconds)
+                async with asyncio.timeout(room.patience_seconds):
+                    data = await context.read()
                 if data is EOF:
                     return await answer(InvalidInput("the call brought no message"), context)
                 settle(len(data))

@@ -14,14 +14,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services import memory
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.domain import Deadline
 from services.errors import SettingsError
 from services.guard import Service
+from services.health import Health
 from services.limiter import Limiter
 from services.observing import Observers
 from services.room import LOOKAHEAD_BYTES, Room, held
 from services.security import Interceptor, Security
-from services.uplink import DEFAULT_MAX_MESSAGE_BYTES
 
 _DRAIN_POLL_SECONDS = 0.02
 _MAX_HEALTH_BYTES = 1 << 16
@@ -47,7 +48,7 @@ class TierServer:
         self._limiter = limiter
         self._names = [service.name for service in services]
         self._streams = [service.streams for service in services if service.streams is not None]
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = Health()
         gates = self._security.interceptors(self._names, observers or Observers())
         self._server = grpc.aio.server(interceptors=[*first, *gates], options=_server_options(room.message_bytes))
         self._probes: grpc.aio.Server | None = None
@@ -71,25 +72,24 @@ class TierServer:
             await self._probes.start()
         self._limiter.warm = False
         await self._server.start()
-        await self._health.set("liveness", health_pb2.HealthCheckResponse.SERVING)
-        await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(health_pb2.HealthCheckResponse.SERVING, "liveness")
+        self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         return port
 
     async def ready(self) -> None:
         """Warm: takes requests, and tells health checks so."""
         self._limiter.warm = True
-        await self._set_readiness(health_pb2.HealthCheckResponse.SERVING)
+        self._set_readiness(health_pb2.HealthCheckResponse.SERVING)
 
-    async def _set_readiness(self, status: Any) -> None:
-        for name in ("", "readiness", *self._names):
-            await self._health.set(name, status)
+    def _set_readiness(self, status: int) -> None:
+        self._health.set(status, "", "readiness", *self._names)
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
         """Not ready, wait until peers know, refuse new requests, finish those in flight, stop.
 
         The server stops last: a stopping gRPC server cancels what just arrived, where this one says why it refuses.
         """
-        await self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         for streams in self._streams:
             streams.leave()
         await asyncio.sleep(delay_seconds)
@@ -101,6 +101,7 @@ class TierServer:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         for streams in self._streams:
             streams.end()
+        self._health.end()
         await self._server.stop(max(0.0, deadline.remaining()))
         if self._probes is not None:
             await self._probes.stop(None)

@@ -21,6 +21,8 @@ from services.errors import SettingsError
 
 PREFIX = "OFFRAMP_"
 
+Provider = Literal["cpu", "cuda", "openvino"]
+
 
 def _segment(value: Any) -> Any:
     if not isinstance(value, str):
@@ -36,6 +38,10 @@ def _paths(value: Any) -> Any:
         return (value,)
     parts = [value] if isinstance(value, str) else value
     return [each for part in parts for each in (part.split(",") if isinstance(part, str) else [part]) if each]
+
+
+def _names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class TierSettings(BaseSettings):
@@ -59,13 +65,53 @@ class TierSettings(BaseSettings):
         description="Directory of a bundle to serve, or of several; repeatable, or separated by commas.",
     )
     listen: str = Field("127.0.0.1:8001", description="Address of the gRPC server; port 0 picks a free one.")
-    next: str | None = Field(None, description="Target of the next tier, HOST:PORT or a gRPC name; none: no next.")
+    next: str | None = Field(
+        None,
+        description="Target of the next tier: HOST:PORT, several of them separated by commas, or dns:///NAME:PORT for "
+        "all addresses of a name; none: no next.",
+    )
+    hedge_after_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without an answer after which another replica of the next tier is asked too; none: never.",
+    )
     transport: Literal["exchange", "unary"] = Field(
         "exchange", description="How requests travel to the next tier: many on one stream, or each as a call."
     )
     threads: int = Field(1, ge=1, le=256, description="Threads of one run of a segment.")
     workers: int = Field(2, ge=1, le=256, description="Runs side by side.")
+    dedicated: bool = Field(
+        False,
+        description="Whether this machine does nothing else: unless threads and workers are given, each run then takes "
+        "all cores, one run at a time, and idle threads spin.",
+    )
+    providers: Annotated[tuple[Provider, ...], NoDecode, BeforeValidator(_names)] = Field(
+        ("cpu",),
+        min_length=1,
+        description="What runs the network, the first that can: cpu, cuda or openvino; separated by commas.",
+    )
+    max_batch_size: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Samples of several requests run as one batch, where measuring says that it pays; 1: never.",
+    )
+    max_queue_delay_microseconds: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Microseconds a run waits for others to share a batch with; 0: it never does.",
+    )
+    default_timeout_microseconds: int = Field(
+        0, ge=0, description="Microseconds a run may wait for its turn; 0: as long as its request's deadline."
+    )
+    timeout_action: Literal["reject", "delay"] = Field(
+        "reject", description="What becomes of a run that waited longer: refused, or run after those that did not."
+    )
     max_in_flight: int = Field(64, ge=1, description="Requests held at once, waiting ones included.")
+    adaptive_limit: bool = Field(
+        False, description="Whether to hold fewer than max_in_flight where more only make each other wait."
+    )
     max_batch: int = Field(256, ge=1, description="Samples in one request.")
     max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="Largest message, in bytes.")
     memory_bytes: int | None = Field(

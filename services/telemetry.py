@@ -14,7 +14,7 @@ from services.guard import Service
 from services.metrics.calls import Calls
 from services.metrics.channel import CountedChannel
 from services.metrics.endpoint import Endpoint
-from services.metrics.live import of_door, of_link, of_loop, of_model, of_upstream
+from services.metrics.live import of_batches, of_door, of_link, of_loop, of_model, of_retries, of_upstream
 from services.metrics.requests import Metrics, Power
 from services.metrics.server_calls import Interceptor, ServerCalls
 from services.metrics.triton import TritonNames
@@ -36,6 +36,7 @@ class Telemetry:
         self._triton = TritonNames() if given.compat_metrics == "triton" else None
         self.observers = self._observers()
         self._given = given
+        self._calls_above: Calls | None = None
         self._endpoint = Endpoint(self.metrics.registry)
 
     def interceptors(self, services: Sequence[Service]) -> list[Interceptor]:
@@ -43,8 +44,10 @@ class Telemetry:
         return [ServerCalls(Calls("server", self.metrics.registry), services)]
 
     def counted(self, channel: Any) -> Any:
-        """`channel`, to the tier above, with its calls counted."""
-        return CountedChannel(channel, Calls("client", self.metrics.registry))
+        """`channel`, to a replica of the tier above, with its calls counted."""
+        if self._calls_above is None:
+            self._calls_above = Calls("client", self.metrics.registry)
+        return CountedChannel(channel, self._calls_above)
 
     def start(self, models: Models, uplink: Uplink | None) -> str | None:
         """Serves metrics of `models` and the link above; returns where, None where the settings say nowhere.
@@ -59,7 +62,8 @@ class Telemetry:
             self._serve(served)
         if uplink is not None:
             live.add(of_link(tier, uplink.link))
-            live.add(of_upstream(tier, str(self._given.next), lambda: uplink.state))
+            live.add(of_upstream(tier, uplink.states))
+            live.add(of_retries(tier, uplink.retries))
         return self._endpoint.start(self._given.metrics_listen)
 
     async def close(self) -> None:
@@ -81,14 +85,15 @@ class Telemetry:
         runtime, manifest, tier = served.runtime, served.manifest, self.metrics.tier
         self.metrics.serve(manifest)
         self.metrics.live.add(of_model(tier, manifest.name, runtime.profiler, lambda: served.warmup_seconds))
+        self.metrics.live.add(of_batches(tier, manifest.name, runtime.batcher))
         if self._triton is not None:
             self._triton.serve(manifest, lambda: self._waiting(served))
         if self.spans is not None:
             runtime.hand_on = trace_context.from_tier(tier)
 
     def _waiting(self, *models: Served) -> int:
-        """Runs that wait for a worker; which of several models' they are cannot be told, so each counts all workers."""
-        return max(sum(served.runtime.jobs for served in models) - self._given.workers, 0)
+        """Runs that wait for a worker."""
+        return sum(served.runtime.batcher.waiting for served in models)
 
 
 def _power(given: TierSettings) -> Power:

@@ -6,10 +6,8 @@ cloud; what differs is whether there is a next tier.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Protocol
@@ -17,6 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from services import exits, trace_context
+from services.backlog import Backlog
+from services.batch_queue import Batching
+from services.batcher import Batcher
 from services.bundle import ExitSpec
 from services.domain import (
     Clock,
@@ -40,6 +41,7 @@ from services.errors import (
     ModelMismatch,
     NotHeld,
     OfframpError,
+    QueueFull,
     UpstreamUnavailable,
 )
 from services.fallback import degraded_by, is_callers
@@ -49,17 +51,10 @@ from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
 from services.trace_context import HandOn
 
-INLINE_SECONDS = 0.0002
-"""A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
-
-PATIENCE = 3.0
-MIN_PATIENCE_SECONDS = 0.25
+PATIENCE = 2.0
+MIN_PATIENCE_SECONDS = 0.2
 """How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
 finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
-
-
-Ran = tuple[float, SegmentOutput, float]
-"""When a run started, what came of it, and when it finished."""
 
 
 class NextTier(Protocol):
@@ -81,14 +76,16 @@ class TierRuntime:
         next_tier: NextTier | None = None,
         holds: Segment | None = None,
         clock: Clock = time.monotonic,
+        batching: Batching | None = None,
+        backlog: Backlog | None = None,
     ):
         self.tier = tier
         self.model = model
         self.next_tier = next_tier
         self.profiler = Profiler(tier)
         self.hand_on: HandOn = trace_context.unchanged
-        self.jobs = 0  # handed to workers, and not back yet
-        self._workers = workers
+        self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
+        self.backlog = backlog or Backlog()
         self.holds = holds or Segment(0, model.last)
         self._clock = clock
 
@@ -118,7 +115,7 @@ class TierRuntime:
 
     def close(self) -> None:
         """Lets go of the workers."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self.batcher.close()
 
     def _start(self, request: Request, arrived: float | None) -> Journey:
         self._check(request)
@@ -152,7 +149,12 @@ class TierRuntime:
             if journey.request.deadline.remaining() <= 0:
                 self._stop(journey, DegradedReason.DEADLINE, DeadlineExceeded("no time left to compute"))
                 return
-            journey.activation, logits = await self._compute(journey, piece)
+            try:
+                journey.activation, logits = await self._compute(journey, piece)
+            except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run
+                journey.watch.lap("queue")
+                self._stop(journey, DegradedReason.DEADLINE, error)
+                return
             journey.at = piece.end
             spec = self.model.exit_at(piece.end)
             if spec is not None and logits is not None:
@@ -161,32 +163,18 @@ class TierRuntime:
             journey.watch.lap("compute")
 
     async def _compute(self, journey: Journey, piece: Segment) -> SegmentOutput:
-        tensor, clock = journey.activation, self._clock
-
-        def job() -> Ran:
-            started = clock()
-            return started, self.model.run(piece, tensor), clock()
-
-        inline = self._is_short(piece, len(tensor))
-        started, output, finished = job() if inline else await self._in_worker(job)
-        waited = started - journey.watch.last
-        journey.watch.lap("queue", until=started)
-        journey.watch.lap("compute", until=finished)
-        journey.watch.lap("queue")
-        journey.ran.append((piece, len(tensor)))
-        self.profiler.record(piece, len(tensor), finished - started, waited)
-        return output
-
-    async def _in_worker(self, job: Callable[[], Ran]) -> Ran:
-        self.jobs += 1
+        samples = len(journey.activation)
+        self.backlog.runs += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._workers, job)
+            ran = await self.batcher.run(piece, journey.activation, journey.request.deadline)
         finally:
-            self.jobs -= 1
-
-    def _is_short(self, piece: Segment, batch_size: int) -> bool:
-        seconds = self.profiler.seconds(piece, batch_size)
-        return seconds is not None and seconds < INLINE_SECONDS and self.model.resident(piece)
+            self.backlog.runs -= 1
+        self.backlog.took((ran.finished - ran.started) * samples / ran.samples)
+        journey.watch.lap("queue", until=ran.started)
+        journey.watch.lap("compute", until=ran.finished)
+        journey.watch.lap("queue")
+        journey.ran.append((piece, ran.samples))
+        return ran.output
 
     def _pass_exit(self, journey: Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
@@ -199,7 +187,10 @@ class TierRuntime:
         answers.exits[rows], answers.tiers[rows] = spec.index, int(self.tier)
         final = spec.split_point == self.model.last
         chosen = journey.request.thresholds
-        stay = ~exits.leaves(confidences, chosen[spec.index] if chosen else spec.threshold) & (not final)
+        if final:
+            journey.travelling, journey.activation = rows[:0], journey.activation[:0]
+            return
+        stay = ~exits.leaves(confidences, chosen[spec.index] if chosen else spec.threshold)
         journey.travelling = rows[stay]
         journey.activation = journey.activation[stay]
 
@@ -240,13 +231,14 @@ class TierRuntime:
         piece = self._to_exit(journey)
         if journey.answered or not self._held(piece):
             return deadline
-        seconds = self.profiler.expected(piece, len(journey.travelling)) or 0.0
+        seconds = self.profiler.at_most(piece, len(journey.travelling)) or 0.0
+        seconds += self.profiler.profile(()).queue_seconds
         return deadline if seconds > remaining / 2 else replace(deadline, at=deadline.at - seconds)
 
     def _seconds_of_rest(self, journey: Journey) -> float:
         """What the rest of the network should take here; infinite where it is not held, or not known."""
         rest = Segment(journey.at, self.model.last)
-        seconds = self.profiler.expected(rest, len(journey.travelling)) if self._held(rest) else None
+        seconds = self.profiler.at_most(rest, len(journey.travelling)) if self._held(rest) else None
         return math.inf if seconds is None else seconds
 
     def _to_exit(self, journey: Journey) -> Segment:
@@ -268,6 +260,7 @@ class TierRuntime:
         travelling, late = journey.travelling, reason is DegradedReason.DEADLINE
         rest = self._to_exit(journey) if late else Segment(journey.at, self.model.last)
         if self._held(rest) and not (late and journey.answered):
+            journey.unpack()
             await self._run(journey, rest)
         self._stop(journey, reason, error)
         reasons = journey.answers.reasons[travelling]

@@ -7,16 +7,19 @@ from importlib import metadata
 from typing import Any
 
 import grpc
+import numpy as np
 
 from services import codec, trace_context, wire
-from services.domain import Deadline, Request
+from services.domain import Deadline, FloatArray, Passing, Request
 from services.errors import InvalidInput, TooLarge
 from services.exchange_service import ExchangeService
 from services.framing import Framed
 from services.guard import MAX_REQUEST_ID, Service, raw_stream, unary
 from services.limiter import check_batch
+from services.merging import Merging
 from services.observing import Finished, Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.plan_rules import passes_on
 from services.serving import Models, Served
 from services.wire_beliefs import link_to_pb, profile_to_pb
 from services.wire_names import tier_to_pb
@@ -33,7 +36,8 @@ class TierService:
         self._observers = observers or Observers()
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
-        self._exchange = ExchangeService(self.answer, deadline_seconds, self._observers)
+        merging = Merging(models, max_batch, self._read, self._observers)
+        self._exchange = ExchangeService(self.answer, deadline_seconds, self._observers, merging=merging)
 
     def service(self) -> Service:
         return Service(
@@ -55,8 +59,9 @@ class TierService:
     async def answer(self, framed: Framed, arrived: float, remaining: float | None = None) -> pb.InferReply:
         """Runs one request, whichever way it came. `arrived`: when, in monotonic time; `remaining`: what gRPC says."""
         served = self._models.by_hash(framed.header.model_hash)
-        with served.answering(), served.limiter.admit():
+        with served.answering():
             deadline = self._deadline(framed.header.remaining_seconds, remaining)
+        with served.answering(), served.limiter.admit(seconds=deadline.remaining()):
             request = self._request(framed, served, deadline)
             response = await served.runtime.infer(request, arrived)
         tier = served.runtime.tier
@@ -97,6 +102,9 @@ class TierService:
             await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()
 
+    def _read(self, framed: Framed, served: Served) -> Request:
+        return self._request(framed, served, self._deadline(framed.header.remaining_seconds, None))
+
     def _request(self, framed: Framed, served: Served, deadline: Deadline) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
         manifest, message = served.manifest, framed.header
@@ -109,15 +117,20 @@ class TierService:
         payload = wire.payload_from_pb(framed.activation, framed.payload)
         served.runtime.model.check(message.at, payload.shape)
         check_batch(payload.shape[0], self._max_batch)
+        plan, by = wire.plan_from_pb(message.plan), codec.at(payload.codec, message.at, manifest.input.preprocessing)
+        passing = Passing(payload, by.decode) if passes_on(plan, served.runtime.tier, by.name) else None
+        if passing is not None:
+            by.check(payload)
         return Request(
             message.request_id,
             message.model_hash,
-            wire.plan_from_pb(message.plan),
+            plan,
             message.at,
-            codec.at(payload.codec, message.at, manifest.input.preprocessing).decode(payload),
+            by.decode(payload) if passing is None else _only_shape(payload.shape),
             deadline,
             tuple(message.thresholds) or None,
             trace_context.accepted(message.traceparent),
+            passing,
         )
 
     def _deadline(self, asked: float, remaining: float | None) -> Deadline:
@@ -126,3 +139,8 @@ class TierService:
             raise InvalidInput("remaining_seconds is negative or not a number")
         asked = asked or self._deadline_seconds
         return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
+
+
+def _only_shape(shape: tuple[int, ...]) -> FloatArray:
+    """Zeros that take no memory."""
+    return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))

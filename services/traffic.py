@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.domain import Clock
 
-_HELD = 16
+_CALLS = 16
+_KINDS = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +25,7 @@ class Crossing:
     nbytes: int
     began: float
     probes: bool = False
-    beyond_seconds: float = 0.0
+    beyond_seconds: float = math.inf
     shared_bytes: int = 0
 
 
@@ -36,17 +37,15 @@ class Traffic:
     _crossings: list[Crossing] = field(default_factory=list)
     _quiet_since: float = -math.inf
     _used_at: float = -math.inf
-    _held: deque[float] = field(default_factory=lambda: deque(maxlen=_HELD))
 
     @contextmanager
-    def crossing(self, nbytes: int, probes: bool = False, beyond_seconds: float = 0.0) -> Iterator[Crossing]:
+    def crossing(self, nbytes: int, probes: bool = False, beyond_seconds: float = math.inf) -> Iterator[Crossing]:
         """A call of `nbytes` is in flight for as long as the body runs. A probe leaves the link quiet.
 
-        beyond_seconds: what the far side should need. It is given as much as it needed lately, if that is more.
+        beyond_seconds: what the far side may need for it; a probe needs nothing.
         """
         shared = sum(other.nbytes for other in self._crossings)
-        beyond = 0.0 if probes else max(beyond_seconds, *self._held, 0.0)
-        ours = Crossing(nbytes, self.clock(), probes, beyond, shared)
+        ours = Crossing(nbytes, self.clock(), probes, 0.0 if probes else beyond_seconds, shared)
         for other in self._crossings:
             other.shared_bytes += nbytes
         self._crossings.append(ours)
@@ -55,10 +54,6 @@ class Traffic:
         finally:
             self._crossings.remove(ours)
             self._quiet_since = self._quiet_since if probes else self.clock()
-
-    def held(self, seconds: float) -> None:
-        """Notes how long the far side had a call."""
-        self._held.append(seconds)
 
     def waiting(self) -> list[tuple[int, float]]:
         """Of each call in flight, the bytes that it and those with it move, and its seconds so far on the network."""
@@ -80,3 +75,23 @@ class Traffic:
         """Since the last call that was no probe ended; 0 while one is in flight, infinite where there was none."""
         busy = any(not crossing.probes for crossing in self._crossings)
         return 0.0 if busy else self.clock() - self._quiet_since
+
+
+@dataclass(slots=True)
+class Held:
+    """How long the far side had the last calls of each kind: how long it may have the next. Bounded."""
+
+    _seconds: OrderedDict[Hashable, deque[float]] = field(default_factory=OrderedDict)
+
+    def note(self, kind: Hashable, seconds: float) -> None:
+        """Adds one answered call."""
+        if kind not in self._seconds and len(self._seconds) >= _KINDS:
+            self._seconds.popitem(last=False)
+        self._seconds.setdefault(kind, deque(maxlen=_CALLS)).append(seconds)
+        self._seconds.move_to_end(kind)
+
+    def longest(self, kind: Hashable, expected_seconds: float | None) -> float:
+        """The longest of the last 16; before the first, what its whole plan should take; infinite without one."""
+        if known := self._seconds.get(kind):
+            return max(known)
+        return math.inf if expected_seconds is None else expected_seconds

@@ -1,78 +1,56 @@
-"""The connection to the tier above: one per process, shared by all models. Every call over it teaches its estimate."""
+"""The way to the tier above: one per process, shared by all models, over as many replicas as that tier has.
+
+Requests take turns among the replicas that say they serve. One that is about to leave, or whose connection breaks,
+costs no request: that moves on to another while its time allows. One that is merely busy is left for another within a
+budget, so that retries do not multiply an overload. Each replica has a link estimate of its own; the hop's is that of
+one of them, the lead, for as long as it is in use and known: replicas are taken to stand behind the same link.
+"""
 
 from __future__ import annotations
 
-import random
+import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-import grpc
-
-from services import framing, screening, wire
+from services import log, targets
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES
+from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import DeadlineExceeded, InternalError, OfframpError, TooLarge
-from services.exchange import Broken, Exchange, Unanswered
+from services.errors import Draining, Unavailable, UpstreamUnavailable
 from services.framing import Framed
-from services.link import LinkEstimator
-from services.outbox import GATHERED_BYTES
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.secure_channel import Trust, channel
-from services.tls_hints import Hints
-from services.traffic import Crossing, Traffic
-from services.wire_beliefs import description_from_pb
+from services.replica import Replica
+from services.retry_budget import RetryBudget
+from services.secure_channel import Trust
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
-INFER = f"/{_SERVICE}/Infer"
-EXCHANGE = f"/{_SERVICE}/Exchange"
-DESCRIBE = f"/{_SERVICE}/Describe"
-PREPARE = f"/{_SERVICE}/Prepare"
-PROBE = f"/{_SERVICE}/Probe"
-DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
-_OWN_CALL_BYTES = 1 << 20
-_SILENCE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+MOST_ATTEMPTS = 3
+LINGER_SECONDS = 30.0
+"""What is under way to an address that a name has no more may take so long to end."""
+T = TypeVar("T")
 
-_STATES = {grpc.ChannelConnectivity.CONNECTING: 1, grpc.ChannelConnectivity.TRANSIENT_FAILURE: 2}
-
-Transport = Literal["exchange", "unary"]
+OUTCOMES = ("answered", "failed", "over_budget", "unneeded")
+"""Of asking another replica: it answered, it did not either, there was no budget for it, or the first one answered."""
 
 
-def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[tuple[str, Any]]:
-    """Options of every channel Offramp opens.
+@dataclass(slots=True)
+class _Ask:
+    """One request on its way to some replica. until: of the clock. again: whether it is not its first time."""
 
-    A dead tier is tried again within a second; no proxy of the environment comes between two tiers.
-    """
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 5_000),  # how long connecting itself may take
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-        ("grpc.enable_http_proxy", 0),
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An answered call: what came back, how long it took here, and with whom it shared the link.
-
-    connected: whether the link was up before it; else its seconds are those of connecting, too.
-    """
-
-    reply: pb.InferReply
-    seconds: float
-    crossing: Crossing
-    connected: bool
+    message: Framed
+    until: float
+    expected_seconds: float | None
+    tried: list[Replica] = field(default_factory=list)
+    again: bool = False
 
 
 class Uplink:
-    """One channel to the tier above, what is believed of the link, and who is on it. Needs a running event loop.
+    """The replicas of the tier above behind one face. Needs a running event loop.
 
-    counted: makes of a channel one that tells somebody of its calls.
+    target: see `targets.parse`. counted: makes of a channel one that tells somebody of its calls. hedge_after_seconds:
+    how long to wait for one replica before another is asked as well; None: not at all.
     """
 
     def __init__(
@@ -84,159 +62,260 @@ class Uplink:
         trust: Trust | None = None,
         transport: Transport = "exchange",
         counted: Callable[[Any], Any] | None = None,
+        hedge_after_seconds: float | None = None,
     ):
-        self._channel = channel(target, channel_options(max_message_bytes), trust)
-        calls = self._channel if counted is None else counted(self._channel)
-        self._hints = Hints(target, trust)
-        self._infer = calls.unary_unary(
-            INFER, request_serializer=framing.serialize, response_deserializer=screening.reply(pb.InferReply)
-        )
-        self._prepare = calls.unary_unary(
-            PREPARE,
-            request_serializer=pb.PrepareRequest.SerializeToString,
-            response_deserializer=screening.reply(pb.PrepareReply),
-        )
-        self._describe = calls.unary_unary(
-            DESCRIBE,
-            request_serializer=pb.DescribeRequest.SerializeToString,
-            response_deserializer=screening.reply(pb.DescribeReply),
-        )
-        self._probe = calls.unary_unary(
-            PROBE,
-            request_serializer=pb.ProbeRequest.SerializeToString,
-            response_deserializer=screening.reply(pb.ProbeReply),
-        )
-        streams = calls.stream_stream(EXCHANGE, request_serializer=None, response_deserializer=None)
-        self._exchange = Exchange(lambda: streams(None), min(GATHERED_BYTES, max_message_bytes // 2), clock)
-        self._most_streamed_bytes = min(_OWN_CALL_BYTES, max_message_bytes // 2) if transport == "exchange" else -1
-        self._clock = clock
-        self._estimator = LinkEstimator(source, clock)
-        self._traffic = Traffic(clock)
+        self._source = source
 
-    async def infer(self, message: Framed, timeout_seconds: float) -> Call:
-        """Sends one request and waits for its reply; raises what the far side raised."""
-        connected, started = self._connected(), self._clock()
-        with self._traffic.crossing(message.nbytes) as crossing:
-            reply = await self._reply(message, timeout_seconds, connected)
-        return Call(reply, self._clock() - started, crossing, connected)
+        def connect(name: str) -> Connection:
+            return Connection(source, name, max_message_bytes, clock, self._trust, transport, counted)
+
+        self._connect = connect
+        self._clock = clock
+        self._trust = trust
+        self._hedge_after = hedge_after_seconds
+        self._budget = RetryBudget()
+        self._turn = 0
+        self._lead: Replica | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lookout: targets.Lookout | None = None
+        self._replicas: list[Replica] = []
+        self.retries = dict.fromkeys(OUTCOMES, 0)
+        found = targets.parse(target)
+        if isinstance(found, targets.Name):
+            self._trust = trust and Trust(trust.files, trust.server_name or found.host)
+            self._lookout = targets.Lookout(found, self._moved)
+            self._go_on(self._lookout.run())
+        else:
+            self._replicas = [self._replica(name, watched=len(found) > 1) for name in found]
+
+    async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
+        """Sends one request and waits for its reply; raises what the far side raised.
+
+        expected_seconds: what the whole plan should take. Raises UpstreamUnavailable at once where all replicas have
+        failed lately.
+        """
+        self._budget.asked()
+        ask = _Ask(message, self._clock() + timeout_seconds, expected_seconds)
+        if self._hedge_after is None or len(self._replicas) < 2:
+            return await self._answer(ask, self._first(ask))
+        return await self._hedged(ask, self._hedge_after)
 
     def learn(self, call: Call, header_bytes: int, held_seconds: float) -> None:
         """Takes `call` as a measurement. header_bytes: of the request; held_seconds: what the far side had it for."""
-        if call.connected:
-            overhead = header_bytes + call.reply.ByteSize()
-            crossing = call.crossing
-            self._estimator.record(crossing.nbytes, call.seconds - held_seconds, overhead, crossing.shared_bytes)
+        call.connection.learn(call, header_bytes, held_seconds)
 
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
-        """Has the tiers above make ready what `plan` will run there; raises what they raised."""
-        message = pb.PrepareRequest(model_hash=model_hash, plan=wire.plan_to_pb(plan), remaining_seconds=seconds)
-        try:
-            await self._prepare(message, timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            raise _own_or_above(error) from None
+        """Has all replicas, and the tiers above, make ready what `plan` runs there; raises where none is."""
+        asked = self._usable() or self._replicas
+        each = (_heard(one.connection.prepare(model_hash, plan, seconds)) for one in asked)
+        ended = await asyncio.gather(*each, return_exceptions=True)
+        failed = [end for end in ended if isinstance(end, BaseException)]
+        if not ended:
+            raise self._nobody()
+        if len(failed) == len(ended):
+            raise failed[0]
 
     async def describe(self, timeout_seconds: float, model_hash: str = "") -> Description:
         """What the next tier and those above believe of themselves and a model; raises what the next tier raised."""
-        try:
-            message = pb.DescribeRequest(model_hash=model_hash)
-            reply: pb.DescribeReply | None = await self._describe(message, timeout=timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise _own_or_above(error) from None
-        if reply is None:
-            raise InternalError("the next tier's description is not one")
-        return description_from_pb(reply)
+        return await _heard(self._leading().connection.describe(timeout_seconds, model_hash))
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
-        """Times a call of `nbytes` that does nothing, for the link estimate; raises what the next tier raised."""
-        message = pb.ProbeRequest(padding=random.Random(nbytes).randbytes(nbytes))  # no middlebox can compress it
-        connected, started = self._connected(), self._clock()
-        try:
-            with self._traffic.crossing(nbytes, probes=True) as crossing:
-                reply: pb.ProbeReply | None = await self._probe(message, timeout=timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise self._unanswered(error) from None
-        if reply is None:
-            raise InternalError("the next tier's answer to a probe is not one")
-        if connected:
-            seconds = self._clock() - started - reply.held_seconds
-            self._estimator.record(nbytes, seconds, shared_bytes=crossing.shared_bytes)
+        """Times a call of `nbytes` that does nothing, for the link estimate; raises what the next tier raised.
 
-    @property
-    def state(self) -> int:
-        """0: calls go out. 1: it is being connected to. 2: that failed, and is tried again soon."""
-        return _STATES.get(self._channel.get_state(), 0)
+        Where there is no answer, another replica is probed next.
+        """
+        lead = self._leading()
+        try:
+            await lead.connection.probe(nbytes, timeout_seconds)
+        except Silence as silence:
+            others = [replica for replica in self._usable() if replica is not lead]
+            self._lead = others[0] if others else lead
+            raise silence.error from None
+        lead.breaker.healthy()
+
+    def check(self) -> None:
+        """Raises UpstreamUnavailable where nobody would be asked, before anything is made ready to be sent."""
+        if not any(replica.usable for replica in self._replicas):
+            raise self._nobody()
+
+    def states(self) -> list[tuple[str, int]]:
+        """Each replica, with 0: asked; 1: being tried; 2: left alone, or not reached."""
+        return [(replica.name, replica.state) for replica in self._replicas]
 
     def link(self) -> LinkEstimate:
-        return self._estimator.estimate()
+        return self._leading().connection.link() if self._replicas else LinkEstimate(self._source)
+
+    def used(self) -> None:
+        """Notes that a request was planned over this hop, whether it crossed it or not."""
+        for replica in self._replicas:
+            replica.connection.used()
 
     @property
     def doubtful(self) -> bool:
         """Whether one more measurement would decide what the link has become."""
-        return self._estimator.doubtful
+        return bool(self._replicas) and self._leading().connection.doubtful
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a call in flight takes longer than is plausible."""
+        return any(replica.connection.overdue for replica in self._replicas)
+
+    def unused_seconds(self) -> float:
+        """Since a request was planned over this hop."""
+        return min((replica.connection.unused_seconds() for replica in self._replicas), default=float("inf"))
 
     def quiet_seconds(self) -> float:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""
-        return self._traffic.quiet_seconds()
+        return min((replica.connection.quiet_seconds() for replica in self._replicas), default=float("inf"))
 
     async def close(self) -> None:
-        await self._hints.close()
-        await self._exchange.close()
-        await self._channel.close(None)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(replica.close() for replica in self._replicas))
 
-    async def _reply(self, message: Framed, timeout_seconds: float, connected: bool) -> pb.InferReply:
-        """Over the stream where there can be one; whoever it leaves without an outcome asks again on its own.
-
-        Large requests go on their own: gRPC lets calls take turns on a connection, but not messages on a stream.
-        """
-        if not connected:
-            self._exchange.retire()  # a stream of the connection before ends with it
-        elif message.nbytes <= self._most_streamed_bytes:
-            asked = self._clock()
+    async def _answer(self, ask: _Ask, replica: Replica) -> Call:
+        """Asks `replica`, then others, until one answers or must not be asked."""
+        while True:
+            began = self._clock()
             try:
-                return await self._exchange.ask(message, timeout_seconds)
-            except Unanswered as error:
-                self._estimator.failed()
-                raise DeadlineExceeded(str(error)) from None
-            except Broken:
-                spent = self._clock() - asked
-                timeout_seconds = max(timeout_seconds - spent, 0.0)
-                message.header.remaining_seconds -= spent
-        return await self._alone(message, timeout_seconds)
+                call = await replica.infer(ask.message, max(ask.until - began, 0.0), ask.expected_seconds)
+            except Silence as silence:
+                self._look_again()
+                error, free = silence.error, True
+            except Unavailable as refusal:
+                error, free = refusal, isinstance(refusal, Draining)
+            else:
+                self.retries["answered"] += ask.again
+                return call
+            self.retries["failed"] += ask.again
+            found = self._elsewhere(ask, free) if isinstance(error, Unavailable) else None
+            if found is None:
+                try:
+                    raise error
+                finally:
+                    del error  # or its traceback would keep this frame, and the message, for long
+            replica, ask.again = found, True
+            ask.message.header.remaining_seconds -= self._clock() - began
 
-    async def _alone(self, message: Framed, timeout_seconds: float) -> pb.InferReply:
+    def _first(self, ask: _Ask) -> Replica:
+        """Raises UpstreamUnavailable where nobody is to be asked."""
+        found = self._next(ask)
+        if found is None:
+            raise self._nobody()
+        return found
+
+    def _elsewhere(self, ask: _Ask, free: bool) -> Replica | None:
+        """Who may be asked instead; free: whether the one before did no work for it, so that no budget is spent."""
+        left = ask.until - self._clock()
+        if len(ask.tried) >= MOST_ATTEMPTS or left <= (ask.expected_seconds or 0.0):
+            return None
+        found = self._next(ask)
+        if found is not None and not free and not self._budget.take():
+            found.breaker.unknown()
+            self.retries["over_budget"] += 1
+            return None
+        return found
+
+    def _next(self, ask: _Ask) -> Replica | None:
+        """Whose turn it is of those not tried: of those that say they serve, or else of all that may still answer."""
+        count = len(self._replicas)
+        if count == 1 and not ask.tried and self._replicas[0].breaker.allows():
+            ask.tried.append(self._replicas[0])
+            return self._replicas[0]
+        turns = [self._replicas[(self._turn + step) % count] for step in range(count)]
+        self._turn += not ask.tried
+        for serving in (True, False):
+            for replica in turns:
+                if replica.serving is serving and replica not in ask.tried and replica.breaker.allows():
+                    ask.tried.append(replica)
+                    return replica
+        return None
+
+    async def _hedged(self, ask: _Ask, after_seconds: float) -> Call:
+        """The first answer of one replica and, if that takes long, of another; the other call is cancelled."""
+        asking = [asyncio.create_task(self._answer(ask, self._first(ask)))]
         try:
-            reply: pb.InferReply | None = await self._infer(message, timeout=timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise self._unanswered(error) from None
-        if reply is None:  # what gRPC makes of bytes that do not parse
-            raise InternalError("the next tier's answer is not one")
-        return reply
+            await asyncio.wait(asking, timeout=after_seconds)
+            if not asking[0].done() and (second := self._elsewhere(ask, free=False)) is not None:
+                asking.append(asyncio.create_task(self._answer(_copy(ask, after_seconds), second)))
+            return await _first_answer(asking)
+        finally:
+            self.retries["unneeded"] += len(asking) > 1 and not asking[1].done()
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
-    def _connected(self) -> bool:
-        return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+    def _usable(self) -> list[Replica]:
+        return [replica for replica in self._replicas if replica.usable]
 
-    def _unanswered(self, error: grpc.aio.AioRpcError) -> OfframpError:
-        """The domain error; where the far side did not say it itself, the link may be dead."""
-        if error.code() in _SILENCE and wire.DETAILS_KEY not in _trailing(error):
-            self._estimator.failed()
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._hints.failed()
-        return _own_or_above(error)
+    def _leading(self) -> Replica:
+        """Whose link estimate is the hop's. Raises UpstreamUnavailable where there are no replicas."""
+        if not self._replicas:
+            raise self._nobody()
+        if len(self._replicas) == 1:
+            return self._replicas[0]
+        lead = self._lead
+        if lead is None or not _leads(lead):
+            better = next(filter(_leads, self._replicas), None)
+            lead = self._lead = better or lead or self._replicas[0]
+        return lead
+
+    def _replica(self, name: str, watched: bool) -> Replica:
+        return Replica(name, self._connect(name), watched, self._clock)
+
+    def _moved(self, found: frozenset[str]) -> None:
+        """The name stands for other addresses than before: those that stay keep what is known of them."""
+        known = {replica.name: replica for replica in self._replicas}
+        self._replicas = [
+            known.pop(name) if name in known else self._replica(name, watched=True) for name in sorted(found)
+        ]
+        for gone in known.values():
+            self._go_on(gone.close(LINGER_SECONDS))
+
+    def _look_again(self) -> None:
+        if self._lookout is not None:
+            self._lookout.again()
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="uplink")
+        task.add_done_callback(log.ended)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _nobody(self) -> UpstreamUnavailable:
+        if not self._replicas:
+            return UpstreamUnavailable("the name of the next tier stands for no address")
+        return UpstreamUnavailable("the next tier has not answered lately; it is checked on in the background")
 
 
-def _own_or_above(error: grpc.aio.AioRpcError) -> OfframpError:
-    """A reply too large to receive is the next tier's doing, not the caller's; only its own TooLarge says so."""
-    found = error_of(error)
-    said = wire.DETAILS_KEY in _trailing(error)
-    return found if said or not isinstance(found, TooLarge) else InternalError(str(found))
+def _leads(replica: Replica) -> bool:
+    return replica.usable and replica.serving and replica.connection.link().rtt_seconds is not None
 
 
-def error_of(error: grpc.aio.AioRpcError) -> OfframpError:
-    """The domain error behind a failed gRPC call."""
-    metadata = _trailing(error)
-    return wire.error_from(error.code(), error.details() or error.code().name, metadata)
+async def _heard(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except Silence as silence:
+        raise silence.error from None
 
 
-def _trailing(error: grpc.aio.AioRpcError) -> dict[str, str | bytes]:
-    trailing: Any = error.trailing_metadata() or ()
-    return {str(key): value for key, value in trailing}
+def _copy(ask: _Ask, spent_seconds: float) -> _Ask:
+    """To be asked as well; who is tried is known to both."""
+    header = pb.InferRequest()
+    header.CopyFrom(ask.message.header)
+    header.remaining_seconds -= spent_seconds
+    message = Framed(header, ask.message.activation, ask.message.payload)
+    return _Ask(message, ask.until, ask.expected_seconds, ask.tried, again=True)
+
+
+async def _first_answer(asking: list[asyncio.Task[T]]) -> T:
+    """The first result there is; where there is none, raises what the first of them raised."""
+    pending = set(asking)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.exception() is None:
+                return task.result()
+    return asking[0].result()

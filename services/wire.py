@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import grpc
 import numpy as np
@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from services.domain import (
     DegradedReason,
+    FloatArray,
     HopTrace,
     Payload,
     Plan,
@@ -47,7 +48,7 @@ from services.wire_beliefs import link_from_pb, link_to_pb, profile_from_pb, pro
 from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 
 ERROR_DOMAIN = "offramp"
-RETRY_PUSHBACK_MS = "50"
+LEAST_PUSHBACK_MS, MOST_PUSHBACK_MS = 25, 200
 _MAX_MESSAGE = 500
 """Characters. Metadata is bounded: an error that quotes its caller at length would otherwise not arrive at all."""
 _MAX_DIMENSIONS = 16
@@ -95,7 +96,8 @@ def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[info])
     metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
     if isinstance(error, QueueFull):
-        metadata += (("grpc-retry-pushback-ms", RETRY_PUSHBACK_MS),)
+        pushback = min(max(round(1000 * error.retry_seconds), LEAST_PUSHBACK_MS), MOST_PUSHBACK_MS)
+        metadata += (("grpc-retry-pushback-ms", str(pushback)),)
     return code, message, metadata
 
 
@@ -201,6 +203,18 @@ def response_to_pb(response: Response) -> pb.InferReply:
     )
 
 
+def replies(whole: Response, ends: Sequence[int]) -> list[bytes]:
+    """Serialised InferReplies for parts of its answers, up to each of `ends`; what else it says is the same in all."""
+    rest = pb.InferReply(
+        trace=[_hop_to_pb(hop) for hop in whole.trace.hops],
+        profiles=[profile_to_pb(profile) for profile in whole.profiles],
+        links=[link_to_pb(link) for link in whole.links],
+    ).SerializeToString()
+    return [
+        pb.InferReply(predictions=part).SerializeToString() + rest for part in _parts_to_pb(whole.predictions, ends)
+    ]
+
+
 def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Response:
     """A reply for `count` samples. Raises InternalError where the far side's answer cannot be one."""
     try:
@@ -215,14 +229,26 @@ def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Respon
 
 
 def _predictions_to_pb(answers: Predictions) -> pb.Predictions:
-    return pb.Predictions(
-        classes=answers.scores.shape[1],
-        scores=answers.scores.astype("<f4", copy=False).tobytes(),
-        confidences=answers.confidences.astype("<f4", copy=False).tobytes(),
-        exits=answers.exits.tolist(),
-        tiers=(answers.tiers + 1).tolist(),
-        reasons=answers.reasons.tolist(),
-    )
+    return next(_parts_to_pb(answers, (len(answers),)))
+
+
+def _parts_to_pb(answers: Predictions, ends: Iterable[int]) -> Iterator[pb.Predictions]:
+    """Of the rows up to each of `ends`."""
+    classes = answers.scores.shape[1]
+    scores = answers.scores.astype("<f4", copy=False).tobytes()
+    confidences = answers.confidences.astype("<f4", copy=False).tobytes()
+    exits, tiers, reasons = answers.exits.tolist(), (answers.tiers + 1).tolist(), answers.reasons.tolist()
+    start = 0
+    for end in ends:
+        yield pb.Predictions(
+            classes=classes,
+            scores=scores[4 * classes * start : 4 * classes * end],
+            confidences=confidences[4 * start : 4 * end],
+            exits=exits[start:end],
+            tiers=tiers[start:end],
+            reasons=reasons[start:end],
+        )
+        start = end
 
 
 def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> Predictions:
@@ -233,19 +259,20 @@ def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> P
         raise ValueError(f"{len(exits)}, {len(tiers)} and {len(reasons)} answers instead of {count}")
     if not (_TIERS.issuperset(tiers) and _REASONS.issuperset(reasons)):
         raise ValueError("a tier or reason that does not exist")
-    numbers = np.frombuffer(message.scores + message.confidences, "<f4")
+    numbers: FloatArray = np.frombuffer(message.scores + message.confidences, "<f4")
     if len(numbers) != count * (classes + 1) or len(message.confidences) != 4 * count:
         raise ValueError(f"{len(numbers)} scores and confidences for {count} answers")
-    if not math.isfinite(np.abs(numbers).sum(dtype=np.float64)):
+    if not math.isfinite(sum(numbers.tolist()) if count <= _FEW else numbers.sum(dtype=np.float64)):
         raise ValueError("scores that are not finite")
     scores, confidences = numbers[: count * classes].reshape(count, classes), numbers[count * classes :]
-    answers = np.array((exits, tiers, reasons), np.int32)
-    return Predictions(scores, confidences, answers[0], answers[1] - np.int32(1), answers[2])
+    answers = np.array((exits, [tier - 1 for tier in tiers], reasons), np.int32)
+    return Predictions(scores, confidences, *answers)
 
 
 _TIERS = frozenset(range(1, len(Tier) + 1))
 _REASONS = frozenset(map(int, DegradedReason))
-_HOP_SECONDS = ("queue_seconds", "decode_seconds", "compute_seconds", "encode_seconds", "network_seconds")
+_FEW = 8
+"""Answers of so many samples are looked through as Python's numbers in less time than numpy needs to begin."""
 
 
 def _hop_to_pb(hop: HopTrace) -> pb.HopTrace:
@@ -262,7 +289,13 @@ def _hop_to_pb(hop: HopTrace) -> pb.HopTrace:
 
 
 def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
-    times = [getattr(message, name) for name in _HOP_SECONDS]
+    times = (
+        message.queue_seconds,
+        message.decode_seconds,
+        message.compute_seconds,
+        message.encode_seconds,
+        message.network_seconds,
+    )
     if not math.isfinite(sum(map(abs, times))):
         raise ValueError("times that are not finite")
     return HopTrace(tier_from_pb(message.tier), *times, message.bytes_up, message.bytes_down)

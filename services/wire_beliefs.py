@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 from services.describing import Description
 from services.domain import CodecCost, LinkEstimate, Segment, SegmentTime, TierProfile
@@ -11,6 +12,8 @@ from services.errors import InternalError, InvalidInput
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 
+_SMALL = 1 << 10
+"""Bytes of what is kept. A reply tells the times of what it ran, a description those of everything."""
 _LINK_FIELDS = ("rtt_seconds", "up_bytes_per_second", "spread", "age_seconds")
 
 
@@ -32,6 +35,17 @@ def profile_to_pb(profile: TierProfile) -> pb.TierProfile:
 
 def profile_from_pb(message: pb.TierProfile) -> TierProfile:
     """Raises ValueError for numbers that cannot be times, InvalidInput for an unknown tier or codec."""
+    data = message.SerializeToString()
+    return _profile(data) if len(data) <= _SMALL else _read(message)
+
+
+@lru_cache(maxsize=256)
+def _profile(data: bytes) -> TierProfile:
+    """Replies that come together say the same of their tier."""
+    return _read(pb.TierProfile.FromString(data))
+
+
+def _read(message: pb.TierProfile) -> TierProfile:
     slowdown = message.slowdown if message.HasField("slowdown") else 1.0
     if slowdown <= 0 or not _times((message.queue_seconds, slowdown, *(t.seconds for t in message.segments))):
         raise ValueError("a profile with times that cannot be")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import select
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
@@ -255,7 +256,7 @@ def _link(args: argparse.Namespace) -> EmulatedLink:
     return EmulatedLink(parse_address(args.listen), parse_address(args.target), up, down, args.seed)
 
 
-def _serve(link: EmulatedLink, control: Address | None, traces: Path | None, stop: threading.Event) -> None:
+def _serve(link: EmulatedLink, control: Address | None, traces: Path | None, stop: socket.socket) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(link)
         ready = {"event": "listening", "address": format_address(link.address)}
@@ -264,8 +265,24 @@ def _serve(link: EmulatedLink, control: Address | None, traces: Path | None, sto
 
             ready["control"] = format_address(stack.enter_context(serve_control(link, control, traces)))
         print(json.dumps(ready), flush=True)
-        while not stop.wait(LONGEST_WAIT_SECONDS):
+        while not select.select([stop], [], [], LONGEST_WAIT_SECONDS)[0]:
             pass
+
+
+@contextlib.contextmanager
+def _stop_asked() -> Iterator[socket.socket]:
+    """Can be read from when SIGTERM or SIGINT has come.
+
+    Not an Event: a signal that comes while this very thread holds the lock in `wait` would wait for it in `set`.
+    """
+    heard, told = socket.socketpair()
+    with heard, told:
+        told.setblocking(False)
+        signal.set_wakeup_fd(told.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        yield heard
+        signal.set_wakeup_fd(-1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -279,11 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise QuantityError(f"--traces {args.traces} is not a directory.")
     except (QuantityError, TraceError) as error:
         parser.error(str(error))
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     try:
-        _serve(link, control, args.traces, stop)
+        with _stop_asked() as stop:
+            _serve(link, control, args.traces, stop)
     except OSError as error:
         print(f"{parser.prog}: cannot listen: {error}", file=sys.stderr)
         return 1

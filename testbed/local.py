@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -61,6 +62,7 @@ class LinkAsked:
 class TestbedSettings:
     """What runs: the bundle, the two links, how much slower than this machine the lower tiers are, and the door.
 
+    edges: how many edge nodes there are, each behind a link of its own, all asked by the device in turns.
     console: where the device's page is served, HOST:PORT; -: nowhere. then: what the link between device and edge
     becomes half way through a run; None: it stays as it is.
     """
@@ -78,6 +80,7 @@ class TestbedSettings:
     edge_slowdown: float = 1.0
     then: LinkAsked | None = None
     console: str = "-"
+    edges: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Testbed:
-    """The running parts, nearest to the client first."""
+    """The running parts. replicas: of further edge nodes, the link and the node in turns."""
 
     __test__ = False
 
@@ -106,10 +109,12 @@ class Testbed:
     edge: Part
     edge_cloud: Part
     cloud: Part
+    replicas: tuple[Part, ...] = ()
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (self.device, self.device_edge, self.edge, self.edge_cloud, self.cloud)
+        """Nearest to the client first, then the replicas."""
+        return (self.device, self.device_edge, self.edge, self.edge_cloud, self.cloud, *self.replicas)
 
     def kill(self) -> None:
         """Ends every part at once, without draining."""
@@ -148,15 +153,21 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         cloud = await start("cloud-node", "cloud_node", *served, *free)
         far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
         slower = ("--compute-slowdown", str(settings.edge_slowdown))
-        edge = await start("edge-node", "edge_node", *served, *free, "--next", far.address, *slower)
-        near = await link("link-device-edge", settings.device_edge, edge.address)
+
+        async def behind_link(mark: str) -> tuple[Part, Part]:
+            edge = await start(f"edge-node{mark}", "edge_node", *served, *free, "--next", far.address, *slower)
+            return await link(f"link-device-edge{mark}", settings.device_edge, edge.address), edge
+
+        near, edge = await behind_link("")
+        replicas = [part for n in range(2, settings.edges + 1) for part in await behind_link(f"-{n}")]
+        next_tier = ",".join((near.address, *(each.address for each in replicas[::2])))
         plan = ("--splits", settings.splits) if settings.splits else ()
         slowest = ("--compute-slowdown", str(settings.device_slowdown))
         controls = ",".join((near.announced["control"], far.announced["control"]))
         watched = ("--console-listen", settings.console, "--link-control", controls)
-        door = ("--listen", settings.listen, *anywhere, *watched, "--next", near.address, *slowest, *plan)
+        door = ("--listen", settings.listen, *anywhere, *watched, "--next", next_tier, *slowest, *plan)
         device = await start("device-agent", "device_agent", *served, *door)
-        yield Testbed(device, near, edge, far, cloud)
+        yield Testbed(device, near, edge, far, cloud, tuple(replicas))
 
 
 def _check_free(address: str) -> None:
@@ -190,7 +201,7 @@ async def again(ended: Part, log: Path) -> Part:
     """
     address, metrics = ended.announced["address"], ended.announced["metrics"]
     doors = ("--listen", address, "--metrics-listen", urlsplit(metrics).netloc)
-    arguments = (*_without(ended.arguments, ("--listen", "--metrics-listen")), *doors)
+    arguments = (*without(ended.arguments, ("--listen", "--metrics-listen")), *doors)
     process = await _launched(arguments, log)
     try:
         return Part(ended.name, process, await _announced(ended.name, process, log), log, arguments)
@@ -199,7 +210,7 @@ async def again(ended: Part, log: Path) -> Part:
         raise
 
 
-def _without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+def without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
     """`arguments` less these options, each with its value."""
     dropped = {at + step for at, each in enumerate(arguments) if each in options for step in (0, 1)}
     return [each for at, each in enumerate(arguments) if at not in dropped]
@@ -211,6 +222,7 @@ async def _launched(arguments: Sequence[str], log: Path) -> asyncio.subprocess.P
             sys.executable,
             "-m",
             "testbed.child",
+            str(os.getpid()),
             *arguments,
             stdout=file,
             stderr=asyncio.subprocess.STDOUT,

@@ -12,10 +12,10 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
+from services.channels import channel_options
 from services.framing import varint
 from services.open_inference import messages
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.uplink import channel_options
 
 DOOR = messages.SERVICE
 TIER = "offramp.v1.Tier"

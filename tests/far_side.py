@@ -10,13 +10,14 @@ from typing import Any
 
 import grpc
 
+from services.channels import channel_options
 from services.domain import Tier
 from services.exchange_service import ExchangeService
 from services.framing import Framed
 from services.guard import raw_stream, unary
 from services.observing import Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.uplink import Uplink, channel_options
+from services.uplink import Uplink
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 

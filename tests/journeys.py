@@ -74,14 +74,16 @@ def three(model: Model, clock: FakeClock) -> TierRuntime:
 
 
 class Busy(InlineWorkers):
-    """Workers that take a job only after `seconds`."""
+    """Workers that take a job only after `seconds`, and are back `after` seconds when it is done."""
 
-    def __init__(self, clock: FakeClock, seconds: float):
-        self._clock, self._seconds = clock, seconds
+    def __init__(self, clock: FakeClock, seconds: float, after: float = 0.0):
+        self._clock, self._seconds, self._after = clock, seconds, after
 
     def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self._clock.now += self._seconds
-        return super().submit(job, *args, **kwargs)
+        done = super().submit(job, *args, **kwargs)
+        self._clock.now += self._after
+        return done
 
 
 def answers(count: int, exit_index: int = 2, tier: Tier = Tier.EDGE) -> Predictions:

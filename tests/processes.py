@@ -52,11 +52,12 @@ class Child:
 @contextmanager
 def child(module: str, bundle: Path, *arguments: str) -> Iterator[Child]:
     """`python -m module` with that bundle, on a free port, ready; asserts at the end that nothing failed in it."""
-    given = ["--bundle", str(bundle), "--listen", "127.0.0.1:0", "--profile-seconds", "0", *arguments]
+    given = ["--bundle", str(bundle), "--listen", "127.0.0.1:0", "--profile-seconds", "0", "--metrics-listen", "-"]
+    given += ["--console-listen", "-"] if module == "device_agent" else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
     environment["OFFRAMP_CONSOLE_LISTEN"] = "-"  # its port is one, tests are many
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *given],
+        [sys.executable, "-m", module, *given, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from services import security
+from services.channels import channel_options, error_of
 from services.guard import Service, unary
 from services.limiter import Limiter
 from services.observing import Observers, Refused
@@ -19,7 +20,6 @@ from services.pb.offramp.v1 import tier_pb2 as pb
 from services.secure_channel import Trust, channel
 from services.server import TierServer
 from services.settings import TierSettings
-from services.uplink import channel_options, error_of
 from tests.calls import DOOR, HEALTH, TIER
 
 SECONDS = 10.0

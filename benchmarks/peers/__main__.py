@@ -33,12 +33,17 @@ def chosen(names: list[str]) -> list[Peer]:
 
 def installed(peers: list[Peer]) -> tuple[list[Installed], list[Measured]]:
     """Those that can be; and for the others, why they cannot."""
-    found, missing = [], []
+    found: list[Installed] = []
+    missing: list[Measured] = []
     for peer in peers:
         try:
             found.append(install(peer))
         except PeerError as error:
-            absent = (Measured(v.name, d, v.setting, reason=f"not installed: {error}") for v in peer.variants for d in v.drivers)
+            absent = (
+                Measured(v.name, d, v.setting, reason=f"not installed: {error}")
+                for v in peer.variants
+                for d in v.drivers
+            )
             missing.extend(absent)
     return found, missing
 

@@ -64,7 +64,8 @@ def _offramp(started: Started) -> Sequence[str]:
     bundles = [word for subject in started.subjects.values() for word in ("--bundle", str(subject.path))]
     listen = ("--listen", f"127.0.0.1:{started.port}", "--workers", str(CORES))
     cache = str(started.networks / "profiles")
-    return ("-m", "edge_node", *bundles, *listen, "--metrics-listen", "-", "--profile-cache", cache)
+    quiet = ("--metrics-listen", "-", "--log-level", "warning")
+    return ("-m", "edge_node", *bundles, *listen, *quiet, "--profile-cache", cache)
 
 
 def _mlserver(parallel_workers: int) -> Callable[[Started], Sequence[str]]:
@@ -96,7 +97,11 @@ def _write(path: Path, found: dict[str, object]) -> None:
 
 
 PEERS = (
-    Peer("offramp", (), (Variant("offramp", f"{CORES} workers", _offramp, ("oip", "oip stream", "exchange", "unary")),)),
+    Peer(
+        "offramp",
+        (),
+        (Variant("offramp", f"{CORES} workers, no log lines", _offramp, ("oip", "oip stream", "exchange", "unary")),),
+    ),
     Peer(
         "minimal",
         (),

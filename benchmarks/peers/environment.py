@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / "out" / "peers"
 _INSTALL_SECONDS = 600.0
 _STOP_SECONDS = 15.0
+_TELL_VERSIONS = """
+import importlib.metadata, json, sys
+print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
+"""
 
 
 class PeerError(Exception):
@@ -55,8 +59,7 @@ def install(peer: Peer) -> Installed:
 
 
 def _versions(python: Path, names: tuple[str, ...]) -> dict[str, str]:
-    code = "import json, sys; from importlib.metadata import version; print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
-    found: dict[str, str] = json.loads(_run(str(python), "-c", code, *names))
+    found: dict[str, str] = json.loads(_run(str(python), "-c", _TELL_VERSIONS, *names))
     return found
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import BARE, Found, LoadError, Loads, Window
 from benchmarks.peers.catalogue import CORES, Started, Variant
@@ -103,7 +104,7 @@ async def _one(
     address = f"127.0.0.1:{port}"
     async with running(installed, variant, started):
         for subject in subjects.values():
-            await _until_ready(loads, Window(variant.drivers[0], str(subject.path), address, 1, 0.2), started)
+            await until_ready(loads, Window(variant.drivers[0], str(subject.path), address, 1, 0.2), started)
         for subject in subjects.values():
             for one in mine:
                 await _asked(loads, one, subject, address, length)
@@ -119,7 +120,7 @@ async def _asked(loads: Loads, one: Measured, subject: Subject, address: str, le
         one.reason = str(error)
 
 
-async def _until_ready(loads: Loads, window: Window, started: Started) -> None:
+async def until_ready(loads: Loads, window: Window, started: Started) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while True:
         try:
@@ -131,7 +132,7 @@ async def _until_ready(loads: Loads, window: Window, started: Started) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def as_json(found: Sequence[Measured], length: Length) -> dict[str, object]:
+def as_json(found: Sequence[Measured], length: Length) -> dict[str, Any]:
     """Windows and, for each network, medians with spread: ratios to the bare loop of the same round."""
     bare = found[0]
     entries = [asdict(each) | {"over_bare": _compared(each, bare)} for each in found]

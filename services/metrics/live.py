@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from services import log
+from services.batcher import Batcher
 from services.domain import LinkEstimate, Tier
 from services.limiter import Limiter
 from services.metrics.table import Series, series
@@ -59,7 +60,7 @@ class Live:
         found: dict[str, dict[tuple[str, ...], float | Spread]] = defaultdict(dict)
         for reading in self._on_loop():
             found[reading.name][reading.labels] = reading.value
-        yield from (_family(each, found[each.name]) for each in series() if each.live and each.name in found)
+        yield from (family(each, found[each.name]) for each in series() if each.live and each.name in found)
 
     def _on_loop(self) -> list[Reading]:
         if self.loop is None or not self.loop.is_running() or asyncio._get_running_loop() is self.loop:
@@ -121,11 +122,22 @@ def of_link(tier: Tier, link: Callable[[], LinkEstimate]) -> Reader:
     return read
 
 
-def of_upstream(tier: Tier, upstream: str, state: Callable[[], int]) -> Reader:
+def of_retries(tier: Tier, counts: Mapping[str, int]) -> Reader:
+    """Requests for which another replica of the tier above was wanted, by what came of it."""
+
+    def read() -> Iterator[Reading]:
+        for outcome, count in counts.items():
+            yield Reading("offramp_retries_total", (tier.label, outcome), count)
+
+    return read
+
+
+def of_upstream(tier: Tier, states: Callable[[], Iterable[tuple[str, int]]]) -> Reader:
     """The way to the tier above: 0 open for calls, 1 being tried, 2 failing."""
 
     def read() -> Iterator[Reading]:
-        yield Reading("offramp_upstream_state", (tier.label, upstream), state())
+        for upstream, state in states():
+            yield Reading("offramp_upstream_state", (tier.label, upstream), state)
 
     return read
 
@@ -141,7 +153,21 @@ def of_model(tier: Tier, name: str, profiler: Profiler, warmup_seconds: Callable
     return read
 
 
-def _family(each: Series, values: Mapping[tuple[str, ...], float | Spread]) -> Metric:
+def of_batches(tier: Tier, name: str, batcher: Batcher) -> Reader:
+    """Which segments' runs requests share, and whether that pays, of those that ran here."""
+
+    def read() -> Iterator[Reading]:
+        for piece, tally in batcher.tallies.items():
+            labels = (tier.label, name, str(piece))
+            yield Reading("offramp_batches_total", labels, tally.batches)
+            yield Reading("offramp_batched_runs_total", labels, tally.runs)
+            yield Reading("offramp_batch_pays", labels, batcher.pays(piece))
+
+    return read
+
+
+def family(each: Series, values: Mapping[tuple[str, ...], float | Spread]) -> Metric:
+    """What Prometheus is told of one series, by the values of its labels."""
     if each.kind == "histogram":
         return _spreads(each, values)
     kind = CounterMetricFamily if each.kind == "counter" else GaugeMetricFamily

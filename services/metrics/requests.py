@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
 
 from services.bundle import Manifest
 from services.domain import DegradedReason, HopTrace, Plan, Predictions, Tier
 from services.errors import BundleError, InternalError, OfframpError, SettingsError
 from services.metrics.about import calibrated_shares, input_forms
-from services.metrics.live import Live, Reading, Spread
-from services.metrics.table import DEVICE_ONLY, STAGES, TENTHS, make, series
+from services.metrics.counted import Count, Counted, Counts
+from services.metrics.live import Live
+from services.metrics.table import STAGES
 from services.observing import Finished, Refused
 
 MAX_PLANS = 256
@@ -54,13 +45,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.live = Live()
         self._power = power or Power()
-        self._counted = _Counted(tier, self.registry)
+        self._counted = Counted(tier)
         self._models: dict[tuple[str, str], _OfModel] = {}
-        self._errors: dict[str, Counter] = {}
+        self._errors: dict[str, Count] = {}
         for reason in reasons():
             self._error(reason)
         self._counted.gauge("offramp_build_info", version).set(1)
-        self.live.add(self._confidences)
+        self.registry.register(self._counted)
         self.registry.register(self.live)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -76,7 +67,7 @@ class Metrics:
         known = refused.reason in self._errors or refused.reason in reasons()
         self._error(refused.reason if known else InternalError.reason).inc()
 
-    def _error(self, reason: str) -> Counter:
+    def _error(self, reason: str) -> Count:
         if reason not in self._errors:
             self._errors[reason] = self._counted.counter("offramp_request_errors_total", self.tier.label, reason)
         return self._errors[reason]
@@ -87,10 +78,6 @@ class Metrics:
             self._models[key] = _OfModel.of(self.tier, manifest, self._counted, self._power)
         return self._models[key]
 
-    def _confidences(self) -> Iterator[Reading]:
-        for labels, found in self._counted.confidences.items():
-            yield Reading("offramp_exit_confidence", labels, Spread(tuple(accumulate(found.counts)), found.total))
-
 
 def reasons(kind: type[OfframpError] = OfframpError) -> Iterator[str]:
     """Every reason that a call can end with."""
@@ -100,57 +87,21 @@ def reasons(kind: type[OfframpError] = OfframpError) -> Iterator[str]:
             yield from reasons(each)
 
 
-class _Counted:
-    """What is counted up, by its name in the table and the values of its labels."""
-
-    def __init__(self, tier: Tier, registry: CollectorRegistry):
-        kept = (each for each in series() if tier is Tier.DEVICE or each.name not in DEVICE_ONLY)
-        self._made = {each.name: make(each, registry) for each in kept if not each.live}
-        self.confidences: dict[tuple[str, str, str], _Confidences] = {}
-
-    def counter(self, name: str, *labels: str) -> Counter:
-        found = self._made[name].labels(*labels)
-        assert isinstance(found, Counter)
-        return found
-
-    def gauge(self, name: str, *labels: str) -> Gauge:
-        found = self._made[name].labels(*labels)
-        assert isinstance(found, Gauge)
-        return found
-
-    def histogram(self, name: str, *labels: str) -> Histogram:
-        found = self._made[name].labels(*labels)
-        assert isinstance(found, Histogram)
-        return found
-
-
-@dataclass(slots=True)
-class _Confidences:
-    """How sure the answers of one exit were; plain numbers, for one is added with every sample."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(TENTHS) + 1))
-    total: float = 0.0
-
-    def add(self, confidence: float) -> None:
-        self.counts[bisect_left(TENTHS, confidence)] += 1
-        self.total += confidence
-
-
 @dataclass(frozen=True, slots=True)
 class _OfPlans:
     """How the device's plans fared."""
 
     name: str
-    counted: _Counted
-    hops: tuple[Gauge, Gauge]
-    planned: Counter
-    predicted: Counter
-    realised: Counter
-    ratio: Histogram
-    pairs: dict[tuple[int, int], Counter] = field(default_factory=dict)
+    counted: Counted
+    hops: tuple[Count, Count]
+    planned: Count
+    predicted: Count
+    realised: Count
+    ratio: Counts
+    pairs: dict[tuple[int, int], Count] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, counted: _Counted) -> _OfPlans:
+    def of(cls, name: str, counted: Counted) -> _OfPlans:
         return cls(
             name,
             counted,
@@ -175,7 +126,7 @@ class _OfPlans:
             self.realised.inc(seconds)
             self.ratio.observe(seconds / plan.expected_seconds)
 
-    def _pair(self, splits: tuple[int, int]) -> Counter:
+    def _pair(self, splits: tuple[int, int]) -> Count:
         """Callers may ask for any split; they must not make any number of series."""
         if len(self.pairs) >= MAX_PLANS:
             return self.counted.counter("offramp_split_decisions_total", self.name, OTHER, OTHER)
@@ -198,25 +149,25 @@ class _OfModel:
 
     tier: Tier
     power: Power
-    ok: Counter
-    degraded: Counter
-    seconds: Histogram
-    samples: Counter
-    batch: Histogram
-    exits: tuple[Counter, ...]
-    confidences: tuple[_Confidences, ...]
-    stages: tuple[Counter, ...]
-    queue: Histogram
-    hop: Histogram
-    up: Counter
-    down: Counter
-    forwarded: Counter
-    reasons: tuple[Counter, ...]
-    joules: Counter | None
+    ok: Count
+    degraded: Count
+    seconds: Counts
+    samples: Count
+    batch: Counts
+    exits: tuple[Count, ...]
+    confidences: tuple[Counts, ...]
+    stages: tuple[Count, ...]
+    queue: Counts
+    hop: Counts
+    up: Count
+    down: Count
+    forwarded: Count
+    reasons: tuple[Count, ...]
+    joules: Count | None
     plans: _OfPlans | None
 
     @classmethod
-    def of(cls, tier: Tier, manifest: Manifest, counted: _Counted, power: Power) -> _OfModel:
+    def of(cls, tier: Tier, manifest: Manifest, counted: Counted, power: Power) -> _OfModel:
         name, here, device = manifest.name, (tier.label, manifest.name), tier is Tier.DEVICE
         _describe(tier, manifest, counted)
         return cls(
@@ -228,7 +179,7 @@ class _OfModel:
             counted.counter("offramp_samples_total", *here),
             counted.histogram("offramp_batch_size", *here),
             tuple(counted.counter("offramp_exits_total", *here, spec.name) for spec in manifest.exits),
-            tuple(counted.confidences.setdefault((*here, spec.name), _Confidences()) for spec in manifest.exits),
+            tuple(counted.histogram("offramp_exit_confidence", *here, spec.name) for spec in manifest.exits),
             tuple(counted.counter("offramp_stage_seconds_total", *here, stage) for stage in STAGES),
             counted.histogram("offramp_queue_seconds", *here),
             counted.histogram("offramp_hop_seconds", *here),
@@ -257,7 +208,7 @@ class _OfModel:
         for tier, exit_index, confidence, reason in zip(*(column.tolist() for column in columns), strict=True):
             if tier == self.tier:
                 by_exit[exit_index] += 1
-                self.confidences[exit_index].add(confidence)
+                self.confidences[exit_index].observe(confidence)
                 degraded[reason] += 1
         (self.degraded if answers.reasons.any() else self.ok).inc()
         self.samples.inc(count)
@@ -284,13 +235,13 @@ class _OfModel:
             self.down.inc(hop.bytes_down)
 
 
-def _inc(counters: tuple[Counter, ...], counts: list[int]) -> None:
+def _inc(counters: tuple[Count, ...], counts: list[int]) -> None:
     for counter, count in zip(counters, counts, strict=True):
         if count:
             counter.inc(count)
 
 
-def _describe(tier: Tier, manifest: Manifest, counted: _Counted) -> None:
+def _describe(tier: Tier, manifest: Manifest, counted: Counted) -> None:
     """What does not change while a model is served."""
     name = manifest.name
     counted.gauge("offramp_model_info", tier.label, name, manifest.version, manifest.model_hash).set(1)

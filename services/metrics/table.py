@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 Kind = Literal["counter", "gauge", "histogram"]
 
 STAGES = ("queue", "decode", "compute", "encode", "network")
@@ -91,6 +89,27 @@ REQUESTS = Group(
         ),
         _gauge("offramp_in_flight", "tier", "requests", "Requests held now, waiting ones included.", live=True),
         _gauge("offramp_tasks", "tier", "tasks", "Tasks of the event loop that have not ended.", live=True),
+        _counter(
+            "offramp_batches_total",
+            "tier model segment",
+            "batches",
+            "Runs of a segment that samples of several requests shared.",
+            live=True,
+        ),
+        _counter(
+            "offramp_batched_runs_total",
+            "tier model segment",
+            "runs",
+            "Runs that requests would have had to themselves, had they not shared those.",
+            live=True,
+        ),
+        _gauge(
+            "offramp_batch_pays",
+            "tier model segment",
+            "samples",
+            "Samples of several requests that run as one batch, by what was measured; 1: a batch saves nothing here.",
+            live=True,
+        ),
         _gauge("offramp_queue_length", "tier", "runs", "Runs of a segment that wait for a worker now.", live=True),
     ),
 )
@@ -110,7 +129,6 @@ EXITS = Group(
             "ratio",
             "Confidence of the answers given at this tier.",
             TENTHS,
-            live=True,
         ),
         _gauge(
             "offramp_expected_exit_ratio",
@@ -213,7 +231,15 @@ LINKS = Group(
             "offramp_upstream_state",
             "tier upstream",
             "0, 1 or 2",
-            "The way to the tier above: 0 open for calls, 1 being tried, 2 failing.",
+            "The way to a replica of the tier above: 0 open for calls, 1 being tried, 2 failing, and left alone.",
+            live=True,
+        ),
+        _counter(
+            "offramp_retries_total",
+            "tier outcome",
+            "requests",
+            "Times that another replica of the tier above was wanted for a request: it `answered`, `failed` too, was "
+            "`unneeded` as the first one answered meanwhile, or was not asked, `over_budget`.",
             live=True,
         ),
     ),
@@ -263,12 +289,3 @@ def series() -> Iterator[Series]:
     """All of them, in the order of the page."""
     for group in GROUPS:
         yield from group.series
-
-
-def make(each: Series, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    """The object that counts `each`, registered."""
-    if each.kind == "counter":
-        return Counter(each.name, each.sentence, each.labels, registry=registry)
-    if each.kind == "gauge":
-        return Gauge(each.name, each.sentence, each.labels, registry=registry)
-    return Histogram(each.name, each.sentence, each.labels, registry=registry, buckets=each.buckets)

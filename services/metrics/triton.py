@@ -32,7 +32,7 @@ TRITON = Group(
         _series("request_success", "requests", "Requests answered."),
         _series("request_failure", "requests", "Requests that failed, by Triton's reasons.", "reason"),
         _series("count", "samples", "Samples answered."),
-        _series("exec_count", "requests", "Executions; without batching across requests, as many as requests."),
+        _series("exec_count", "requests", "Requests executed; runs that they shared are in offramp_batches_total."),
         _series("pending_request_count", "requests", "Runs that wait for a worker now.", gauge=True),
         _series("request_duration_us", "microseconds", "Time of answered requests, added up."),
         _series("queue_duration_us", "microseconds", "Part of it spent waiting for a worker."),

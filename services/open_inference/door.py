@@ -117,9 +117,9 @@ class OpenInference:
                 if early is not None:
                     early(replies.reply(served.manifest, answer, outputs))
 
-            with served.limiter.admit(asked.priority):
+            deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
+            with served.limiter.admit(asked.priority, seconds=deadline.remaining()):
                 samples = read_input(request, served.manifest.input, self._max_batch)
-                deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
                 wishes = replace(asked.wishes, traceparent=traceparent) if traceparent else asked.wishes
                 answer = await served.front.infer(
                     samples, deadline, request.id, wishes, arrived, offer if early is not None else None

@@ -13,7 +13,7 @@ from typing import Any
 from services.bundle import Manifest
 from services.domain import Objective
 from services.errors import InvalidInput
-from services.front import Wishes
+from services.front import NO_WISHES, Wishes
 
 EMPTY_FINAL = "triton_enable_empty_final_response"
 
@@ -37,8 +37,13 @@ class Parameters:
     trace: bool
 
 
+_NONE = Parameters(NO_WISHES, None, 0, False)
+
+
 def read(given: Given, manifest: Manifest) -> Parameters:
     """The parameters of a ModelInferRequest. Raises InvalidInput naming the one that is wrong and what it takes."""
+    if not given:
+        return _NONE
     _flag(given, EMPTY_FINAL)  # the last answer says itself that it is, so that an empty one need never follow
     return Parameters(
         Wishes(_thresholds(given, manifest), _policy(given), _floor(given), _flag(given, "privacy"), _split(given)),

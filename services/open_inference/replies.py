@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -50,13 +51,14 @@ def wanted(request: Any) -> list[str]:
 
 def reply(manifest: Manifest, answer: Answer, outputs: list[str], trace: bool = False) -> Any:
     """The ModelInferResponse of an answer."""
-    arrays = _arrays(answer.response.predictions)
+    answers = answer.response.predictions
     message = messages.ModelInferResponse(
         model_name=manifest.name, model_version=manifest.version, id=answer.request_id
     )
     for name in outputs:
-        message.outputs.add(name=name, datatype=OUTPUTS[name], shape=arrays[name].shape)
-        message.raw_output_contents.append(arrays[name].tobytes())
+        array = _ARRAYS[name](answers)
+        message.outputs.add(name=name, datatype=OUTPUTS[name], shape=array.shape)
+        message.raw_output_contents.append(array.tobytes())
     _describe(message.parameters, manifest, answer)
     if trace:
         message.parameters["trace"].string_param = trace_json(answer)
@@ -87,12 +89,11 @@ def trace_json(answer: Answer) -> str:
     return json.dumps(whole | {"hops": hops, "links": links})
 
 
-def _arrays(answers: Predictions) -> dict[str, npt.NDArray[Any]]:
-    return {
-        "scores": answers.scores.astype("<f4", copy=False),
-        "label": answers.labels.astype("<i8", copy=False),
-        "exit_confidence": answers.confidences.astype("<f4", copy=False)[:, None],
-        "exit_index": answers.exits.astype("<i8"),
-        "tier_index": answers.tiers.astype("<i8"),
-        "degraded": np.asarray(answers.reasons != 0),
-    }
+_ARRAYS: dict[str, Callable[[Predictions], npt.NDArray[Any]]] = {
+    "scores": lambda answers: answers.scores.astype("<f4", copy=False),
+    "label": lambda answers: answers.labels.astype("<i8", copy=False),
+    "exit_confidence": lambda answers: answers.confidences.astype("<f4", copy=False)[:, None],
+    "exit_index": lambda answers: answers.exits.astype("<i8"),
+    "tier_index": lambda answers: answers.tiers.astype("<i8"),
+    "degraded": lambda answers: np.asarray(answers.reasons != 0),
+}

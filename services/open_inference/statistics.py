@@ -7,16 +7,18 @@ one execution.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.domain import Trace
 from services.observing import Finished, Refused
 from services.open_inference import messages
 from services.serving import Models, Served
 
 _MAX_SIZES = 1024
-_STAGES = {"compute_input": "decode", "compute_infer": "compute", "compute_output": "encode"}
+_STAGES = ("compute_input", "compute_infer", "compute_output")
+"""Decoding, computing, encoding."""
 
 
 @dataclass(slots=True)
@@ -28,8 +30,8 @@ class _Counts:
     seconds: dict[str, float] = field(default_factory=dict)
     last_ms: int = 0
 
-    def add(self, samples: int, seconds: dict[str, float], now_ms: int) -> None:
-        self.count += 1
+    def add(self, count: int, samples: int, seconds: dict[str, float], now_ms: int) -> None:
+        self.count += count
         self.samples += samples
         self.last_ms = now_ms
         for name, value in seconds.items():
@@ -49,15 +51,30 @@ class Statistics:
         self._by_size: dict[tuple[str, int], _Counts] = {}
 
     def answered(self, finished: Finished) -> None:
-        name, samples = finished.manifest.model_hash, len(finished.response.predictions)
-        here = finished.response.trace.hops[0]
-        seconds = {shown: getattr(here, f"{stage}_seconds") for shown, stage in (*_STAGES.items(), ("queue", "queue"))}
-        seconds["success"] = finished.response.trace.seconds
+        self.answered_together((finished,))
+
+    def answered_together(self, finished: Sequence[Finished]) -> None:
+        alike: dict[tuple[str, int], list[Trace]] = {}
+        for each in finished:
+            key = each.manifest.model_hash, len(each.response.predictions)
+            alike.setdefault(key, []).append(each.response.trace)
+        for (name, samples), traces in alike.items():
+            self._add(name, samples, traces)
+
+    def _add(self, name: str, samples: int, traces: Sequence[Trace]) -> None:
+        here = [trace.hops[0] for trace in traces]
+        seconds = {
+            "compute_input": sum(hop.decode_seconds for hop in here),
+            "compute_infer": sum(hop.compute_seconds for hop in here),
+            "compute_output": sum(hop.encode_seconds for hop in here),
+            "queue": sum(hop.queue_seconds for hop in here),
+            "success": sum(trace.seconds for trace in traces),
+        }
         counted = [self._whole[name]]
         if (name, samples) in self._by_size or len(self._by_size) < _MAX_SIZES:
             counted.append(self._by_size.setdefault((name, samples), _Counts()))
         for each in counted:
-            each.add(samples, seconds, int(1000 * self._now()))
+            each.add(len(traces), len(traces) * samples, seconds, int(1000 * self._now()))
 
     def refused(self, refused: Refused) -> None:
         """Failures are counted where the model is known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -98,7 +99,9 @@ class Stream:
 
     async def _send(self) -> None:
         while True:
-            await self._context.write(await self._outbox.get())
+            reply = await self._outbox.get()
+            with suppress(grpc.aio.BaseError):  # the client is gone, for which gRPC cancels `run`
+                await self._context.write(reply)
             self._outbox.task_done()
 
     async def _answer(self, request: Any) -> None:

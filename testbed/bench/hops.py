@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from services.domain import LinkEstimate, Tier
+from services.domain import LinkEstimate, Plan, Tier
 from services.link import LinkEstimator
 from services.probing import LOOK_SECONDS, ProbeSchedule, timeout_seconds
-from services.traffic import Crossing, Traffic
+from services.traffic import Crossing, Held, Traffic
 from testbed.bench.world import Line
 
 Steps = Generator[simpy.Event, None, None]
@@ -33,6 +33,7 @@ class VirtualHop:
     call_seconds: float
     estimator: LinkEstimator = field(init=False)
     traffic: Traffic = field(init=False)
+    held: Held = field(default_factory=Held)
     probed_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -48,14 +49,14 @@ class VirtualHop:
     def overdue(self) -> bool:
         return self.estimator.overdue(self.traffic.waiting())
 
-    def call(self, nbytes: int, deadline: float, expected: float, far: Callable[[], Outcome]) -> Outcome:
+    def call(self, plan: Plan, nbytes: int, deadline: float, far: Callable[[], Outcome]) -> Outcome:
         """Sends a payload, lets `far` do its part there, and comes back; False where the deadline passes before.
 
-        expected: seconds that all of this should take. A call that was given up before its first byte was on the link
-        leaves nothing there.
+        A call that was given up before its first byte was on the link leaves nothing there.
         """
         env, began = self.env, self.clock()
-        beyond = max(expected - self.estimator.expects(nbytes), 0.0)
+        beyond = self.held.longest(plan.stages, plan.expected_seconds)
+        self.traffic.used()
         with self.traffic.crossing(nbytes, beyond_seconds=beyond) as crossing:
             if self.line.free > deadline:
                 return (yield from self._give_up(crossing, deadline))
@@ -69,7 +70,7 @@ class VirtualHop:
             if not answered or env.now + self._back > deadline:
                 return (yield from self._give_up(crossing, deadline))
             yield env.timeout(self._back)
-        self.traffic.held(held)
+        self.held.note(plan.stages, held)
         self.estimator.record(nbytes, env.now - began - held, self.overhead_bytes, crossing.shared_bytes)
         return True
 

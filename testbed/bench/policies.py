@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,11 +30,9 @@ from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
 from testbed.bench.world import FastRate, World
-from testbed.traces import ConstantRate
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
-PRESENT = "oracle-now"
-NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE, PRESENT)
+NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE)
 _POLICY = Policy()
 RAW, JPEG, QUANTISED = "pixels", "jpeg90", "int8+zstd"
 
@@ -73,28 +71,6 @@ class Oracle:
         wait = max(0.0, seen.device_free() - at)
         seconds = self.choices.seconds(self._rate, np.array([at]), np.array([seen.line.free]), wait)
         return self.choices.plans[int(seconds.argmin())]
-
-    def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
-        """It knows everything already."""
-
-
-@dataclass(slots=True)
-class Present:
-    """The same, knowing the link as it is at this moment and not what it will be."""
-
-    choices: Choices
-    situation: Situation
-    with_exits: bool = True
-
-    def plan(self, policy: Policy, batch_size: int) -> Plan:
-        at, seen = self.situation.clock(), self.situation
-        rate, far = seen.line.rate, max(seen.line.free, seen.clock())
-        now = max(rate.rate_at(at), 1.0)
-        backlog = rate.capacity(at, far)
-        wait = max(0.0, seen.device_free() - at)
-        seconds = self.choices.seconds(FastRate(ConstantRate(now)), np.array([0.0]), np.array([backlog / now]), wait)
-        best = int(seconds.argmin())
-        return replace(self.choices.plans[best], expected_seconds=float(seconds[best]))
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows everything already."""
@@ -184,6 +160,8 @@ class Ours:
     def told(self, links: tuple[LinkEstimate, ...]) -> None:
         """What probes found, without an answer."""
         self.replanner.believe([], links)
+        if self._current is None:
+            return
         self._considered_at = self.clock()
         self._come(self._loop.run_until_complete(self._reconsidered()))
 
@@ -193,9 +171,8 @@ class Ours:
 
     def _come(self, plan: Plan) -> None:
         """Takes a plan as it was decided on: at once where it is the one in use, else when it is prepared."""
-        if self._current is None or plan.stages == self._current.stages:
-            self._current, self._next = plan, None
-        elif plan.after(Tier.DEVICE) is None:  # nobody else has to prepare anything
+        alone = plan.after(Tier.DEVICE) is None  # nobody else has to prepare anything
+        if self._current is None or alone or plan.stages == self._current.stages:
             self._current, self._next = plan, None
         elif self._next is None or plan.stages != self._next[1].stages:
             self._next = (self.clock() + self.prepare_seconds, plan)

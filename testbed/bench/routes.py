@@ -48,12 +48,13 @@ class Network:
 class Choices:
     """Options that might be best at some moment, [N] each, and their plans.
 
-    before: expected seconds until the hop, of those who left before too. head: seconds until the hop for one who
-    crosses it. stay: P(crossing). bytes: on the link. after: expected seconds behind the hop, given that it is
-    crossed.
+    computes: whether the device runs anything, and so waits for its turn. before: expected seconds until the hop, of
+    those who left before too. head: seconds until the hop for one who crosses it. stay: P(crossing). bytes: on the
+    link. after: expected seconds behind the hop, given that it is crossed.
     """
 
     plans: tuple[Plan, ...]
+    computes: npt.NDArray[np.bool_]
     before: Floats
     head: Floats
     stay: Floats
@@ -62,9 +63,10 @@ class Choices:
 
     def seconds(self, rate: FastRate, now: Floats, free: Floats, device_wait: float = 0.0) -> Floats:
         """Expected seconds [N] from `now` to the answer, on a link that is `free` then; both [N] or one number."""
-        ready = now + device_wait + self.head
+        wait = np.where(self.computes, device_wait, 0.0)
+        ready = now + wait + self.head
         finish = rate.finish(np.maximum(ready, free), self.bytes)
-        return np.asarray(device_wait + self.before + self.stay * (finish - ready + self.after))
+        return np.asarray(wait + self.before + self.stay * (finish - ready + self.after))
 
 
 def choices(network: Network, costs: Costs, world: World, options: Options, policy: Policy) -> Choices:
@@ -73,7 +75,9 @@ def choices(network: Network, costs: Costs, world: World, options: Options, poli
     table = np.array([row for row, _ in found])
     kept = [i for i in range(len(table)) if not _dominated(table, i)]
     columns = table[kept].T
-    return Choices(tuple(found[i][1] for i in kept), *(np.ascontiguousarray(column) for column in columns))
+    plans = tuple(found[i][1] for i in kept)
+    computes = np.array([not plan.stages[0].segment.empty for plan in plans])
+    return Choices(plans, computes, *(np.ascontiguousarray(column) for column in columns))
 
 
 def _dominated(table: Floats, index: int) -> bool:

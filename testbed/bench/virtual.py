@@ -20,7 +20,7 @@ from device_agent.plans import Plans
 from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
 from services.profile import Profiler
 from services.tier import MIN_PATIENCE_SECONDS
-from testbed.bench.hops import Crossing, Steps, VirtualHop
+from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
 from testbed.bench.statistics import Runs
 from testbed.bench.world import Line, World
@@ -53,11 +53,12 @@ class Machine:
     free: float = 0.0
 
     def book(self, now: float, seconds: float) -> float:
-        """Seconds until a run that is asked for now ends."""
+        """Seconds until a run that is asked for now ends; who has nothing to run does not wait."""
+        if not seconds:
+            return 0.0
         start = max(now, self.free)
         self.free = start + seconds
-        if seconds:
-            self.profiler.record(_ALL, 1, seconds, start - now)
+        self.profiler.record(_ALL, 1, seconds, start - now)
         return self.free - now
 
 
@@ -148,46 +149,23 @@ class Simulation:
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
-        patient = self._patient_until(plan, env_now := self.env.now, env_now - began)
-        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, min(deadline, patient), plan))
+        patient = self._patient_until(plan)
+        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient)))
+        if not arrived and patient < deadline:
+            arrived = True
+            yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
         right = journey.right[sample] if arrived else journey.early[sample]
         self.runs.add(began, self.env.now - began, plan, sent, right, journey.exit[sample], failed=not arrived)
         policy.learn(self._response(arrived and sent > 0), _POLICY, 1)
 
-    def _away(self, journey: Journey, sample: int, deadline: float, patient: float):
-        """Crosses the link; once patience is out the device runs the rest too, and whoever is first answers (None: the device)."""
-        if patient >= deadline:
-            return (yield from self._cross(Tier.DEVICE, journey, sample, deadline))
-        rest = self.journeys.rest_on_device(journey)
-        machine, env = self.machines[Tier.DEVICE], self.env
-        import os
-        if os.environ.get("NOHEDGE"):
-            if (yield from self._cross(Tier.DEVICE, journey, sample, patient)):
-                return True
-            yield env.timeout(machine.book(env.now, rest))
-            return None
-        until = min(deadline, patient + rest + max(0.0, machine.free - patient))
-        call = env.process(self._cross(Tier.DEVICE, journey, sample, until))
-        yield call | env.timeout(max(0.0, patient - env.now))
-        if call.processed and call.value:
-            return True
-        local = env.timeout(machine.book(env.now, rest))
-        yield call | local
-        if call.processed and call.value:
-            return True
-        if not local.processed:
-            yield local
-        return None
-
-    def _cross(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
+    def _cross(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """Encodes, sends, and waits for the answer; False where time runs out before."""
         hop = journey.hops[source]
         yield self.env.timeout(hop.encode_seconds)
-        far = partial(self._far, source, journey, sample, deadline)
-        beyond = hop.decode_seconds + sum(journey.compute[t][sample] for t in journey.compute if t>source)+(0.08 if source==0 and Tier.EDGE in journey.hops else 0)
-        return (yield from self.hops[source].call(hop.bytes[sample], deadline, beyond, far))
+        far = partial(self._far, source, journey, sample, plan, deadline)
+        return (yield from self.hops[source].call(plan, hop.bytes[sample], deadline, far))
 
-    def _far(self, source: Tier, journey: Journey, sample: int, deadline: float) -> Crossing:
+    def _far(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """What the tier above does: decode, compute, go on if it must."""
         above = Tier(source + 1)
         yield self.env.timeout(journey.hops[source].decode_seconds)
@@ -195,14 +173,13 @@ class Simulation:
         following = journey.hops.get(above)
         if following is None or not following.bytes[sample]:
             return True
-        return (yield from self._cross(above, journey, sample, deadline))
+        return (yield from self._cross(above, journey, sample, plan, deadline))
 
-    def _patient_until(self, began: float, plan: Plan) -> float:
-        """When the device takes back what it sent, as `services.tier` does."""
+    def _patient_until(self, plan: Plan) -> float:
+        """When the device takes back what it sends now, as `services.tier` does."""
         if not self.world.patience or plan.expected_seconds is None:
             return math.inf
-        import os
-        return began + max(float(os.environ.get("PAT", "3")) * plan.expected_seconds + float(os.environ.get("PATADD", "0")), float(os.environ.get("PATMIN", "0.25")))
+        return self.clock() + max(self.world.patience * plan.expected_seconds, MIN_PATIENCE_SECONDS)
 
     def _compute(self, tier: Tier, journey: Journey, sample: int) -> float:
         return self.machines[tier].book(self.env.now, journey.compute[tier][sample])
@@ -210,6 +187,7 @@ class Simulation:
     def _response(self, crossed: bool) -> Response:
         """What an answer brings besides the answer."""
         tiers = tuple(Tier) if crossed else (Tier.DEVICE,)
+        self.hops[Tier.DEVICE].traffic.used()
         profiles = tuple(self.machines[tier].profiler.profile(()) for tier in tiers)
         return Response(_NOTHING, Trace(), profiles, self.links())
 

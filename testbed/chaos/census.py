@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,21 @@ def scrape(url: str) -> list[Sample]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     ]
+
+
+def faults(logs: Path) -> tuple[str, ...]:
+    """What tiers logged as a fault of their own, by the last line of each: the kind of error that nobody expected."""
+    lines = (line for file in sorted(logs.glob("*.jsonl")) for line in file.read_text(errors="replace").splitlines())
+    return tuple(_told(line) for line in lines if '"event": "failed"' in line or line.startswith("Traceback"))
+
+
+def _told(line: str) -> str:
+    """One sentence of a log line."""
+    try:
+        said = json.loads(line)
+        return f"{said['tier']}: {said['exception'].splitlines()[-1]}"[:300]
+    except (ValueError, KeyError, IndexError):
+        return line[:300]
 
 
 def difference(after: Counters, before: Counters) -> Counters:

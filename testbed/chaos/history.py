@@ -35,7 +35,7 @@ class Given:
 class Asked:
     """One request. inputs: which of the pool. `reaches_up`: only the cloud can answer it without being degraded.
 
-    leaves_after: seconds after which its client hangs up; None: it waits.
+    leaves_after: seconds after which its client hangs up; None: it waits. wishes: what it asked for beside an answer.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Asked:
     stream: bool = False
     reaches_up: bool = False
     leaves_after: float | None = None
+    wishes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Record:
     """A request from its first byte to its end; times are seconds since the run began.
 
     answers: in the order they came, of a stream the early ones first. finals: how many of them said to be the last.
-    named: the ids that they came under. reason: why the last one is degraded; empty: it is not.
+    named: the ids that they came under. reason: why the last one is degraded; empty: it is not. degraded_below: how
+    many of its samples are, that the device itself answered.
     """
 
     asked: Asked
@@ -63,7 +65,7 @@ class Record:
     finals: int = 0
     named: frozenset[str] = frozenset()
     reason: str = ""
-    degraded: int = 0
+    degraded_below: int = 0
     error: str = ""
 
     @property
@@ -98,7 +100,8 @@ class Usage:
 class Counters:
     """What the device counted during the run.
 
-    handled: calls for an inference, by status. requests, samples: answered ones. degraded: samples, by reason.
+    handled: calls for an inference, by status. requests, samples: answered ones. degraded: samples it answered itself,
+    by reason.
     """
 
     started: float = 0
@@ -110,7 +113,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A whole run. before, after: by part, while idle. died: parts that went away and were not made to."""
+    """A whole run. before, after: by part, while idle. died: parts that went away and were not made to.
+
+    faults: what tiers logged as a fault of their own.
+    """
 
     seed: int
     minutes: float
@@ -120,3 +126,4 @@ class History:
     before: Mapping[str, Usage]
     after: Mapping[str, Usage]
     died: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()

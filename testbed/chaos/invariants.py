@@ -22,6 +22,7 @@ RSS_SLACK_BYTES = 96 << 20
 DESCRIPTOR_SLACK = 8
 THREAD_SLACK = 12
 """Pools grow to their size when they are first needed, which may be after the first look."""
+IMPATIENT_SHARE = 0.02
 _SHOWN = 5
 
 Check = Callable[[History], "Verdict"]
@@ -50,11 +51,17 @@ def verdicts(history: History, replay: Replay) -> dict[str, Verdict]:
 
 
 def nothing_fails(history: History) -> Verdict:
-    """Every request whose client waited is answered, and no part goes away that was not made to."""
+    """Every request whose client waited is answered; no part goes away that was not made to, or logs a fault."""
     failed = _failed(history)
     waited = sum(r.ending is not Ending.CANCELLED for r in history.records)
-    passed = not failed and not history.died and waited > 0
-    return Verdict(passed, {"waited_for": waited, "failed": _shown(failed), "died": list(history.died)})
+    passed = not failed and not history.died and not history.faults and waited > 0
+    evidence = {
+        "waited_for": waited,
+        "failed": _shown(failed),
+        "died": list(history.died),
+        "faults_logged": list(history.faults[:_SHOWN]),
+    }
+    return Verdict(passed, evidence)
 
 
 def ends_once_in_time(history: History) -> Verdict:
@@ -62,7 +69,7 @@ def ends_once_in_time(history: History) -> Verdict:
     counts = Counter(r.asked.id for r in history.records)
     again = [name for name, count in counts.items() if count > 1]
     late = late_ones(history)
-    unfinished = [r for r in history.records if r.finals != (r.ending is Ending.ANSWERED)]
+    unfinished = [r for r in history.records if not _ended_once(r)]
     longest = max((r.seconds - r.asked.deadline_seconds for r in history.records), default=None)
     return Verdict(
         not (again or late or unfinished) and bool(history.records),
@@ -114,17 +121,14 @@ def counts_agree(history: History) -> Verdict:
     left = [r for r in records if r.ending is Ending.CANCELLED]
     answered = [r for r in records if r.ending is Ending.ANSWERED]
     samples, left_samples = (sum(r.asked.samples for r in group) for group in (answered, left))
-    reasons = Counter[str]()
-    for record in answered:
-        reasons[record.reason] += record.degraded
-    degraded, left_degraded = sum(reasons.values()), left_samples
+    degraded = sum(r.degraded_below for r in answered)
     ranges = {
         "calls_started": (counted.started, len(records) - len(left), len(records)),
         "calls_ended": (sum(counted.handled.values()), counted.started, counted.started),
         "calls_ok": (counted.handled.get("OK", 0), len(answered), len(answered) + len(left)),
         "requests": (counted.requests, len(answered), len(answered) + len(left)),
         "samples": (counted.samples, samples, samples + left_samples),
-        "degraded_samples": (sum(counted.degraded.values()), degraded, degraded + left_degraded),
+        "degraded_at_device": (sum(counted.degraded.values()), degraded, degraded + left_samples),
     }
     held = {name: least <= value <= most for name, (value, least, most) in ranges.items()}
     evidence = {name: {"counted": v, "at_least": a, "at_most": b} for name, (v, a, b) in ranges.items()}
@@ -132,15 +136,17 @@ def counts_agree(history: History) -> Verdict:
 
 
 def recovers(history: History) -> Verdict:
-    """`RECOVERY_SECONDS` after a fault was undone, no answer is degraded any more, until the next fault.
+    """`RECOVERY_SECONDS` after a fault was undone, answers are as good as before it, until the next fault.
 
-    Whoever set a deadline of their own, shorter than anyone must, may be degraded for want of time. At least one
-    request that only the cloud can answer whole must have been sent in each such quiet time.
+    No canary is degraded, and there was at least one in each such time. Of the others a few may be: a device loses
+    patience with the tiers above where the machine of the testbed is busy, faults or not. Whoever set a deadline
+    shorter than recovery may be short of time.
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
-    passed = all(each["degraded_after_bound"] == 0 and each["sent_to_the_cloud_after_bound"] > 0 for each in found)
-    return Verdict(passed and bool(found), {"bound_seconds": RECOVERY_SECONDS, "faults": found})
+    return Verdict(
+        all(_recovered(each) for each in found) and bool(found), {"bound_seconds": RECOVERY_SECONDS, "faults": found}
+    )
 
 
 def back_to_baseline(history: History) -> Verdict:
@@ -173,15 +179,33 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
     start, waited = event.ended, (r for r in history.records if r.ending is not Ending.CANCELLED)
     sent = [r for r in waited if start <= r.at and r.ended <= until]
     tainted = [r for r in sent if r.ending is Ending.FAILED or (r.reason and not _short_of_time(r))]
-    late = [r for r in tainted if r.at > start + RECOVERY_SECONDS]
+    canaries = [r for r in tainted if r.asked.reaches_up]
+    late, after = ([r for r in some if r.at > start + RECOVERY_SECONDS] for some in (tainted, sent))
     return {
         "fault": f"{event.action} {event.target}",
         "undone_at": round(start, 3),
-        "recovered_after_seconds": round(max((r.at - start for r in tainted), default=0.0), 3),
-        "degraded_after_bound": len(late),
-        "sent_to_the_cloud_after_bound": sum(r.asked.reaches_up and r.at > start + RECOVERY_SECONDS for r in sent),
+        "recovered_after_seconds": round(max((r.at - start for r in canaries), default=0.0), 3),
+        "after_bound": {
+            "canaries": sum(r.asked.reaches_up for r in after),
+            "canaries_degraded": sum(r.asked.reaches_up for r in late),
+            "others": sum(not r.asked.reaches_up for r in after),
+            "others_degraded": sum(not r.asked.reaches_up for r in late),
+        },
         "examples": _shown(late),
     }
+
+
+def _recovered(found: Mapping[str, Any]) -> bool:
+    after = found["after_bound"]
+    few = max(1, IMPATIENT_SHARE * after["others"])
+    return bool(after["canaries"] > 0 and after["canaries_degraded"] == 0 and after["others_degraded"] <= few)
+
+
+def _ended_once(record: Record) -> bool:
+    """Whoever hangs up may have had the last answer just before."""
+    return (
+        record.finals <= 1 if record.ending is Ending.CANCELLED else record.finals == (record.ending is Ending.ANSWERED)
+    )
 
 
 def _short_of_time(record: Record) -> bool:
@@ -213,7 +237,11 @@ def _failed(history: History) -> list[Record]:
 
 def _shown(records: Iterable[Record]) -> list[str]:
     some = list(records)
-    lines = [f"{r.asked.id} at {r.at:.2f} s, {r.seconds:.2f} s: {r.error or r.reason or r.ending}" for r in some]
+    lines = [
+        f"{r.asked.id} at {r.at:.2f} s, {r.seconds:.2f} s: {r.error or r.reason or r.ending}"
+        f" (deadline {r.asked.deadline_seconds:.2f} s; {r.asked.wishes or 'no wishes'})"
+        for r in some
+    ]
     return lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
 
 

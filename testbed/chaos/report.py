@@ -65,7 +65,9 @@ def sentence(found: Json) -> str:
 def _seen(name: str, evidence: Json) -> str:
     match name:
         case "nothing_fails":
-            return f"{evidence['waited_for']} waited for, {len(evidence['failed'])} failed" + _first(evidence["failed"])
+            return f"{evidence['waited_for']} waited for, {len(evidence['failed'])} failed" + _first(
+                evidence["failed"] + evidence["died"] + evidence["faults_logged"]
+            )
         case "ends_once_in_time":
             return f"{evidence['requests']} ended" + _first(evidence["late"] + evidence["without_one_last_answer"])
         case "answers_equal_one_process":
@@ -77,7 +79,9 @@ def _seen(name: str, evidence: Json) -> str:
             return ", ".join(f"{what.replace('_', ' ')} {each['counted']:.0f}" for what, each in evidence.items())
         case "recovers":
             longest = max((each["recovered_after_seconds"] for each in evidence["faults"]), default=0.0)
-            return f"{len(evidence['faults'])} quiet times after faults, recovered within {longest:.1f} s"
+            return f"{len(evidence['faults'])} quiet times after faults, recovered within {longest:.1f} s" + _first(
+                [example for each in evidence["faults"] for example in each["examples"]]
+            )
         case _:
             wrong = [part for part, each in evidence.items() if not each["passed"]]
             return f"{len(evidence)} parts" + (f"; not {', '.join(wrong)}" if wrong else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,17 @@ from testbed.chaos.traffic import Mix, Traffic
 from testbed.local import Part, TestbedError, TestbedSettings
 
 CLIENTS = 3
-CALLERS = 8
 WARM_SECONDS = 3.0
 _SETTLE_SECONDS = 1.0
 _IDLE_WITHIN_SECONDS = 15.0
+
+
+Settled = Callable[[Mapping[str, Usage]], bool]
+
+
+def at_rest(found: Mapping[str, Usage]) -> bool:
+    """Whether nothing is in flight or waits anywhere."""
+    return not any(each.in_flight or each.queued for each in found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ def _concluded(history: History, replay: Replay, out: Path) -> report.Json:
 
 async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Console) -> History:
     progress = Progress(asked.seconds)
+    for old in asked.testbed.logs.glob("*.jsonl"):
+        old.unlink()
     async with world.running(asked.testbed) as running, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(AsyncClient(running.device.address)) for _ in range(CLIENTS)]
         await _warmed(mix, clients, asked)
@@ -95,6 +104,7 @@ async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Con
         before,
         after,
         died,
+        census.faults(asked.testbed.logs),
     )
 
 
@@ -116,10 +126,10 @@ async def _driven(traffic: Traffic, nemesis: Faults, faults: Sequence[Fault], as
             stop.set()
 
 
-async def idle(parts: Sequence[Part]) -> dict[str, Usage]:
-    """What the parts hold when nothing is in flight any more, or after some time although something is.
+async def idle(parts: Sequence[Part], settled: Settled = at_rest) -> dict[str, Usage]:
+    """What the parts hold when they have settled, or after some time although they have not.
 
-    A part that is gone is left out.
+    A part that is gone is left out. Raises TestbedError for one that does not say what it holds.
     """
     until = time.monotonic() + _IDLE_WITHIN_SECONDS
     while True:
@@ -131,5 +141,5 @@ async def idle(parts: Sequence[Part]) -> dict[str, Usage]:
             if time.monotonic() > until:
                 raise TestbedError(f"a part of the testbed does not say what it holds: {error}") from None
             continue
-        if time.monotonic() > until or not any(each.in_flight or each.queued for each in found.values()):
+        if time.monotonic() > until or settled(found):
             return found

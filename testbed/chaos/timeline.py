@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def timeline_figure(history: History, title: str, path: Path) -> None:
             top.scatter([r.at for r in records], seconds, s=size, c=colour, marker=marker, label=name, linewidths=0.6)
     for event in history.events:
         top.axvspan(event.began, event.ended, color=_FAULTS[event.action], alpha=0.12, linewidth=0)
-    top.set(yscale="log", ylabel="answered after, ms", title=title)
-    top.legend(loc="upper right", framealpha=0.9, fontsize=9, ncols=2)
+    top.set(yscale="log", ylabel="answered after, ms", title=textwrap.fill(title, 110))
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=6, markerscale=1.5)
     _bars(bottom, history.events)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)

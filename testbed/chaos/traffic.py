@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from device_agent.client import AsyncClient, Prediction, Wishes
 from services.bundle import Manifest
-from services.domain import Clock
+from services.domain import Clock, Tier
 from services.errors import OfframpError
 from services.fixed import default_splits
 from testbed.chaos.history import Asked, Ending, Given, Record
 from testbed.chaos.pool import Pool
 
 LONG_SECONDS = 10.0
-_SHORT_SECONDS = (0.5, 2.0)
+_SHORT_SECONDS = (1.0, 3.0)
 _PAUSE_SECONDS = 0.1
 _NEVER = 2.0
-_STREAMS, _BATCHED, _SHORT, _LEAVING, _CANARIES = 0.1, 0.2, 0.1, 0.01, 0.12
+_STREAMS, _BATCHED, _SHORT, _LEAVING = 0.1, 0.2, 0.1, 0.01
 _LEAVES_WITHIN = 0.05
+_CANARY_SHARE = 0.25
+"""Of the callers: they have no others wait while what they ask for cannot be had."""
 
 OnEnd = Callable[[Record], None]
 
@@ -38,13 +42,13 @@ class Mix:
     manifest: Manifest
     leaving: float = _LEAVING
 
-    def draw(self, rng: random.Random, number: int) -> tuple[Asked, Wishes]:
-        """A request and what it wishes for; one in eight can only be answered whole by the cloud."""
+    def draw(self, rng: random.Random, number: int, canary: bool) -> tuple[Asked, Wishes]:
+        """A request and what it wishes for; a canary's can only be answered whole by the cloud."""
         stream, batched = rng.random() < _STREAMS, rng.random() < _BATCHED
         singles, count = self.pool.singles, len(self.pool.images)
         inputs = rng.randrange(singles, count) if batched and not stream and count > singles else rng.randrange(singles)
-        canary = rng.random() < _CANARIES
         short = not canary and rng.random() < _SHORT
+        wishes = self._canary() if canary else self._wishes(rng)
         asked = Asked(
             f"chaos-{number}",
             inputs,
@@ -53,8 +57,9 @@ class Mix:
             stream,
             canary,
             rng.uniform(0, _LEAVES_WITHIN) if rng.random() < self.leaving else None,
+            ", ".join(f"{name} {value}" for name, value in _given(wishes).items() if value is not None),
         )
-        return asked, self._canary() if canary else self._wishes(rng)
+        return asked, wishes
 
     def _canary(self) -> Wishes:
         first, second = default_splits(self.manifest)
@@ -94,13 +99,15 @@ class Traffic:
 
     async def run(self, callers: int, until: asyncio.Event) -> list[Record]:
         """Sends until `until`, at most `callers` in flight; every request has ended when it returns."""
-        await asyncio.gather(*(self._caller(random.Random(f"{self.seed}/{at}"), until) for at in range(callers)))
+        canaries = math.ceil(_CANARY_SHARE * callers)
+        work = (self._caller(random.Random(f"{self.seed}/{at}"), at < canaries, until) for at in range(callers))
+        await asyncio.gather(*work)
         return self.records
 
-    async def _caller(self, rng: random.Random, until: asyncio.Event) -> None:
+    async def _caller(self, rng: random.Random, canary: bool, until: asyncio.Event) -> None:
         while not until.is_set():
             number = next(self._numbers)
-            asked, wishes = self.mix.draw(rng, number)
+            asked, wishes = self.mix.draw(rng, number, canary)
             record = await self._ask(self.clients[number % len(self.clients)], asked, wishes)
             self.records.append(record)
             self.on_end(record)
@@ -126,7 +133,7 @@ class Traffic:
             sum(each[0].final for each in answers),
             frozenset(each.request_id for each in itertools.chain(*answers)),
             next((each.degraded_reason for each in last if each.degraded), ""),
-            sum(each.degraded for each in last),
+            sum(each.degraded and each.tier is Tier.DEVICE for each in last),
             error,
         )
 
@@ -139,8 +146,7 @@ class Traffic:
                 async for early in stream:
                     yield [early]
         else:
-            given = {name: getattr(wishes, name) for name in wishes.__dataclass_fields__}
-            yield await client.infer(model, images, request_id=asked.id, timeout_seconds=seconds, **given)
+            yield await client.infer(model, images, request_id=asked.id, timeout_seconds=seconds, **_given(wishes))
 
     def _given(self, asked: Asked, answers: list[Prediction]) -> Given:
         """The answer as a value; equal ones are one object, so that a long run fits into memory."""
@@ -155,3 +161,7 @@ class Traffic:
 
     def _now(self) -> float:
         return self.clock() - self.began
+
+
+def _given(wishes: Wishes) -> dict[str, Any]:
+    return {each.name: getattr(wishes, each.name) for each in fields(wishes)}

@@ -24,6 +24,7 @@ class World:
 
     def __init__(self, testbed: Testbed, logs: Path):
         self.device = testbed.device
+        self._replicas = testbed.replicas
         self._parts = {
             Target.EDGE: testbed.edge,
             Target.CLOUD: testbed.cloud,
@@ -36,14 +37,14 @@ class World:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All that should be running, nearest to the client first."""
+        """All that should be running, nearest to the client first, then the edge nodes that nothing is done to."""
         near, edge, far, cloud = (self._parts[t] for t in (*LINKS[:1], *TIERS[:1], *LINKS[1:], *TIERS[1:]))
-        return (self.device, near, edge, far, cloud)
+        return (self.device, near, edge, far, cloud, *self._replicas)
 
     def gone(self) -> list[Part]:
         """The parts that went away by themselves."""
-        missed = {self.device.name: self.device} | {p.name: p for t, p in self._parts.items() if t not in self._ended}
-        return [each for each in missed.values() if each.process.returncode is not None]
+        missed = [self.device, *self._replicas, *(p for t, p in self._parts.items() if t not in self._ended)]
+        return [each for each in missed if each.process.returncode is not None]
 
     async def kill(self, target: Target) -> None:
         """Ends a tier at once."""

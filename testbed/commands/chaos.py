@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: offramp chaos --minutes 2 --seed 0 --json out/chaos/report.json"
 
-DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 120.0, 2.0
+DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 80.0, 2.0
 
 
 def chaos(
@@ -29,12 +29,15 @@ def chaos(
     ),
     data: Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the picture and the logs go.")] = Path("out/chaos"),
-    callers: Annotated[int, typer.Option("--in-flight", min=1, max=64, help="Requests at a time.")] = 8,
+    callers: Annotated[int, typer.Option("--in-flight", min=1, max=64, help="Requests at a time.")] = 10,
     device_edge: Annotated[str, typer.Option("--device-edge", help="Link device-edge: RATE,RTT.")] = "20mbit,10ms",
     edge_cloud: Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")] = "50mbit,20ms",
     device_slowdown: Annotated[
         float, typer.Option("--device-slowdown", min=1, max=1000, help="How much slower than the cloud the device is.")
     ] = DEVICE_SLOWDOWN,
+    edges: Annotated[
+        int, typer.Option("--edges", min=1, max=8, help="Edge nodes; faults come to the first of them.")
+    ] = 1,
 ) -> None:
     """Kill, pause, restart and drain tiers, cut, slow and flap links, under traffic; 1 if anything gave way."""
     from services.bundle import load
@@ -45,7 +48,7 @@ def chaos(
     places.file(file)
     places.folder(out)
     console = Console()
-    settings = _settings(bundle, device_edge, edge_cloud, seed, out, device_slowdown)
+    settings = _settings(bundle, device_edge, edge_cloud, seed, out, device_slowdown, edges)
     images = with_channels(held_out(load(bundle), data).images)
     found = wait_for(run.run(run.Asked(settings, minutes, seed, callers, out), images, console))
     if file is not None:
@@ -58,7 +61,7 @@ def chaos(
 
 
 def _settings(
-    bundle: Path, device_edge: str, edge_cloud: str, seed: int, out: Path, device_slowdown: float
+    bundle: Path, device_edge: str, edge_cloud: str, seed: int, out: Path, device_slowdown: float, edges: int
 ) -> TestbedSettings:
     from testbed.local import LinkAsked, TestbedSettings
 
@@ -70,4 +73,5 @@ def _settings(
         logs=out / "logs",
         device_slowdown=device_slowdown,
         edge_slowdown=EDGE_SLOWDOWN,
+        edges=edges,
     )

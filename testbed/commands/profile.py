@@ -17,6 +17,7 @@ from services.errors import InvalidInput, OfframpError
 if TYPE_CHECKING:
     from services.bundle import Bundle, Manifest
     from services.domain import CodecCost, Segment
+    from services.hardware import Hardware
     from services.measuring import Findings, Timing
     from services.profile_cache import Machine, ProfileCache
 
@@ -43,10 +44,11 @@ def profile(
     """Measure heads and tails of a bundle's network and its codecs here, and keep it for tiers that start here."""
     from services import profile_cache
     from services.bundle import load
+    from services.hardware import Hardware
 
     loaded, sizes = load(bundle), batch_sizes(batch)
-    machine = profile_cache.this_machine(threads)
-    findings = _measure(loaded, seconds, sizes, threads)
+    machine = profile_cache.this_machine(hardware := Hardware(threads))
+    findings = _measure(loaded, seconds, sizes, hardware)
     store = profile_cache.ProfileCache(profile_cache.directory(cache))
     kept = _keep(loaded, machine, findings, store)
     if as_json:
@@ -69,14 +71,14 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _measure(loaded: Bundle, seconds: float, sizes: tuple[int, ...], threads: int) -> Findings:
+def _measure(loaded: Bundle, seconds: float, sizes: tuple[int, ...], hardware: Hardware) -> Findings:
     from services import measuring
     from services.model import Model
 
     columns = (TextColumn("measuring"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=1.0)
-        model = Model(loaded, threads)
+        model = Model(loaded, hardware)
         return measuring.take(loaded, model, seconds, sizes, lambda share: bar.update(task, completed=share))
 
 

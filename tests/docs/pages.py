@@ -13,7 +13,12 @@ from tests.conftest import ROOT
 _BLOCK = re.compile(
     r"(?:<!-- run: (?P<how>[^>]*?) -->\n)?^(?P<indent> *)```(?:bash|sh)\n(?P<body>.*?)^ *```$", re.MULTILINE | re.DOTALL
 )
-_SERVES = (("offramp", "up"), ("make", "run", "ARGS=--serve"), ("offramp", "run", "--serve"))
+_SERVES = (
+    ("offramp", "up"),
+    ("offramp", "watch"),
+    ("make", "run", "ARGS=--serve"),
+    *(("python", "-m", part) for part in ("device_agent", "edge_node", "cloud_node", "testbed.links")),
+)
 GENERATED = ("docs/cli.md", "docs/settings.md", "docs/metrics.md")
 
 
@@ -60,4 +65,4 @@ def serves(command: str) -> bool:
         return False
     words = shlex.split(command, comments=True)
     words[0] = Path(words[0]).name
-    return any(tuple(words[: len(start)]) == start for start in _SERVES) or "--serve" in words
+    return any(tuple(words[: len(start)]) == start for start in _SERVES) and "--once" not in words

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,9 @@ from tests.docs.pages import blocks, pages, serves
 
 SECONDS = 420
 START_SECONDS = 60
-DOOR = ("127.0.0.1", 8001)
+POLL_SECONDS = 0.2
+SAYS = (b'"event": "ready"', b'"event": "listening"', b"Ctrl-C")
+"""What a tier, a link, and the testbed say when they serve."""
 RUNNABLE = [page for page in pages() if any(not block.how for block in blocks(page))]
 
 
@@ -41,7 +42,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, here / name)
-    (here / ".venv").symlink_to(ROOT / ".venv", target_is_directory=True)
+    _environment(here / ".venv")
     if (sets := ROOT.parent / "shared" / "data").is_dir():
         (here / "data").symlink_to(sets, target_is_directory=True)
     Image.effect_noise((320, 240), 60).convert("RGB").save(here / "photo.jpg")
@@ -49,48 +50,82 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+def _environment(here: Path) -> None:
+    """What the copy takes for its own: the commands of the environment that is there, and nothing to install."""
+    here.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (here / name).symlink_to(ROOT / ".venv" / name)
+    for name in (".installed-run", ".installed-dev"):
+        (here / name).touch()
+
+
+@dataclass(slots=True)
+class Servers:
+    """What stays in the foreground until Ctrl-C, in the order it was started."""
+
+    here: Path
+    given: dict[str, str]
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, command: str) -> None:
+        """Returns when it says that it serves."""
+        log = self.here / f"serving-{len(self.running)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", command],
+                cwd=self.here,
+                env=self.given,
+                start_new_session=True,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.running.append(process)
+        deadline = time.monotonic() + START_SECONDS
+        while not any(word in log.read_bytes() for word in SAYS):
+            assert process.poll() is None, f"{command}: {log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"{command}: {log.read_text()[-2000:]}"
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        while self.running:
+            process = self.running.pop()
+            if process.poll() is not None:
+                continue
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+
+
 @pytest.fixture
-def serving() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """What is started to stay; ended with the test."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in started:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _free() -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(DOOR) != 0
-
-
-def _until_it_answers(process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while subprocess.run([sys.executable, "-m", "testbed.cli", "health"], capture_output=True).returncode:
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < deadline, "it does not serve"
+def servers(copy: Path) -> Iterator[Servers]:
+    given = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    for name in [name for name in given if name.startswith("OFFRAMP_")]:
+        del given[name]
+    found = Servers(copy, given)
+    yield found
+    found.stop()
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_commands_of_a_page_run(page: Path, copy: Path, serving: list[subprocess.Popen[bytes]]) -> None:
-    given = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
-    given.pop("OFFRAMP_PROFILE_CACHE", None)
-    for command in [command for block in blocks(page) if not block.how for command in block.commands]:
-        if serves(command):
-            assert _free(), f"{command}: port {DOOR[1]} is taken"
-            serving.append(
-                subprocess.Popen(
-                    ["bash", "-c", command], cwd=copy, env=given, start_new_session=True, stdout=subprocess.DEVNULL
-                )
+def test_the_commands_of_a_page_run(page: Path, copy: Path, servers: Servers) -> None:
+    for block in [block for block in blocks(page) if not block.how]:
+        if any(serves(command) for command in block.commands):
+            servers.stop()  # what earlier blocks left up makes room
+        for command in block.commands:
+            if serves(command):
+                servers.start(command)
+                continue
+            done = subprocess.run(
+                ["bash", "-e", "-c", command],
+                cwd=copy,
+                env=servers.given,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
             )
-            _until_it_answers(serving[-1])
-            continue
-        done = subprocess.run(
-            ["bash", "-e", "-c", command], cwd=copy, env=given, capture_output=True, text=True, timeout=SECONDS
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

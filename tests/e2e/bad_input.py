@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.uplink import channel_options
+from services.channels import channel_options
 from tests.calls import PATIENCE, reason
 from tests.processes import Child, child
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.uplink import channel_options
+from services.channels import channel_options
 from tests.calls import PATIENCE, TIER
 from tests.e2e.bad_input import LIMIT, padded
 from tests.e2e.bad_tier import good
@@ -64,7 +64,15 @@ def test_a_crowd_of_large_messages_is_answered_within_the_memory_there_is(edge: 
     assert edge.peak_bytes() - held < 3 * MEMORY // 4 <= CROWD * LARGEST
 
 
-def test_senders_that_stall_keep_nobody_waiting_longer_than_a_request_may_take(edge: Child) -> None:
+@pytest.fixture
+def impatient(tiny: Path) -> Iterator[Child]:
+    """An edge that gives a message one second to arrive."""
+    given = ("--memory-bytes", str(MEMORY), "--max-message-bytes", str(LIMIT), "--deadline-seconds", "1")
+    with child("edge_node", tiny, *given) as tier:
+        yield tier
+
+
+def test_senders_that_stall_keep_nobody_waiting_longer_than_a_request_may_take(impatient: Child) -> None:
     """More of them than there is room for: each holds its place until its time is over, then the others go on."""
     over = threading.Event()
 
@@ -75,9 +83,9 @@ def test_senders_that_stall_keep_nobody_waiting_longer_than_a_request_may_take(e
     with ExitStack() as stack:
         stalled = []
         for number in range(12):
-            channel = stack.enter_context(connected(edge.address, number))
+            channel = stack.enter_context(connected(impatient.address, number))
             stalled.append(channel.stream_unary(INFER).future(never(), timeout=PATIENCE))
-        answer = stack.enter_context(connected(edge.address, 99)).unary_unary(INFER)(
+        answer = stack.enter_context(connected(impatient.address, 99)).unary_unary(INFER)(
             good().SerializeToString(), timeout=PATIENCE
         )
         assert essence(answer)

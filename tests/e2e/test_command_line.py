@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import child
+
 ROOT = Path(__file__).parents[2]
 OFFRAMP = "testbed"
 TIERS = ("device_agent", "edge_node", "cloud_node")
@@ -38,7 +40,6 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("nonsense",), 2, "No such command"),
     (("run", "--nonsense"), 2, "No such option"),
     (("run", "--splits", "99,99"), 2, "splits 99,99 must be rising and within"),
-    (("run", "--splits", "seven"), 2, "must be two split points"),
     (("run", "--then", ""), 2, "is not RATE,RTT"),
     (("run", "--then", "fast"), 2, "is not RATE,RTT"),
     (("run", "--device-edge", "0mbit,1ms"), 2, "is not a rate"),
@@ -130,6 +131,42 @@ def test_a_wrong_setting_of_a_tier_is_one_clear_line(module: str, arguments: tup
     assert said.startswith(module.partition("_")[0] + ": ")
     assert says in said
     assert "\n" not in said
+
+
+@pytest.fixture(scope="module")
+def door(tiny: Path) -> Iterator[str]:
+    """The address of a device agent that serves the tiny network."""
+    with child("device_agent", tiny) as tier:
+        yield tier.address
+
+
+def npy(kind: str, count: int) -> bytes:
+    """The header of an array, and the bytes of a few numbers."""
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count},), }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(36)
+
+
+FILES: list[tuple[str, bytes, str]] = [
+    ("notes.txt", b"hello", "give .png, .jpg or .npy"),
+    ("text.png", b"hello", "not an image that can be read"),
+    ("empty.png", b"", "not an image that can be read"),
+    ("gif.png", b"GIF89a" + bytes(50), "not an image that can be read"),
+    ("text.npy", b"hello", "not a .npy array of numbers"),
+    ("objects.npy", npy("|O", 1), "not a .npy"),
+    ("huge.npy", npy("<f4", 9_999_999_999), "not a .npy"),
+    ("words.npy", npy("<U9", 1), "not a .npy array of real numbers"),
+    ("short.npy", npy("<f4", 1), "does not fit 'input'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "says"), FILES, ids=[row[0] for row in FILES])
+def test_a_file_that_is_no_input_is_one_clear_line(
+    door: str, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = call(OFFRAMP, "infer", str(tmp_path / name), "--target", door)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert says in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("version",), ("inspect", DIGITS), ("inspect", DIGITS, "--json"), ("--help",)])

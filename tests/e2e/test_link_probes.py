@@ -12,10 +12,11 @@ import pytest
 
 from services import bundle
 from services.client import GrpcNextTier
+from services.connection import Transport
 from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.errors import Unavailable
 from services.probing import Prober
-from services.uplink import Transport, Uplink
+from services.uplink import Uplink
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import upper
 

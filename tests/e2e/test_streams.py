@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from services import bundle
+from services.channels import channel_options
 from services.domain import Request
 from services.journey import Forwarded
 from services.open_inference import messages
 from services.open_inference.stream import IN_FLIGHT
 from services.tier import NextTier
-from services.uplink import channel_options
 from tests.calls import DOOR, PATIENCE, arrays, asking, calling, reason, until
 from tests.tiers import Running, device, three_tiers
 

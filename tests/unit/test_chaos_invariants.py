@@ -54,7 +54,7 @@ def sound(replay: Replay) -> History:
     cloud = answer(replay, 0, (2,), (Tier.CLOUD,))
     here = answer(replay, 1, (2,), (Tier.DEVICE,))
     records = [record(number, number / 2, cloud) for number in range(60)]
-    records[10] = record(10, 5.0, here, reason="upstream_unavailable", degraded=1)
+    records[10] = record(10, 5.0, here, reason="upstream_unavailable", degraded_below=1)
     records[20] = record(20, 10.0, cloud, ending=Ending.CANCELLED, answers=(), finals=0, named=frozenset())
     events = (Event(Action.KILL, Target.EDGE, 4.0, 6.0), Event(Action.CUT, Target.EDGE_CLOUD, 15.0, 16.0))
     counted = Counters(60, {"OK": 59, "Canceled": 1}, 59, 59, {"upstream_unavailable": 1})
@@ -88,8 +88,11 @@ def after(sound: History, **changes: Any) -> History:
 DOCTORED: dict[str, tuple[str, Callable[[History], History]]] = {
     "an error": ("nothing_fails", lambda h: change(h, 3, ending=Ending.FAILED, answers=(), finals=0, error="x")),
     "a part that died": ("nothing_fails", lambda h: replace(h, died=("device-agent",))),
+    "a fault in a log": ("nothing_fails", lambda h: replace(h, faults=("edge: KeyError",))),
     "a late answer": ("ends_once_in_time", lambda h: change(h, 3, ended=h.records[3].at + 11.5)),
     "a late error": ("ends_once_in_time", lambda h: change(h, 20, ended=h.records[20].at + 11.5)),
+    "an error after the last answer": ("ends_once_in_time", lambda h: change(h, 3, ending=Ending.FAILED)),
+    "two last answers, left": ("ends_once_in_time", lambda h: change(h, 20, finals=2)),
     "two last answers": ("ends_once_in_time", lambda h: change(h, 3, finals=2)),
     "no last answer": ("ends_once_in_time", lambda h: change(h, 3, finals=0)),
     "a request that ended twice": ("ends_once_in_time", lambda h: replace(h, records=(*h.records, h.records[3]))),
@@ -99,7 +102,7 @@ DOCTORED: dict[str, tuple[str, Callable[[History], History]]] = {
     "an answer not counted": ("counts_agree", lambda h: counted(h, requests=57)),
     "samples counted twice": ("counts_agree", lambda h: counted(h, samples=118)),
     "a degraded one not counted": ("counts_agree", lambda h: counted(h, degraded={})),
-    "degraded long after": ("recovers", lambda h: change(h, 58, reason="upstream_unavailable", degraded=1)),
+    "degraded long after": ("recovers", lambda h: change(h, 58, reason="upstream_unavailable", degraded_below=1)),
     "an error long after": ("recovers", lambda h: change(h, 27, ending=Ending.FAILED, error="x")),
     "nobody asked the cloud": ("recovers", lambda h: replace(h, records=h.records[:32])),
     "no fault": ("recovers", lambda h: replace(h, events=())),
@@ -120,8 +123,17 @@ def test_a_doctored_history_breaks_what_it_should(name: str, sound: History, rep
     assert found["answers_equal_one_process"].passed
 
 
-def swapped(given: Given, **changes: Any) -> Given:
-    return replace(given, **changes)
+def test_who_hangs_up_may_have_had_the_last_answer(sound: History) -> None:
+    assert invariants.ends_once_in_time(change(sound, 20, finals=1)).passed
+
+
+def test_one_of_many_may_lose_patience_without_a_fault_but_not_several(sound: History) -> None:
+    records = tuple(replace(r, asked=replace(r.asked, reaches_up=r.at % 1 == 0)) for r in sound.records)
+    impatient = replace(sound, records=records)
+    for count, holds in ((1, True), (2, False)):
+        for number in range(55, 55 + 2 * count, 2):
+            impatient = change(impatient, number, reason="upstream_unavailable")
+        assert invariants.recovers(impatient).passed == holds
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,8 @@ def test_the_generated_stubs_read_outcomes(number: int, body: bytes, leaving: bo
     assert read.outcomes[0].reply == reply
     assert read.outcomes[1].status == body
     assert [outcome.WhichOneof("outcome") for outcome in read.outcomes] == ["reply", "status"]
+
+
+def test_a_field_of_a_number_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidInput):
+        exchange_frames.read_request(bytes.fromhex("e01708b5cee9d5107a0f1a06"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from services.backlog import Backlog
 from services.errors import Draining, ModelNotReady, QueueFull
+from services.gradient_limit import GradientLimit
 from services.limiter import Limiter
+from tests.fakes import FakeClock
 
 
 def test_as_many_as_allowed_are_held_and_no_more() -> None:
@@ -53,3 +56,56 @@ def test_nobody_is_admitted_while_draining_and_those_inside_stay() -> None:
         with pytest.raises(Draining), limiter.admit():
             pytest.fail("admitted while draining")
         assert limiter.in_flight == 1
+
+
+def test_several_places_are_given_together_or_not_at_all() -> None:
+    whole = Limiter(5)
+    part = Limiter(3, whole=whole)
+    with part.admit(places=2):
+        assert (part.in_flight, whole.in_flight, part.room) == (2, 2, 1)
+        with pytest.raises(QueueFull), part.admit(places=2):
+            pass
+        assert (part.in_flight, whole.in_flight) == (2, 2)
+    assert (part.in_flight, whole.in_flight, part.room) == (0, 0, 3)
+
+
+def test_who_would_be_done_too_late_is_refused_at_once_and_told_when_to_ask_again() -> None:
+    limiter = Limiter(10, wait=lambda: 0.2)
+    with limiter.admit(seconds=0.3):
+        assert limiter.in_flight == 1
+    with pytest.raises(QueueFull, match="would take") as error, limiter.admit(seconds=0.1):
+        pytest.fail("was admitted")
+    assert error.value.retry_seconds == 0.2
+    assert limiter.rejected["QUEUE_FULL"] == 1
+
+
+def test_who_is_late_already_hears_that_from_whoever_keeps_deadlines() -> None:
+    with Limiter(10, wait=lambda: 0.2).admit(seconds=-1.0):
+        pass
+
+
+def test_an_adaptive_limit_falls_where_requests_wait_for_each_other_and_never_exceeds_the_given_one() -> None:
+    clock = FakeClock()
+    limiter = Limiter(16, adaptive=GradientLimit(16), clock=clock)
+    assert limiter.limit == 16
+    for seconds in [0.01] * 5 + [0.2] * 50:
+        with limiter.admit(places=limiter.limit):
+            clock.now += seconds
+    assert limiter.limit < 10
+    assert limiter.room == limiter.limit
+    with pytest.raises(QueueFull), limiter.admit(places=limiter.limit + 1):
+        pass
+
+
+def test_what_waits_is_what_is_here_times_what_one_takes_over_the_workers() -> None:
+    backlog = Backlog(workers=2)
+    assert backlog.wait_seconds() == 0
+    for _ in range(50):
+        backlog.took(0.01)
+    backlog.runs = 1
+    assert backlog.wait_seconds() == 0, "a worker is free"
+    waits = []
+    for backlog.runs in (2, 10, 100):
+        waits.append(backlog.wait_seconds())
+    assert waits == sorted(waits)
+    assert 0.01 * 99 / 2 <= waits[-1] <= 2 * 0.01 * 99 / 2 + 0.02

@@ -286,8 +286,8 @@ def test_who_is_turned_away_at_the_door_is_counted_there() -> None:
 
 def test_a_reader_that_fails_takes_no_other_series_with_it() -> None:
     live = Live()
-    live.add(of_upstream(Tier.EDGE, "there:1", lambda: 1 // 0))
-    live.add(of_upstream(Tier.EDGE, "here:1", lambda: 2))
+    live.add(of_upstream(Tier.EDGE, lambda: [("there:1", 1 // 0)]))
+    live.add(of_upstream(Tier.EDGE, lambda: [("here:1", 2)]))
     (family,) = live.collect()
     assert [(s.labels["upstream"], s.value) for s in family.samples] == [("here:1", 2)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,6 +32,8 @@ class Road:
     rtt: float = 0.02
     cut: bool = False
     quiet: float = QUIET
+    unused: float = math.inf
+    late: bool = False
     clock: FakeClock = field(default_factory=lambda: FakeClock(100))
     estimator: LinkEstimator = field(init=False)
     sent: list[int] = field(default_factory=list)
@@ -54,8 +57,15 @@ class Road:
     def doubtful(self) -> bool:
         return self.estimator.doubtful
 
+    @property
+    def overdue(self) -> bool:
+        return self.late
+
     def quiet_seconds(self) -> float:
         return self.quiet
+
+    def unused_seconds(self) -> float:
+        return self.unused
 
     async def run(self, prober: Prober, seconds: float) -> None:
         ends = self.clock.now + seconds

@@ -85,6 +85,13 @@ def test_what_a_piece_should_take_is_exact_or_the_difference_of_two_heads() -> N
     assert Expectation().seconds(A, 1) is None
 
 
+def test_a_batch_that_nothing_was_measured_for_takes_at_most_what_its_samples_take_alone(profiler: Profiler) -> None:
+    assert profiler.at_most(WHOLE, 1) == profiler.expected(WHOLE, 1) == 3.0
+    assert profiler.expected(WHOLE, 20) is None
+    assert profiler.at_most(WHOLE, 20) == 60.0
+    assert profiler.at_most(Segment(2, 3), 20) is None
+
+
 def test_a_loaded_machine_shows_within_a_few_requests_and_recovers(profiler: Profiler) -> None:
     for _ in range(20):
         profiler.record(B, 1, 2.0, 0.0)
@@ -167,3 +174,15 @@ def test_newer_measurements_take_the_place_of_older_ones_and_leave_the_others() 
     both = MEASURED.updated(newer)
     assert set(both.segments) == {*newer.segments, *MEASURED.segments[1:]}
     assert both.codecs == newer.codecs
+
+
+def test_a_batch_is_as_large_as_the_most_samples_that_were_measured_to_pay() -> None:
+    times = {1: 1.0, 8: 4.0, 32: 20.0, 64: 60.0}
+    profiler = Profiler(Tier.EDGE)
+    profiler.learn(Measured(tuple(SegmentTime(A, size, seconds) for size, seconds in times.items())))
+    assert [profiler.batch(A, most) for most in (1, 4, 8, 16, 32, 64, 100)] == [1, 4, 8, 16, 32, 32, 32]
+    assert profiler.batch(B, 32) == 1
+    profiler.learn(Measured((SegmentTime(A, 1, 1.0), SegmentTime(A, 8, 7.0))))
+    assert profiler.batch(A, 32) == 1
+    profiler.learn(Measured())
+    assert profiler.batch(A, 32) == 1

@@ -12,6 +12,7 @@ import pytest
 
 from services import profile_cache
 from services.domain import CodecCost, Segment, SegmentTime
+from services.hardware import Hardware
 from services.profile import Measured
 from services.profile_cache import Machine, ProfileCache
 
@@ -46,8 +47,11 @@ def test_another_model_or_machine_has_an_entry_of_its_own(cache: ProfileCache) -
         replace(HERE, cores=8),
         replace(HERE, processor="x"),
         replace(HERE, onnxruntime="2"),
+        replace(HERE, cores=0.5),
+        replace(HERE, spinning=True),
+        replace(HERE, providers="cuda"),
     ]
-    assert [cache.load(HASH, other) for other in others] == [None] * 4
+    assert [cache.load(HASH, other) for other in others] == [None] * len(others)
     assert cache.load("b" * 64, HERE) is None
 
 
@@ -125,9 +129,9 @@ def test_the_directory_is_the_one_asked_for_or_the_users_or_none(
 
 
 def test_this_machine_has_a_name_cores_and_a_runtime() -> None:
-    machine = profile_cache.this_machine(threads=3)
+    machine = profile_cache.this_machine(Hardware(3))
     assert machine.threads == 3
-    assert machine.cores >= 1
+    assert machine.cores > 0
     assert machine.processor
     assert machine.onnxruntime.count(".") == 2
-    assert machine == profile_cache.this_machine(threads=3)
+    assert machine == profile_cache.this_machine(Hardware(3))

@@ -185,3 +185,23 @@ def test_samples_are_the_bundles_own_or_else_drawn(tiny: Path, tmp_path: Path) -
     elsewhere = bundle.Bundle(tmp_path, loaded.manifest, loaded.graph)
     assert examples.samples(elsewhere, 4).shape == (4, *loaded.manifest.input.shape)
     assert np.array_equal(examples.samples(elsewhere, 4), examples.inputs(loaded.manifest, 4))
+
+
+def test_a_larger_batch_is_measured_only_where_a_smaller_one_pays(tiny: Path) -> None:
+    manifest, whole = bundle.load(tiny).manifest, Segment(0, 8)
+    pays = Measured((SegmentTime(whole, 1, 1.0), SegmentTime(whole, 8, 2.0)))
+    assert measuring.sizes_unknown(manifest, pays, 32) == (32,)
+    assert measuring.sizes_unknown(manifest, pays, 8) == ()
+    known = pays.updated(Measured((SegmentTime(whole, 32, 4.0),)))
+    assert measuring.sizes_unknown(manifest, known, 32) == ()
+    saves_nothing = Measured((SegmentTime(whole, 1, 1.0), SegmentTime(whole, 8, 8.0)))
+    assert measuring.sizes_unknown(manifest, saves_nothing, 32) == ()
+
+
+def test_the_pieces_of_a_larger_batch_are_measured(tiny: Path) -> None:
+    loaded = bundle.load(tiny)
+    model = Model(loaded)
+    found = measuring.take_sizes(loaded, model, 5.0, (16,))
+    assert {time.segment for time in found.segments} >= set(model.pieces(Segment(0, model.last)))
+    assert {time.batch_size for time in found.segments} == {16}
+    assert measuring.take_sizes(loaded, model, 5.0, ()) == Measured()

@@ -145,3 +145,11 @@ def test_contents_without_any_content_are_no_contents() -> None:
     """MLServer's client sets the field beside its raw bytes, and leaves it empty."""
     asked = changed(lambda r: r.inputs[0].contents.SetInParent())
     assert np.array_equal(read_input(asked, PLAIN, LIMIT), ONE)
+
+
+def test_more_typed_values_than_can_be_read_in_passing_are_too_large() -> None:
+    wide = InputSpec(name="x", shape=((1 << 20) + 1,))
+    zeros = np.zeros((1, *wide.shape), np.float32)
+    assert read_input(request(zeros), wide, 1).shape == zeros.shape
+    with pytest.raises(TooLarge, match="give raw_input_contents"):
+        read_input(request(zeros, raw=False), wide, 1)

@@ -10,7 +10,7 @@ import pytest
 from device_agent.client import ModelInfo, Prediction
 from services.domain import Plan, Segment, Stage, Tier
 from services.errors import InvalidInput, SettingsError
-from testbed import ask, report
+from testbed import ask, local, report
 from testbed.load import Outcome, submit
 from testbed.local import LinkAsked, TestbedSettings
 
@@ -69,3 +69,15 @@ def test_a_waterfall_has_a_bar_for_each_stage_that_took_time() -> None:
     trace = prediction(tier=Tier.CLOUD).trace
     assert trace is not None
     assert ask.waterfall(trace).row_count == 4
+
+
+def test_a_tier_is_started_again_with_what_it_was_given_but_for_its_doors() -> None:
+    given = ("edge_node", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--next", "127.0.0.1:1")
+    assert local.without(given, ("--listen", "--metrics-listen")) == ["edge_node", "--next", "127.0.0.1:1"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="parts end with their parent on Linux only")
+def test_a_part_whose_parent_went_while_it_was_starting_ends_at_once() -> None:
+    gone = str(os.getppid())
+    done = subprocess.run([sys.executable, "-m", "testbed.child", gone, "this"], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL

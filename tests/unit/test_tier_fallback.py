@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ from services.errors import (
 from services.fallback import degraded_by
 from services.model import Model
 from services.profile import Measured
-from services.tier import NextTier, TierRuntime
+from services.tier import MIN_PATIENCE_SECONDS, NextTier, TierRuntime
 from tests.fakes import FakeClock, FakeNext
 from tests.journeys import (
     NEVER,
@@ -131,7 +133,7 @@ async def test_a_deadline_over_before_the_first_exit_is_exceeded(model: Model, c
 
 async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, clock: FakeClock) -> None:
     def slow(next_tier: NextTier | None) -> TierRuntime:
-        return TierRuntime(Tier.DEVICE, model, Busy(clock, 10), next_tier, clock=clock)
+        return TierRuntime(Tier.DEVICE, model, Busy(clock, 0, after=10), next_tier, clock=clock)
 
     above = FakeNext(answering)
     given = (await slow(above).infer(request(model, clock, seconds=5))).predictions
@@ -142,6 +144,15 @@ async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, cloc
     given = (await slow(None).infer(alone)).predictions
     assert set(given.exits.tolist()) == {1}
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
+
+
+async def test_what_waited_for_a_worker_until_too_late_does_not_run(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "run", lambda *_: pytest.fail("it ran"))
+    device = TierRuntime(Tier.DEVICE, model, Busy(clock, 10), clock=clock)
+    with pytest.raises(DeadlineExceeded):
+        await device.infer(request(model, clock, seconds=5))
 
 
 async def test_a_deadline_missed_above_before_any_exit_is_answered_by_the_next_exit_here(
@@ -162,3 +173,24 @@ async def test_a_hop_without_an_answer_leaves_time_for_one_where_that_is_less_th
     device.profiler.learn(Measured((SegmentTime(Segment(0, 2), 24, 3.0),)))
     await device.infer(request(model, clock, seconds=seconds, plan=plan(first), thresholds=NEVER))
     assert above.asked[0][0].deadline.remaining() == pytest.approx(left)
+
+
+async def test_patience_with_the_tiers_above_holds_for_a_batch_larger_than_any_measured(
+    model: Model, clock: FakeClock
+) -> None:
+    """A hop that fell silent would otherwise have it until just before its deadline."""
+    above = FakeNext(answering)
+    device = runtime(model, clock, above)
+    device.profiler.learn(Measured((SegmentTime(Segment(0, model.last), 1, 0.05),)))
+    planned = replace(plan(first=0), expected_seconds=0.02)
+    await device.infer(request(model, clock, seconds=10, plan=planned, thresholds=NEVER))
+    assert above.asked[0][0].deadline.remaining() == pytest.approx(MIN_PATIENCE_SECONDS)
+
+
+async def test_time_left_for_an_exit_here_counts_how_long_work_waits_here(model: Model, clock: FakeClock) -> None:
+    above = FakeNext(answering)
+    device = runtime(model, clock, above)
+    device.profiler.learn(Measured((SegmentTime(Segment(0, 2), 24, 3.0),)))
+    device.profiler.record(Segment(2, 4), 1, 0.1, queue_seconds=1.0)
+    await device.infer(request(model, clock, seconds=10, plan=plan(first=0), thresholds=NEVER))
+    assert above.asked[0][0].deadline.remaining() == pytest.approx(6.0)

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.peers.servers.network import PORT, networks, workers
 from services import process
+from services.channels import channel_options
 from services.open_inference import messages
-from services.uplink import channel_options
 
 
 def infer() -> Any:

@@ -1,4 +1,4 @@
-"""A network as every peer runs it: onnxruntime, one thread for a run, no spinning. Needs numpy and onnxruntime alone."""
+"""A network as every peer runs it: onnxruntime, one thread for a run, no spinning. Needs nothing besides and numpy."""
 
 from __future__ import annotations
 

@@ -1,0 +1,229 @@
+"""Mixed traffic for a long time, some of it rude: does memory grow, and is everything given back?
+
+Three tiers and two links as processes. Beside ordinary requests, one client in a hundred hangs up before its answer,
+others vanish in the middle of a call, or leave a stream half open. Resident memory is sampled all the time; its drift
+comes with a confidence interval. In the end descriptors, threads, tasks and requests in flight must be what they were
+before. Then thousands of idle connections are opened, beside which requests must still be answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import idle_connections
+from benchmarks.growth import drift
+from benchmarks.rude import Rude
+from device_agent.client import AsyncClient
+from services import bundle
+from services.model import Model
+from testbed import local
+from testbed.chaos import census
+from testbed.chaos.history import Ending, Record, Usage
+from testbed.chaos.invariants import DESCRIPTOR_SLACK, THREAD_SLACK
+from testbed.chaos.pool import Pool
+from testbed.chaos.run import idle
+from testbed.chaos.traffic import Mix, Traffic
+from testbed.demo import with_channels
+from testbed.links import parse_address
+from testbed.local import Testbed, TestbedSettings
+from testbed.samples import held_out
+
+CALLERS = 8
+WARM_SECONDS = 10.0
+IDLE_PHASE_SECONDS = 10.0
+SLACK = {"descriptors": DESCRIPTOR_SLACK, "threads": THREAD_SLACK, "tasks": 8, "in_flight": 0}
+_SAMPLE_SECONDS = 0.5
+_ERRORS = 20
+
+
+@dataclass(slots=True)
+class Soak:
+    """A running testbed, its clients, and what was seen of its parts: minutes and bytes by name."""
+
+    testbed: Testbed
+    mix: Mix
+    clients: list[AsyncClient]
+    seed: int
+    minutes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    resident: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+    async def traffic(self, seconds: float) -> list[Record]:
+        """Ordinary requests for so long."""
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+        self.seed += 1
+        return await Traffic(self.mix, self.clients, self.seed, time.monotonic(), self._count).run(CALLERS, stop)
+
+    async def soak(self, seconds: float) -> Counter[str]:
+        """Ordinary and rude clients for so long, while memory is sampled; what the rude ones did."""
+        stop = asyncio.Event()
+        rude = Rude(self.testbed.device.address, self.mix.manifest.name, self.mix.pool.images, self.seed)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rude.run(stop))
+            group.create_task(self._sample(stop))
+            await self._counted(seconds)
+            stop.set()
+        return rude.counts
+
+    async def _counted(self, seconds: float) -> None:
+        """In turns of a minute, so that records do not pile up here."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            await self.traffic(min(left, 60.0))
+
+    def _count(self, record: Record) -> None:
+        self.counts[record.ending] += 1
+        self.counts["degraded"] += bool(record.reason)
+        if record.error and len(self.errors) < _ERRORS:
+            self.errors.append(f"{record.error} (deadline {record.asked.deadline_seconds:.2f} s)")
+
+    async def _sample(self, stop: asyncio.Event) -> None:
+        began = time.monotonic()
+        while not stop.is_set():
+            for part in self.testbed.parts:
+                self.minutes[part.name].append((time.monotonic() - began) / 60)
+                self.resident[part.name].append(census.of_process(part.process.pid).rss_bytes)
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def measure(path: Path, minutes: float, seed: int, connections: int, logs: Path) -> dict[str, Any]:
+    """All of it, as JSON."""
+    loaded = bundle.load(path)
+    model = Model(loaded)
+    pool = Pool.of(with_channels(held_out(loaded, None).images), model, seed)
+    settings = TestbedSettings(path, seed=seed, logs=logs, device_slowdown=80.0, edge_slowdown=2.0)
+    async with local.running(settings) as testbed, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AsyncClient(testbed.device.address)) for _ in range(3)]
+        run = Soak(testbed, Mix(pool, model.manifest), clients, seed)
+        await run.traffic(WARM_SECONDS)
+        before = await idle(testbed.parts)
+        rude = await run.soak(60 * minutes)
+        after = await idle(testbed.parts, lambda found: all(_given_back(before[n], found[n]) for n in found))
+        parts = {name: _part(run, name, before[name], after[name]) for name in before}
+        beside = await _idle(run, connections) if connections else None
+        testbed.check()
+    return {
+        "minutes": minutes,
+        "seed": seed,
+        "requests": {str(name): run.counts[name] for name in (*Ending, "degraded")},
+        "errors": run.errors,
+        "rude": dict(rude),
+        "parts": parts,
+        "idle_connections": beside,
+        "passed": _passed(parts, beside, run.counts),
+    }
+
+
+def _part(run: Soak, name: str, before: Usage, after: Usage) -> dict[str, Any]:
+    return {
+        "rss": asdict(drift(run.minutes[name], run.resident[name])),
+        "rss_bytes": [before.rss_bytes, after.rss_bytes],
+        **{each: [getattr(before, each), getattr(after, each)] for each in SLACK},
+        "back_to_baseline": _given_back(before, after),
+        "samples": {"minutes": run.minutes[name][::10], "rss_bytes": run.resident[name][::10]},
+    }
+
+
+def _given_back(before: Usage, after: Usage) -> bool:
+    return all((getattr(after, each) or 0) <= (getattr(before, each) or 0) + slack for each, slack in SLACK.items())
+
+
+async def _idle(run: Soak, wanted: int) -> dict[str, Any]:
+    """Ordinary requests without and with idle connections to the same door."""
+    device, count = run.testbed.device, idle_connections.possible(wanted)
+    before = census.of_process(device.process.pid)
+    alone = await run.traffic(IDLE_PHASE_SECONDS)
+    held = idle_connections.opened(parse_address(device.address), count)
+    opened = await asyncio.to_thread(held.__enter__)
+    try:
+        during = census.of_process(device.process.pid)
+        beside = await run.traffic(IDLE_PHASE_SECONDS)
+    finally:
+        await asyncio.to_thread(held.__exit__, None, None, None)
+    after = (await idle([device]))[device.name]
+    return {
+        "wanted": wanted,
+        "opened": opened.count,
+        "stopped_by": opened.refused or ("the limit of descriptors" if count < wanted else ""),
+        "rss_bytes_each": round((during.rss_bytes - before.rss_bytes) / max(opened.count, 1)),
+        "failed": sum(record.ending is Ending.FAILED for record in (*alone, *beside)),
+        "answered": {"alone": _answered(alone), "beside": _answered(beside)},
+        "descriptors": [before.descriptors, during.descriptors, after.descriptors],
+    }
+
+
+def _answered(records: list[Record]) -> dict[str, float]:
+    seconds = [record.seconds for record in records if record.ending is Ending.ANSWERED]
+    p50, p95 = np.percentile(seconds, (50, 95))
+    return {"count": len(seconds), "p50_ms": round(1000 * float(p50), 2), "p95_ms": round(1000 * float(p95), 2)}
+
+
+def _passed(parts: dict[str, Any], beside: dict[str, Any] | None, counts: Counter[str]) -> bool:
+    held = all(part["rss"]["flat"] and part["back_to_baseline"] for part in parts.values())
+    served = beside is None or (
+        beside["failed"] == 0
+        and beside["opened"] > 0
+        and beside["descriptors"][2] <= beside["descriptors"][0] + DESCRIPTOR_SLACK
+    )
+    return held and served and counts[Ending.FAILED] == 0
+
+
+def table(found: dict[str, Any]) -> Table:
+    """One line for each part."""
+    shown = Table("part", "MB", "kB a minute", "95 %", "flat", "descriptors", "threads", "tasks", "given back")
+    for name, part in found["parts"].items():
+        rss, then_now = part["rss"], part["rss_bytes"]
+        shown.add_row(
+            name,
+            " → ".join(f"{value / 1e6:.0f}" for value in then_now),
+            f"{rss['bytes_per_minute'] / 1e3:+.0f}",
+            f"{rss['low'] / 1e3:+.0f} … {rss['high'] / 1e3:+.0f}",
+            "yes" if rss["flat"] else "NO",
+            *(
+                " → ".join("–" if v is None else f"{v:.0f}" for v in part[n])
+                for n in ("descriptors", "threads", "tasks")
+            ),
+            "yes" if part["back_to_baseline"] else "NO",
+        )
+    return shown
+
+
+def main() -> int:
+    """Measures, prints a table, writes JSON. Exit code 1 where something grows, is kept, or fails."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long")
+    parser.add_argument("--seed", type=int, default=0, help="of the requests and of the rude clients")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    parser.add_argument("--bundle", type=Path, default=Path("models/digits"), help="bundle to serve")
+    parser.add_argument("--idle-connections", type=int, default=10_000, help="idle connections; 0: none")
+    parser.add_argument("--logs", type=Path, default=Path("out/soak/logs"), help="where the parts write")
+    given = parser.parse_args()
+    idle_connections.raise_descriptor_limit()
+    found = asyncio.run(measure(given.bundle, given.minutes, given.seed, given.idle_connections, given.logs))
+    console = Console()
+    console.print(table(found))
+    for name in ("requests", "errors", "rude", "idle_connections"):
+        console.print(f"{name.replace('_', ' ')}: {found[name]}")
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if found["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

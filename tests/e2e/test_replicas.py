@@ -1,0 +1,345 @@
+"""Several replicas of the next tier: requests take turns, and one that leaves, dies or pauses is missed by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.client import AsyncClient, Prediction
+from services import bundle, targets
+from services.breaker import FAILURES
+from services.domain import Tier
+from services.errors import (
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    InvalidInput,
+    OfframpError,
+    QueueFull,
+    UpstreamUnavailable,
+)
+from services.framing import Framed
+from services.pb.offramp.v1 import tier_pb2 as pb
+from services.retry_budget import BURST, SHARE
+from services.uplink import Uplink
+from tests.calls import until
+from tests.far_side import FarSide, name_in, request, serving, streams_of
+from tests.scraping import scrape, total
+from tests.tiers import Running, device, upper
+
+
+@pytest.fixture(scope="module")
+def pixels(tiny: Path) -> np.ndarray:
+    return bundle.load_samples(bundle.load(tiny))[0][..., None]
+
+
+def degraded(answers: list[Prediction]) -> set[str]:
+    return {answer.degraded_reason for answer in answers if answer.degraded}
+
+
+@asynccontextmanager
+async def replicas(*far: FarSide, hedge_after_seconds: float | None = None) -> AsyncIterator[Uplink]:
+    """An uplink to all of `far`, which serve, and are known to."""
+    async with AsyncExitStack() as stack:
+        for each in far:
+            await stack.enter_async_context(serving(each, streams_of(each).exchange))
+        target = ",".join(each.address for each in far)
+        uplink = Uplink(Tier.DEVICE, target, hedge_after_seconds=hedge_after_seconds)
+        stack.push_async_callback(uplink.close)
+        if len(far) > 1:  # one alone is asked whatever it says of itself
+            await until(all_serve(uplink))
+        yield uplink
+
+
+def all_serve(uplink: Uplink, count: int | None = None) -> Callable[[], Awaitable[bool]]:
+    async def serve() -> bool:
+        wanted = len(uplink._replicas) if count is None else count
+        return sum(replica.serving for replica in uplink._replicas) == wanted
+
+    return serve
+
+
+def known_as(uplink: Uplink, names: frozenset[str]) -> Callable[[], Awaitable[bool]]:
+    async def known() -> bool:
+        return {name for name, _ in uplink.states()} == names
+
+    return known
+
+
+async def ask(uplink: Uplink, name: str = "r", seconds: float = 5.0) -> str:
+    return name_in((await uplink.infer(request(name, seconds=seconds), seconds)).reply)
+
+
+def asked(far: FarSide) -> int:
+    return len(far.streamed) + len(far.alone)
+
+
+class Refusing(FarSide):
+    """Answers with `error`, whichever way it is asked."""
+
+    error: Exception = QueueFull("full")
+
+    async def answer(self, framed: Framed, arrived: float) -> pb.InferReply:
+        self.streamed.append(framed.request_id)
+        raise self.error
+
+    async def infer(self, framed: Framed, context: object) -> pb.InferReply:
+        return await self.answer(framed, 0.0)
+
+
+class Paused(FarSide):
+    """Takes requests either way and answers when it is free."""
+
+    async def infer(self, framed: Framed, context: object) -> pb.InferReply:
+        return await self.answer(framed, 0.0)
+
+
+async def test_requests_take_turns() -> None:
+    far = [FarSide() for _ in range(3)]
+    async with replicas(*far) as uplink:
+        names = [f"r{index}" for index in range(30)]
+        assert [await ask(uplink, name) for name in names] == names
+    assert [asked(each) for each in far] == [10, 10, 10]
+
+
+async def test_a_replica_that_is_not_there_costs_no_request() -> None:
+    far = FarSide()
+    async with serving(far, streams_of(far).exchange):
+        uplink = Uplink(Tier.DEVICE, f"127.0.0.1:1,{far.address}")
+        try:
+            assert [await ask(uplink, f"r{index}") for index in range(20)] == [f"r{index}" for index in range(20)]
+            await until(all_serve(uplink, 1))
+            assert dict(uplink.states())["127.0.0.1:1"] in (1, 2)
+        finally:
+            await uplink.close()
+
+
+async def test_requests_in_flight_at_a_replica_that_dies_are_answered_once_by_another() -> None:
+    dies, lives = Paused(), FarSide()
+    async with AsyncExitStack() as stack:
+        dying = AsyncExitStack()
+        await dying.enter_async_context(serving(dies, streams_of(dies).exchange))
+        await stack.enter_async_context(serving(lives, streams_of(lives).exchange))
+        uplink = Uplink(Tier.DEVICE, f"{dies.address},{lives.address}")
+        stack.push_async_callback(uplink.close)
+        await until(all_serve(uplink))
+        await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        dies.free.clear()
+        names = [f"r{index}" for index in range(40)]
+        asking = asyncio.gather(*(ask(uplink, name) for name in names))
+        await until(lambda: _true(len({*dies.streamed} & {*names}) == 20))
+        await dying.aclose()
+        assert await asking == names
+    answered = [name for name in (*lives.streamed, *lives.alone) if name in names]
+    assert sorted(answered) == sorted(names)
+    assert uplink.retries["answered"] == 20
+
+
+async def _true(condition: bool) -> bool:
+    return condition
+
+
+async def test_a_replica_that_stays_silent_soon_costs_nobody_his_time_and_is_used_again_when_it_is_back() -> None:
+    far = Paused()
+    async with replicas(far) as uplink:
+        await ask(uplink)
+        far.free.clear()
+        for _ in range(FAILURES):
+            with pytest.raises(DeadlineExceeded):
+                await ask(uplink, seconds=0.25)
+        started = time.monotonic()
+        with pytest.raises(UpstreamUnavailable):
+            await ask(uplink, seconds=0.25)
+        assert time.monotonic() - started < 0.1
+        assert uplink.states() == [(far.address, 2)]
+        far.free.set()
+
+        async def back() -> bool:
+            try:
+                return await ask(uplink) == "r"
+            except UpstreamUnavailable:
+                return False
+
+        await until(back, seconds=5.0)
+        assert uplink.states() == [(far.address, 0)]
+
+
+async def test_a_deadline_too_near_is_not_held_against_a_replica() -> None:
+    far = Paused()
+    async with replicas(far) as uplink:
+        await ask(uplink)
+        far.free.clear()
+        for _ in range(2 * FAILURES):
+            with pytest.raises(DeadlineExceeded):
+                await ask(uplink, seconds=0.02)
+        assert uplink.states() == [(far.address, 0)]
+
+
+@pytest.mark.parametrize("error", [InvalidInput("no"), QueueFull("full"), InternalError("oh")])
+async def test_what_a_replica_says_never_has_it_left_alone(error: OfframpError) -> None:
+    far = Refusing()
+    far.error = error
+    async with replicas(far) as uplink:
+        for _ in range(2 * FAILURES):
+            with pytest.raises(type(error)):
+                await ask(uplink)
+        assert uplink.states() == [(far.address, 0)]
+
+
+async def test_a_callers_error_is_not_asked_again() -> None:
+    far = [Refusing(), Refusing()]
+    for each in far:
+        each.error = InvalidInput("no")
+    async with replicas(*far) as uplink:
+        with pytest.raises(InvalidInput):
+            await ask(uplink)
+    assert sum(map(asked, far)) == 1
+
+
+async def test_a_busy_replica_is_left_for_another_within_the_budget() -> None:
+    full, free = Refusing(), FarSide()
+    async with replicas(full, free) as uplink:
+        ended = Counter[str]()
+        for _ in range(200):
+            try:
+                ended[await ask(uplink)] += 1
+            except QueueFull:
+                ended["full"] += 1
+        assert asked(full) == 100
+        assert uplink.retries["answered"] <= SHARE * 200 + BURST
+        assert uplink.retries["answered"] + uplink.retries["over_budget"] == 100
+        assert ended == {"r": 100 + uplink.retries["answered"], "full": uplink.retries["over_budget"]}
+
+
+async def test_a_replica_that_leaves_costs_no_budget() -> None:
+    leaves, stays = Refusing(), FarSide()
+    leaves.error = Draining("leaving")
+    async with replicas(leaves, stays) as uplink:
+        assert {await ask(uplink) for _ in range(200)} == {"r"}
+        assert uplink.retries["over_budget"] == 0
+
+
+async def test_no_time_left_is_no_time_for_another() -> None:
+    busy, free = Refusing(), FarSide()
+    async with replicas(busy, free) as uplink:
+        ended = Counter[str]()
+        for _ in range(10):
+            try:
+                await uplink.infer(request(), 1.0, expected_seconds=1.5)
+            except QueueFull:
+                ended["full"] += 1
+        assert ended["full"] == 5
+
+
+async def test_a_hedge_answers_for_a_slow_replica_whose_request_is_stopped() -> None:
+    slow, fast = Paused(), FarSide()
+    async with replicas(slow, fast, hedge_after_seconds=0.05) as uplink:
+        await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        slow.free.clear()
+        names = [f"r{index}" for index in range(6)]
+        assert [await ask(uplink, name) for name in names] == names
+        await until(lambda: _true(len(slow.cancelled) == 3))
+        assert uplink.retries["answered"] == 3
+
+
+async def test_a_hedge_that_was_not_needed_is_stopped() -> None:
+    far = [Paused(), Paused()]
+    async with replicas(*far, hedge_after_seconds=0.05) as uplink:
+        await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        for each in far:
+            each.free.clear()
+        asking = asyncio.create_task(ask(uplink, "late"))
+        await until(lambda: _true(all("late" in (*each.streamed, *each.alone) for each in far)))
+        far[0].free.set()
+        assert await asking == "late"
+        await until(lambda: _true(far[1].cancelled == ["late"]))
+        assert uplink.retries["answered"] + uplink.retries["unneeded"] == 1
+
+
+async def test_a_name_is_all_of_its_addresses_and_follows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = [FarSide() for _ in range(3)]
+    stands_for: set[str] = set()
+
+    async def addresses(name: targets.Name) -> frozenset[str]:
+        assert name == targets.Name("edge", 8001)
+        return frozenset(stands_for)
+
+    monkeypatch.setattr(targets, "addresses", addresses)
+    monkeypatch.setattr(targets, "LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(targets, "LOOK_SECONDS", 0.05)
+    async with AsyncExitStack() as stack:
+        for each in far:
+            await stack.enter_async_context(serving(each, streams_of(each).exchange))
+        uplink = Uplink(Tier.DEVICE, "dns:///edge:8001")
+        stack.push_async_callback(uplink.close)
+        with pytest.raises(UpstreamUnavailable, match="no address"):
+            await ask(uplink)
+        for held in (far[:2], far[1:]):
+            stands_for.clear()
+            stands_for |= {each.address for each in held}
+            await until(known_as(uplink, frozenset(stands_for)))
+            await until(all_serve(uplink))
+            before = [asked(each) for each in far]
+            assert {await ask(uplink) for _ in range(10)} == {"r"}
+            assert [asked(each) - b for each, b in zip(far, before, strict=True)] == [
+                5 if each in held else 0 for each in far
+            ]
+
+
+async def test_a_real_name_is_resolved(tiny: Path, pixels: np.ndarray) -> None:
+    async with upper(Tier.EDGE, tiny) as edge:
+        port = edge.address.rpartition(":")[2]
+        async with (
+            device(tiny, f"dns:///localhost:{port}", splits="2,8") as front,
+            AsyncClient(front.address) as client,
+        ):
+
+            async def whole() -> bool:
+                return not degraded(await client.infer("tiny", pixels))
+
+            await until(whole)
+
+
+@asynccontextmanager
+async def two_edges(tiny: Path, **settings: object) -> AsyncIterator[tuple[Running, Running, Running]]:
+    """A device, and two edges that run all the rest, with metrics."""
+    async with AsyncExitStack() as stack:
+        edges = [await stack.enter_async_context(upper(Tier.EDGE, tiny)) for _ in range(2)]
+        target = ",".join(edge.address for edge in edges)
+        given = {"splits": "2,8", "metrics_listen": "127.0.0.1:0"} | settings
+        front = await stack.enter_async_context(device(tiny, target, **given))
+        yield front, edges[0], edges[1]
+
+
+async def forwarded(client: AsyncClient, pixels: np.ndarray, count: int) -> set[str]:
+    """The reasons for which answers to so many requests were degraded."""
+    return {reason for _ in range(count) for reason in degraded(await client.infer("tiny", pixels))}
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_replica_that_drains_is_left_before_it_refuses_anybody(tiny: Path, pixels: np.ndarray) -> None:
+    async with two_edges(tiny) as (front, leaves, stays), AsyncClient(front.address) as client:
+        assert not await forwarded(client, pixels, 4)
+        load = asyncio.create_task(forwarded(client, pixels, 150))
+        await leaves.server.drain(0.2, 10.0)
+        assert not await load
+        assert leaves.limiter.rejected["DRAINING"] == 0
+        assert front.metrics is not None
+        found = await scrape(front.metrics)
+    assert total(found, "offramp_upstream_state", upstream=stays.address) == 0
+    assert total(found, "offramp_upstream_state", upstream=leaves.address) in (0, 1, 2)  # until it is asked again
+    assert total(found, "offramp_retries_total", outcome="failed") == 0
+
+
+async def test_a_device_starts_and_serves_while_no_replica_is_there(tiny: Path, pixels: np.ndarray) -> None:
+    async with device(tiny, "127.0.0.1:1,127.0.0.1:2") as front, AsyncClient(front.address) as client:
+        assert await forwarded(client, pixels, 3) == {"upstream_unavailable"}
+    async with device(tiny, "dns:///no..name:8001") as front, AsyncClient(front.address) as client:
+        assert await forwarded(client, pixels, 3) == {"upstream_unavailable"}

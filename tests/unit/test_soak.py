@@ -1,0 +1,59 @@
+"""What the soak benchmark concludes from samples of memory, and what it may open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from benchmarks import idle_connections
+from benchmarks.growth import drift
+
+MINUTES = np.linspace(0, 20, 2400)
+
+
+def noise(seed: int) -> np.ndarray:
+    """Bytes that wander: neighbouring samples say almost the same, as those of a process do."""
+    steps = np.random.default_rng(seed).normal(0, 4096, len(MINUTES))
+    wandering = np.zeros(len(MINUTES))
+    for at in range(1, len(MINUTES)):
+        wandering[at] = 0.95 * wandering[at - 1] + steps[at]
+    return 100e6 + wandering
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_memory_that_only_wanders_is_flat(seed: int) -> None:
+    found = drift(MINUTES.tolist(), noise(seed).tolist())
+    assert found.low <= found.bytes_per_minute <= found.high
+    assert found.flat
+
+
+@pytest.mark.parametrize("leak", [100_000, 1_000_000])
+def test_memory_that_grows_is_not_flat(leak: int) -> None:
+    found = drift(MINUTES.tolist(), (noise(0) + leak * MINUTES).tolist())
+    assert not found.flat
+    assert found.low <= leak <= found.high
+
+
+def test_one_step_is_no_trend() -> None:
+    step = np.where(MINUTES > 15, 600_000.0, 0.0)
+    assert drift(MINUTES.tolist(), (noise(2) + step).tolist()).flat
+
+
+def test_what_grows_only_while_warming_up_is_flat() -> None:
+    warming = 5e6 * np.minimum(MINUTES, 5)
+    assert drift(MINUTES.tolist(), (noise(1) + warming).tolist()).flat
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="too few"):
+        drift([0.0, 1.0], [1.0, 1.0])
+
+
+def test_no_more_connections_are_tried_than_there_are_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle_connections.resource, "getrlimit", lambda kind: (4096, 4096))
+    assert idle_connections.possible(10_000) == 4096 - 512
+    assert idle_connections.possible(100) == 100
+    monkeypatch.setattr(idle_connections.resource, "getrlimit", lambda kind: (256, 256))
+    assert idle_connections.possible(10_000) == 0
