@@ -1,7 +1,8 @@
 """How long the planner takes to choose the best six plans: 60 layers, three tiers, 8 codecs to choose from per hop.
 
-Run: ``python -m benchmarks.planner [--json FILE]``. Cases take turns. Every call sees new link estimates; a cold call
-also sees profiles and a manifest that it never saw, as at a start. Exit code 1 where a warm median is over 2 ms.
+Run: ``python -m benchmarks.planner [--json FILE]``. Cases take turns. Every call sees new link estimates; one after a
+change also sees a profile that a tier has just told, taken in as the device does; a cold call sees profiles and a
+manifest that it never saw, as at a start. Exit code 1 where a median of one of the first two is over 2 ms.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.planner import Beliefs, Options, rank
+from device_agent.times import Same, measured
 from services.bundle import CodecAccuracy
 from services.domain import CodecCost, LinkEstimate, Objective, Policy, Segment, SegmentTime, Tier, TierProfile
 from tests.problems import chain
@@ -51,6 +53,8 @@ class Result:
     combinations: int
     warm_median_ms: float
     warm_p95_ms: float
+    changed_median_ms: float
+    changed_p95_ms: float
     cold_median_ms: float
     cold_p95_ms: float
 
@@ -105,15 +109,22 @@ def run(calls: int) -> list[Result]:
     known = beliefs(0)
     rank(with_links(known, rng), Policy(), options=OPTIONS)
     warm: dict[str, list[float]] = {name: [] for name in CASES}
+    changed: dict[str, list[float]] = {name: [] for name in CASES}
     cold: dict[str, list[float]] = {name: [] for name in CASES}
     for number in range(calls):
         for name, (policy, batch_size) in CASES.items():
             warm[name].append(timed_ms(with_links(known, rng), policy, batch_size))
             if number % 10 == 0:
                 fresh = beliefs(number)
+                told = fresh.profiles[Tier(number // 10 % 3)]
+                measured(Same(told.segments), LAYERS + 1)
+                news = replace(known, profiles={**known.profiles, told.tier: told})
+                changed[name].append(timed_ms(with_links(news, rng), policy, batch_size))
                 cold[name].append(timed_ms(with_links(fresh, rng), policy, batch_size))
     return [
-        Result(name, combinations(), *(f(times[name]) for times in (warm, cold) for f in (statistics.median, p95)))
+        Result(
+            name, combinations(), *(f(times[name]) for times in (warm, changed, cold) for f in (statistics.median, p95))
+        )
         for name in CASES
     ]
 
@@ -135,13 +146,13 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=CALLS, help="warm calls of each case")
     args = parser.parse_args()
     results = run(args.calls)
-    print(f"{'case':<30}{'plans':>9}{'warm ms':>9}{'p95':>7}{'cold ms':>9}{'p95':>7}")
+    print(f"{'case':<30}{'plans':>9}{'warm ms':>9}{'p95':>7}{'changed':>9}{'p95':>7}{'cold ms':>9}{'p95':>7}")
     for r in results:
         print(
             f"{r.case:<30}{r.combinations:>9}{r.warm_median_ms:>9.2f}{r.warm_p95_ms:>7.2f}"
-            f"{r.cold_median_ms:>9.2f}{r.cold_p95_ms:>7.2f}"
+            f"{r.changed_median_ms:>9.2f}{r.changed_p95_ms:>7.2f}{r.cold_median_ms:>9.2f}{r.cold_p95_ms:>7.2f}"
         )
-    holds = all(r.warm_median_ms <= BAR_MS for r in results)
+    holds = all(max(r.warm_median_ms, r.changed_median_ms) <= BAR_MS for r in results)
     if args.json:
         report = {"bar_ms": BAR_MS, "holds": holds, "cases": [asdict(r) for r in results]}
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

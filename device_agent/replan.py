@@ -11,12 +11,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from device_agent import planner
 from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.switching import RULE, Switcher, SwitchRule
+from device_agent.times import Same, measured
 from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Response, Tier, TierProfile
@@ -92,7 +93,12 @@ class Replanner:
 
     def believe(self, profiles: Iterable[TierProfile], links: Iterable[LinkEstimate]) -> None:
         """Takes in what tiers told of themselves: whole profiles, in place of what was known of them."""
-        self._profiles |= {profile.tier: profile for profile in profiles}
+        for profile in profiles:
+            known = self._profiles.get(profile.tier)
+            if known is not None and known.segments == profile.segments:
+                profile = replace(profile, segments=known.segments)  # by which tables are kept
+            self._profiles[profile.tier] = profile
+            measured(Same(profile.segments), len(self.manifest.split_points))  # now, and not when a plan is due
         self._links |= {link.source: link for link in links}
 
     def beliefs(self) -> Beliefs:

@@ -72,11 +72,17 @@ def expected_compute(profile: TierProfile | None, travellers: Travellers, exits:
 
 
 def segment_seconds(segments: tuple[SegmentTime, ...], samples: Array) -> Array:
-    """Seconds [S, S] of one run of [a, b) with `samples[a]` samples (float64 [S], not below 1).
+    """Seconds [S, S] of one run of [a, b) with `samples[a]` samples (float64 [S], not below 1). Not to be written to.
 
     Between two batch sizes that were measured, by a straight line; beyond them, in proportion.
     """
-    sizes, table = _measured(Same(segments), len(samples))
+    return _run_seconds(Same(segments), samples.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _run_seconds(segments: Same[tuple[SegmentTime, ...]], samples_float64: bytes) -> Array:
+    samples = np.frombuffer(samples_float64)
+    sizes, table = measured(segments, len(samples))
     found = _between(sizes, table, samples) if len(sizes) else np.full(table.shape[1:], np.inf)
     np.fill_diagonal(found, 0)
     return found
@@ -94,17 +100,18 @@ def _between(sizes: Array, table: Array, samples: Array) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Array, Array]:
+def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Array, Array]:
     """Batch sizes, rising [B], and seconds [B, S, S] of [a, b): measured, or else of two heads the difference.
 
     What was measured in some batch sizes only is filled in for the others; what was measured in none is NaN.
     """
-    times = [t for t in segments.value if 0 <= t.segment.start < t.segment.end < points]
-    sizes = np.array(sorted({t.batch_size for t in times}), np.float64)
+    rows = [(t.batch_size, t.segment.start, t.segment.end, t.seconds) for t in segments.value]
+    batch, start, end, seconds = np.array(rows, np.float64).reshape(-1, 4).T
+    within = (start >= 0) & (start < end) & (end < points)
+    sizes = np.unique(batch[within])
     table = np.full((len(sizes), points, points), np.nan)
-    if times:
-        batch, start, end = np.array([(t.batch_size, t.segment.start, t.segment.end) for t in times]).T
-        table[np.searchsorted(sizes, batch), start, end] = [t.seconds for t in times]
+    where = np.searchsorted(sizes, batch[within]), start[within].astype(np.intp), end[within].astype(np.intp)
+    table[where] = seconds[within]
     heads = table[:, 0].copy()
     heads[:, 0] = 0
     table = np.where(np.isnan(table), np.maximum(heads[:, None, :] - heads[:, :, None], 0), table)

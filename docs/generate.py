@@ -65,8 +65,8 @@ A request counts when its answer has left, and only at a tier that answered it; 
 nothing, that tier may have counted samples that this one answered again."""
 
 METRICS_GRPC = """Names and values as dashboards for gRPC expect them: `grpc_type` is `unary` or `bidi_stream`,
-`grpc_code` is spelt as in Go (`OK`, `NotFound`, `DeadlineExceeded`). Health checks and reflection count, too. Between tiers many
-requests share one `Exchange` stream, which is one call; how requests fare is told by the series above."""
+`grpc_code` is spelt as in Go (`OK`, `NotFound`, `DeadlineExceeded`). Health checks and reflection count, too. Between
+tiers many requests share one `Exchange` stream, which is one call; how requests fare is told by the series above."""
 
 METRICS_TRITON = """For dashboards and autoscalers made for Triton; `compat_metrics` set to `none` leaves them out. They
 are counters by nature, though their names do not end in `_total`."""

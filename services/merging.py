@@ -101,6 +101,8 @@ class Merging:
             return 1  # alone, it will say what is wrong with it
         runtime = served.runtime
         stage = plan.stage(runtime.tier)
+        if runtime.batcher.batching.max_batch_size == 1:  # the settings say: never
+            return 1
         if stage is None or plan.after(runtime.tier) or not runtime.model.resident(stage.segment):
             return 1
         seconds = runtime.profiler.expected(stage.segment, 1)

@@ -40,7 +40,8 @@ class Model:
     """The network of one bundle, runnable between any two split points. Thread-safe.
 
     slowdown: how many times as long each run takes, which stands for a slower machine; the rest is slept. What is
-    multiplied is the fastest run of its kind: cold caches after a sleep and a busy machine are not the slower one's.
+    multiplied is what `pace` says, so that a plan costs the same today and tomorrow; of what that does not know, the
+    fastest run of its kind: cold caches after a sleep and a busy machine are not the slower one's.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Model:
         self._building = threading.Lock()
         self._slowdown, self._clock, self._sleep = slowdown, clock, sleep
         self._fastest: dict[tuple[Segment, int], float] = {}
+        self._pace: Callable[[Segment, int], float | None] = lambda piece, batch_size: None
 
     @property
     def last(self) -> int:
@@ -99,9 +101,14 @@ class Model:
             return outputs[0], None
         return outputs[0], outputs[-1]
 
+    def pace(self, seconds: Callable[[Segment, int], float | None]) -> None:
+        """What a run of a piece and batch size takes without slowdown, from now on; None where that is not known."""
+        self._pace = seconds
+
     def _rest(self, piece: Segment, batch_size: int, seconds: float) -> None:
         """Sleeps until a run that took `seconds` has taken as long as it would on the slower machine."""
-        self._sleep(max(self._slowdown * self._note(piece, batch_size, seconds) - seconds, 0.0))
+        alone = self._pace(piece, batch_size) or self._note(piece, batch_size, seconds)
+        self._sleep(max(self._slowdown * alone - seconds, 0.0))
 
     def _note(self, piece: Segment, batch_size: int, seconds: float) -> float:
         """The fastest run of its kind so far, one of `seconds` included."""

@@ -28,7 +28,7 @@ from services.model import Model
 from services.plan_rules import stage_of
 from services.preparing import Preparer
 from services.probing import Prober
-from services.profile import Measured
+from services.profile import Expectation, Measured
 from services.profile_cache import ProfileCache
 from services.secure_channel import Trust
 from services.security import Security
@@ -184,6 +184,7 @@ def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segmen
     if given.profile_seconds:
         measured = _measured(running.model, loaded, given)
         running.profiler.learn(measured.slowed(given.compute_slowdown))
+        running.model.pace(Expectation(measured.segments).seconds)
         unknown = len(measuring.unknown(loaded.manifest, measured))
         log.event(
             "profiled",

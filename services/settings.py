@@ -110,7 +110,8 @@ class TierSettings(BaseSettings):
     )
     max_in_flight: int = Field(64, ge=1, description="Requests held at once, waiting ones included.")
     adaptive_limit: bool = Field(
-        False, description="Whether to hold fewer than max_in_flight where more only make each other wait."
+        False,
+        description="Whether to hold fewer than max_in_flight where more only make each other wait: small batches.",
     )
     max_batch: int = Field(256, ge=1, description="Samples in one request.")
     max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="Largest message, in bytes.")

@@ -205,3 +205,13 @@ def test_bytes_that_are_no_graph_are_refused(tiny: Path, tmp_path: Path) -> None
     lying = lie(path, tmp_path / "again", lambda m: m.update(graph_sha256=bundle.sha256(b"not a graph")))
     with pytest.raises(BundleError, match="not a graph Offramp can split"):
         Model(lying)
+
+
+def test_a_slower_machine_keeps_the_pace_that_was_measured(tiny: Path) -> None:
+    """However long the run took; what was not measured goes by the fastest run."""
+    slept: list[float] = []
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append)
+    model.pace(lambda piece, batch_size: 0.5 if piece == Segment(0, 2) else None)
+    model.run(Segment(0, 2), model.zeros(0, 1))
+    model.run(Segment(2, 4), model.zeros(2, 1))
+    assert slept == [8 * 0.5 - 0.25, 8 * 0.25 - 0.25]
