@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,43 @@ def test_our_messages_have_the_fields_of_theirs(name: str) -> None:
     assert {field: shape for field, shape in fields(ours).items() if field not in own} == {
         field: known[field] for field in fields(ours) if field not in own
     }
+
+
+def streamed(address: str, pixels: np.ndarray) -> list[tuple[str, int, bool]]:
+    """What the blocking client's stream brings for one hard sample: id, exit, and whether it is the last answer."""
+    found: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton.InferenceServerClient(address) as client:
+        client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=20)
+        client.async_stream_infer("tiny", [an_input(pixels)], request_id="s1", parameters={"exit_threshold": 1.5})
+        answers = []
+        while not answers or not answers[-1][2]:
+            result, error = found.get(timeout=20)
+            assert error is None, error
+            reply = result.get_response()
+            last = reply.parameters["triton_final_response"].bool_param
+            answers.append((reply.id, int(result.as_numpy("exit_index")[0]), last))
+        client.stop_stream()
+    return answers
+
+
+async def test_its_stream_brings_the_first_exit_s_answer_and_then_the_last(tiny: Path, pixels: np.ndarray) -> None:
+    async with three_tiers(tiny) as tiers:
+        answers = await asyncio.to_thread(streamed, tiers.device.address, pixels[:1])
+    assert answers[0] == ("s1", 0, False)
+    assert answers[-1] == ("s1", 2, True)
+
+
+async def test_the_asynchronous_client_s_stream_brings_the_same(tiny: Path, pixels: np.ndarray) -> None:
+    async def asked() -> AsyncIterator[dict[str, Any]]:
+        yield {
+            "model_name": "tiny",
+            "inputs": [an_input(pixels[:1])],
+            "request_id": "s2",
+            "parameters": {"exit_threshold": 1.5},
+        }
+
+    async with three_tiers(tiny) as tiers, triton_aio.InferenceServerClient(tiers.device.address) as client:
+        found = [(result, error) async for result, error in client.stream_infer(asked(), stream_timeout=20)]
+    assert [error for _, error in found] == [None] * len(found)
+    assert [int(result.as_numpy("exit_index")[0]) for result, _ in found][-1] == 2
+    assert found[-1][0].get_response().parameters["triton_final_response"].bool_param
