@@ -27,7 +27,7 @@ from services.errors import OfframpError
 Measure = Callable[[Path], Awaitable[list[Row]]]
 
 PARTS: dict[str, Measure] = {
-    "served": lambda folder: served.rows(folder, rounds=7, seconds=0.8),
+    "served": lambda folder: served.rows(folder, rounds=5, seconds=0.8),
     "end to end": lambda folder: end_to_end.rows(folder, rounds=9, runs=10),
     "overhead": lambda folder: overhead.rows(folder, rounds=9, requests=300),
     "crowd": lambda folder: crowd.rows(folder, periods=2),

@@ -145,7 +145,7 @@ class Planning:
     def _of(self, options: Options) -> Replanner:
         replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
         if self._uplink is not None:
-            replanner.asked = self._uplink.used
+            replanner.asked, replanner.wait = self._uplink.used, self._runtime.backlog.ahead_seconds
         return replanner
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -27,6 +28,7 @@ REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
 _MAX_CHOICES = 32
 _IN_USE_SECONDS, _UNUSED_SECONDS = 2.0, 1.0
+_SPARE_SHARE = 0.85
 
 
 class Prepares(Protocol):
@@ -37,17 +39,27 @@ class Prepares(Protocol):
 
 @dataclass(slots=True)
 class _Choice:
-    """The plan of one policy and batch size; `switcher` decides when to leave it."""
+    """The plan of one policy and batch size; `switcher` decides when to leave it.
+
+    spare: the best plan that runs nothing on the device, once it is ready, for requests that would wait for the device.
+    """
 
     plan: Plan
     switcher: Switcher
+    spare: Plan | None = None
+    waited_at: float = -math.inf
     asked_at: float = -math.inf
     considered_at: float = -math.inf
     switching: asyncio.Task[None] | None = None
+    sparing: asyncio.Task[None] | None = None
 
 
 def _nothing() -> None:
     pass
+
+
+def _no_wait() -> float:
+    return 0.0
 
 
 @dataclass(slots=True)
@@ -55,7 +67,7 @@ class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
     `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
-    `asked` hears of each request that is given a plan.
+    `asked` hears of each request that is given a plan. `wait` tells how long a run would wait for the device now.
     """
 
     manifest: Manifest
@@ -65,17 +77,22 @@ class Replanner:
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
     asked: Callable[[], None] = _nothing
+    wait: Callable[[], float] = _no_wait
     changes: int = 0
     _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
     _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
     _choices: OrderedDict[tuple[Policy, int], _Choice] = field(default_factory=OrderedDict)
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
-        """The plan that is ready for requests of this policy and batch size."""
+        """The plan that is ready for a request of this policy and batch size."""
         choice = self._choice(policy, bucket(batch_size))
         choice.asked_at = self.clock()
         self.asked()
-        return choice.plan
+        return self._unless_it_waits(choice)
+
+    def chosen(self, policy: Policy, batch_size: int) -> Plan:
+        """The plan for requests that find the device idle."""
+        return self._choice(policy, bucket(batch_size)).plan
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """Takes in what came back with an answer, and reconsiders that request's plan, at most every 0.1 s.
@@ -112,17 +129,29 @@ class Replanner:
                 self._consider(choice, policy, size)
 
     async def settle(self) -> None:
-        """Waits until no switch is under way."""
+        """Waits until no plan is being prepared."""
         await asyncio.gather(*self._switches(), return_exceptions=True)
 
     async def stop(self) -> None:
-        """Drops the switches that are under way."""
+        """Drops what is being prepared."""
         for switch in self._switches():
             switch.cancel()
         await self.settle()
 
     def _switches(self) -> list[asyncio.Task[None]]:
-        return [choice.switching for choice in self._choices.values() if choice.switching]
+        tasks = (task for choice in self._choices.values() for task in (choice.switching, choice.sparing))
+        return [task for task in tasks if task]
+
+    def _unless_it_waits(self, choice: _Choice) -> Plan:
+        """The spare plan, where waiting for the device makes that much quicker."""
+        wait, plan = self.wait(), choice.plan
+        if wait <= 0 or plan.stages[0].segment.empty:
+            return plan
+        choice.waited_at = self.clock()
+        spare, expected = choice.spare, plan.expected_seconds
+        if spare is None or spare.expected_seconds is None or expected is None:
+            return plan
+        return spare if spare.expected_seconds < _SPARE_SHARE * (wait + expected) else plan
 
     def _choice(self, policy: Policy, size: int) -> _Choice:
         key = (policy, size)
@@ -139,6 +168,7 @@ class Replanner:
         if choice.switching is not None and not choice.switching.done():
             return
         beliefs = self.beliefs()
+        self._look_for_spare(choice, beliefs, policy, size)
         ranked = planner.rank(beliefs, policy, size, count=1, options=self.options)
         if not ranked:
             return
@@ -149,6 +179,25 @@ class Replanner:
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
         if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):
             choice.switching = asyncio.ensure_future(self._switch(choice, ranked[0], current, policy, size))
+
+    def _look_for_spare(self, choice: _Choice, beliefs: Beliefs, policy: Policy, size: int) -> None:
+        """Where requests had to wait lately; who saves energy or bytes waits."""
+        waits = self.clock() - choice.waited_at < _IN_USE_SECONDS and policy.objective is Objective.LATENCY
+        options = replace(self.options, tiers=self.options.tiers - {Tier.DEVICE})
+        found = planner.rank(beliefs, policy, size, count=1, options=options) if waits else []
+        if not found:
+            choice.spare = None
+        elif choice.spare is not None and choice.spare.stages == found[0].plan.stages:
+            choice.spare = found[0].plan
+        elif choice.sparing is None or choice.sparing.done():
+            choice.sparing = asyncio.ensure_future(self._spare(choice, found[0].plan))
+
+    async def _spare(self, choice: _Choice, plan: Plan) -> None:
+        """Where nobody can prepare it, there is none; the next try comes."""
+        choice.spare = None
+        with suppress(OfframpError):
+            await self.preparer.prepare(plan, Deadline.after(PREPARE_SECONDS, self.clock))
+            choice.spare = plan
 
     async def _switch(
         self, choice: _Choice, better: PlanCost, current: PlanCost | None, policy: Policy, size: int

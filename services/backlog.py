@@ -26,6 +26,11 @@ class Backlog:
         """A run kept a worker for so long."""
         self.seconds += (seconds - self.seconds) * (_SHARE if self.seconds else 1.0)
 
+    def ahead_seconds(self) -> float:
+        """Until a run that came now would begin, most likely: one under way is half through."""
+        ahead = self.runs - self.workers + 0.5
+        return ahead / self.workers * self.seconds if ahead > 0 else 0.0
+
     def wait_seconds(self) -> float:
         """Until a run that came now would be done, on the safe side; 0 where a worker is free for it."""
         ahead = self.runs - self.workers + 1

@@ -41,6 +41,7 @@ class Bench:
     costs: Costs
     choices: Choices
     rule: SwitchRule
+    asked_per_second: float | None = None
 
     @property
     def device_seconds(self) -> float:
@@ -53,6 +54,11 @@ class Bench:
     def capacity(self) -> float:
         """Requests per second that the device could answer alone: what does not depend on any link."""
         return 1 / self.device_seconds
+
+    @property
+    def per_second(self) -> float:
+        """Requests per second of an open loop: half of capacity, unless asked for otherwise."""
+        return self.capacity / 2 if self.asked_per_second is None else self.asked_per_second
 
 
 def bench(
@@ -133,7 +139,7 @@ def maker(each: Bench, name: str) -> Maker:
     if name in static:
         return lambda simulation: Static(static[name])
     makers: dict[str, Maker] = {
-        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, each.options, each.rule),
+        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.wait, each.options, each.rule),
         ORACLE: lambda s: Oracle(each.choices, s.situation),
         "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: s.rate.rate_at(s.clock())),
     }
@@ -165,7 +171,7 @@ def simulate(each: Bench, trial: Trial, make: Maker) -> Runs:
     try:
         if trial.loop is Loop.CLOSED:
             return simulation.closed(policy, samples, trial.seconds)
-        return simulation.open(policy, samples, poisson(each.capacity / 2, trial.seconds, trial.seed))
+        return simulation.open(policy, samples, poisson(each.per_second, trial.seconds, trial.seed))
     finally:
         if isinstance(policy, Ours):
             policy.close()

@@ -15,7 +15,7 @@ from services import bundle
 from services.errors import InvalidInput
 from testbed import adopt
 from testbed.bench import calibration, live, report, study, workloads
-from testbed.bench.compare import Bench, Outcome, Trial, bench, maker, run, simulate
+from testbed.bench.compare import Bench, Maker, Outcome, Trial, bench, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, Static
 from testbed.bench.results import Comparison, Target, targets
 from testbed.bench.speeds import Speeds
@@ -127,20 +127,21 @@ async def _both(
         expected = await asyncio.to_thread(run, each, trial, asked.policies)
         ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step)
         real.add(each, trial, ran)
-        again = {
-            name: await asyncio.to_thread(_again, ready(each.workload, asked, of.applied()), trial, name, ran)
-            for name, of in speeds.items()
-        }
+        again = {}
+        for name, of in speeds.items():
+            same = replace(ready(each.workload, asked, of.applied()), asked_per_second=each.per_second)
+            again[name] = await asyncio.to_thread(_again, same, trial, name, ran, asked.rounds)
         virtual.add(each, trial, replace(ran, runs=again))
     return real, virtual
 
 
-def _again(each: Bench, trial: Trial, name: str, ran: Outcome) -> Runs:
-    """One policy simulated; hindsight with the plan that really ran."""
-    if name == BEST_STATIC and ran.static is not None:
-        plan = ran.static
-        return simulate(each, trial, lambda simulation: Static(plan))
-    return simulate(each, trial, maker(each, name))
+def _again(each: Bench, trial: Trial, name: str, ran: Outcome, rounds: int) -> Runs:
+    """One policy simulated as often as it ran, with the same arrivals; hindsight with the plan that really ran."""
+    whole, plan = Runs(), ran.static
+    make: Maker = (lambda _: Static(plan)) if name == BEST_STATIC and plan is not None else maker(each, name)
+    for turn in range(rounds):
+        whole.take(simulate(each, replace(trial, seed=trial.seed + turn), make))
+    return whole
 
 
 def prepared(asked: Asked, on_step: Advance) -> list[Workload]:

@@ -22,12 +22,14 @@ from pathlib import Path
 from device_agent.agent import Agent
 from device_agent.planning import Planning, probing
 from device_agent.plans import Plans
-from services import process, settings
+from services import process, profile_cache, settings
 from services.client import GrpcNextTier
 from services.domain import NO_EXIT, Deadline, Segment, Tier
 from services.errors import OfframpError
 from services.front import Wishes
 from services.preparing import Preparer
+from services.profile import Measured
+from services.profile_cache import ProfileCache
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
 from services.uplink import Uplink
@@ -59,11 +61,12 @@ class Tiers:
 
 @asynccontextmanager
 async def running(each: Bench, out: Path) -> AsyncIterator[Tiers]:
-    """Edge, cloud and links as processes, one worker each, and the device's runtime, all profiled."""
-    world, traces, logs = each.world, out / "traces", out / "logs"
+    """Edge, cloud and links as processes, one worker each, and the device's runtime, all on the costs of `each`."""
+    world, traces, logs, profiles = each.world, out / "traces", out / "logs", out / "profiles"
     for folder in (traces, logs):
         folder.mkdir(parents=True, exist_ok=True)
-    served = ("--bundle", str(each.workload.bundle.path), "--workers", "1")
+    served = ("--bundle", str(each.workload.bundle.path), "--workers", "1", "--profile-cache", str(profiles))
+    _keep_profile(each, profiles, settings.read(DeviceSettings, list(served)))
     async with AsyncExitStack() as stack:
 
         async def start(name: str, *arguments: str) -> Part:
@@ -88,6 +91,13 @@ async def running(each: Bench, out: Path) -> AsyncIterator[Tiers]:
         await asyncio.to_thread(process.get_ready, device, each.workload.bundle, asked, whole)
         yield Tiers(near, device, asked, traces)
         device.close()
+
+
+def _keep_profile(each: Bench, profiles: Path, given: DeviceSettings) -> None:
+    """What was measured for the simulation, as the tiers' own: both then run at the same pace, every time."""
+    machine = profile_cache.this_machine(process.hardware(given))
+    told = Measured(each.costs.segments, each.costs.profiled)
+    ProfileCache(profiles).store(each.workload.bundle.manifest.model_hash, machine, told)
 
 
 async def compare(
@@ -197,7 +207,7 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, runs: 
             await one(at)
         return
     async with asyncio.TaskGroup() as tasks:
-        for at in poisson(each.capacity / 2, trial.seconds, trial.seed):
+        for at in poisson(each.per_second, trial.seconds, trial.seed):
             await asyncio.sleep(max(0.0, at - (time.monotonic() - began)))
             tasks.create_task(one(at))
 

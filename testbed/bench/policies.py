@@ -148,7 +148,9 @@ class Ours:
             self._current = self._loop.run_until_complete(self._first(policy, batch_size))
         if self._next is not None and self.clock() >= self._next[0]:
             self._current, self._next = self._next[1], None
-        return self._current
+        given = self.replanner.plan(policy, batch_size)
+        spared = given.stages != self.replanner.chosen(policy, batch_size).stages
+        return given if spared else self._current
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         if self.clock() - self._considered_at < REPLAN_SECONDS:
@@ -180,17 +182,17 @@ class Ours:
     async def _reconsidered(self) -> Plan:
         self.replanner.reconsider()
         await self.replanner.settle()
-        return self.replanner.plan(_POLICY, 1)
+        return self.replanner.chosen(_POLICY, 1)
 
     async def _first(self, policy: Policy, batch_size: int) -> Plan:
         self.replanner.plan(policy, batch_size)
         await self.replanner.settle()
-        return self.replanner.plan(policy, batch_size)
+        return self.replanner.chosen(policy, batch_size)
 
     async def _considered(self, response: Response, policy: Policy, batch_size: int) -> Plan:
         self.replanner.learn(response, policy, batch_size)
         await self.replanner.settle()
-        return self.replanner.plan(policy, batch_size)
+        return self.replanner.chosen(policy, batch_size)
 
 
 def ours(
@@ -198,11 +200,12 @@ def ours(
     costs: Costs,
     world: World,
     clock: Clock,
+    wait: Clock,
     options: Options,
     rule: SwitchRule,
 ) -> Ours:
     """Our policy, knowing of the machines what they would tell it at start, and nothing of the links."""
-    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock)
+    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock, wait=wait)
     replanner.believe([profile(costs, tier, world) for tier in Tier], [])
     return Ours(replanner, clock)
 

@@ -48,6 +48,12 @@ class Runs:
         self.exits.append(exit_index)
         self.failed.append(failed)
 
+    def take(self, other: Runs) -> None:
+        """Adds all of `other`."""
+        for name in ("at", "seconds", "plans", "bytes", "right", "exits", "failed"):
+            getattr(self, name).extend(getattr(other, name))
+        self.extra_bytes += other.extra_bytes
+
     def __len__(self) -> int:
         return len(self.at)
 

@@ -100,6 +100,10 @@ class Simulation:
     def clock(self) -> float:
         return float(self.env.now)
 
+    def wait(self) -> float:
+        """Seconds until a run that came now would begin on the device."""
+        return max(0.0, self.machines[Tier.DEVICE].free - self.clock())
+
     @property
     def situation(self) -> Situation:
         return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, self.hops[Tier.DEVICE].line)

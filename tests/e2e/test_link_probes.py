@@ -86,3 +86,32 @@ async def test_a_probe_of_nobody_fails_and_leaves_the_link_unknown() -> None:
     assert tier.link().rtt_seconds is None
     assert tier.quiet_seconds() == float("inf")
     await tier.close()
+
+
+async def test_a_request_stuck_on_a_dead_link_shows_before_it_ends(tiny: Path) -> None:
+    manifest = bundle.load(tiny).manifest
+    plan = Plan(
+        (
+            Stage(Tier.DEVICE, Segment(0, 0)),
+            Stage(Tier.EDGE, Segment(0, 0)),
+            Stage(Tier.CLOUD, Segment(0, manifest.last)),
+        )
+    )
+    samples = np.zeros((64, *manifest.input.shape), np.float32)
+    async with probed(tiny) as (link, uplink):
+        above = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
+
+        async def ask(seconds: float) -> None:
+            await above.infer(Request("r", manifest.model_hash, plan, 0, samples, Deadline.after(seconds)), "fp32")
+
+        await until(lambda: uplink.link().up_bytes_per_second)
+        for _ in range(3):
+            await ask(20)
+        usual = uplink.link().rtt_seconds or 0.0
+        link.cut()
+        stuck = asyncio.create_task(ask(5))
+        await until(lambda: uplink.overdue)
+        assert not stuck.done()
+        assert (uplink.link().rtt_seconds or 0.0) > 2 * usual
+        link.restore()
+        await stuck

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import found, report, targets
+from benchmarks.__main__ import Part, run
 from benchmarks.flames import anonymous
 from benchmarks.targets import Row, row
 
@@ -113,3 +114,14 @@ def test_a_flame_graph_does_not_say_who_drew_it() -> None:
     text = '<text id="title">bin/py-spy record --output /home/me/a.svg --pid 1</text>'
     assert "py-spy" not in anonymous(text)
     assert "/home" not in anonymous(text)
+
+
+def test_a_benchmark_without_time_leaves_no_figures_of_an_earlier_run(tmp_path: Path) -> None:
+    part = Part("machine", 30)
+    part.file(tmp_path).write_text("{}")
+    assert run(part, tmp_path, 0) == "no time left"
+    assert not part.file(tmp_path).exists()
+
+
+def test_a_benchmark_that_fails_is_told_and_stops_nobody(tmp_path: Path) -> None:
+    assert run(Part("there_is_none", 30), tmp_path, 30).startswith("failed")

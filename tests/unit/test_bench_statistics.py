@@ -85,3 +85,11 @@ def test_without_a_trace_that_crosses_there_is_nothing_to_judge() -> None:
 def test_a_simulation_that_is_off_misses() -> None:
     found = targets([], {"net": {OURS: 1.10, ORACLE: 0.80}})
     assert [(target.met, target.found) for target in found] == [(False, "1 of 2; worst 0.80 (oracle)")]
+
+
+def test_runs_taken_over_count_as_ones_own() -> None:
+    ours, theirs = Runs(extra_bytes=1), Runs(extra_bytes=2)
+    for runs, seconds in ((ours, 0.1), (theirs, 0.3)):
+        runs.add(0.0, seconds, _HERE)
+    ours.take(theirs)
+    assert (ours.seconds, len(ours), ours.extra_bytes) == ([0.1, 0.3], 2, 3)

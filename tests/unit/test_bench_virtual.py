@@ -12,6 +12,7 @@ from device_agent.switching import SwitchRule
 from services import bundle, codec
 from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
 from services.model import Model
+from services.tier import PATIENCE
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate, staying
 from testbed.bench.costs import CodecAt, Costs
@@ -82,6 +83,31 @@ def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
     runs = simulation.open(Static(plan_of(last, last)), count(), [0.0, 0.0])
     alone = _BLOCK_SECONDS * last * each.world.device_slowdown
     assert runs.seconds == pytest.approx([alone, 2 * alone])
+
+
+def test_who_has_nothing_to_run_on_the_device_does_not_wait_for_it(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    local, away = plan_of(last, last), plan_of(last, 0, last, "pixels")
+    alone = _seconds(each, away, ConstantRate(1e5))
+
+    class Turns(Static):
+        def plan(self, policy: Policy, batch_size: int) -> Plan:
+            self.fixed, before = away, self.fixed
+            return before
+
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
+    runs = simulation.open(Turns(local), repeat(0), [0.0, 0.001])
+    assert dict(zip(runs.plans, runs.seconds, strict=True))[away] == pytest.approx(alone)
+
+
+def test_a_plan_that_promised_something_is_not_waited_for_without_end(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    dead = RateTrace.from_rates([1e5, *[0.0] * 60])
+    promised = replace(plan_of(last, 0, last, "pixels"), expected_seconds=0.2)
+    runs = Simulation(each.world, each.journeys, dead).open(Static(promised), count(), [2.0])
+    alone = _BLOCK_SECONDS * last * each.world.device_slowdown
+    assert runs.failed == [False]
+    assert runs.seconds == pytest.approx([PATIENCE * 0.2 + alone])
 
 
 def test_a_caller_gives_up_on_a_link_that_stays_dead(each: Bench) -> None:

@@ -263,3 +263,33 @@ def test_record_and_estimate_are_cheap() -> None:
         road.mixed(5)
         road.link.estimate()
     assert (time.perf_counter() - started) / 1000 < 0.0005  # about 20 us where nothing else runs
+
+
+def test_a_call_that_is_overdue_is_taken_to_hold_up_the_next_for_as_long_again() -> None:
+    road = Road()
+    road.mixed(20)
+    known = road.link.estimate()
+    on_time, late = (16_000, known.rtt_seconds or 0.0), (16_000, 0.5)
+    assert not road.link.overdue([on_time])
+    assert road.link.estimate([on_time]) == known
+    assert road.link.overdue([on_time, late])
+    held_up = road.link.estimate([late])
+    assert (held_up.rtt_seconds or 0.0) == pytest.approx((known.rtt_seconds or 0.0) + 0.5)
+    assert held_up.up_bytes_per_second == known.up_bytes_per_second
+
+
+def test_a_call_given_up_counts_as_overdue_until_the_next_comes_back() -> None:
+    road = Road()
+    road.mixed(20)
+    known = road.link.estimate().rtt_seconds or 0.0
+    road.link.failed(16_000, 0.4)
+    assert road.link.doubtful
+    assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known + 0.4)
+    road.call(1_000)
+    assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known, rel=0.1)
+
+
+def test_what_nobody_knows_the_duration_of_is_never_overdue() -> None:
+    road = Road()
+    road.mixed(20)
+    assert not road.link.overdue([(16_000, -float("inf"))])

@@ -11,8 +11,16 @@ import pytest
 from services.domain import LinkEstimate, Tier
 from services.errors import DeadlineExceeded, OfframpError
 from services.link import LinkEstimator
-from services.probing import MAX_BYTES, MIN_BYTES, STALE_SECONDS, Prober, ProbeSchedule, timeout_seconds
-from services.traffic import Traffic
+from services.probing import (
+    MAX_BYTES,
+    MIN_BYTES,
+    STALE_SECONDS,
+    WATCHED_SECONDS,
+    Prober,
+    ProbeSchedule,
+    timeout_seconds,
+)
+from services.traffic import Held, Traffic
 from tests.fakes import FakeClock
 
 MBIT = 125_000.0
@@ -254,3 +262,55 @@ def test_a_link_is_quiet_from_its_last_call_on_whatever_the_probes() -> None:
     with traffic.crossing(10, probes=True):
         assert traffic.quiet_seconds() == 3
     assert traffic.quiet_seconds() == 3
+
+
+async def test_a_link_that_is_planned_over_is_watched_closely_with_little() -> None:
+    road, prober = started(10)
+    await road.run(prober, 5)
+    road.unused, begun = 0.0, len(road.sent)
+    await road.run(prober, 60)
+    sent = road.sent[begun:]
+    assert len(sent) > 60 / (3 * WATCHED_SECONDS)
+    assert max(sent) <= 4096
+    assert sum(nbytes + 150 for nbytes in sent) < 0.01 * road.rate * 60
+
+
+async def test_a_link_lost_by_calls_is_felt_out_from_the_beginning() -> None:
+    road, prober = started(100)
+    await road.run(prober, 5)
+    begun = len(road.sent)
+    for _ in range(2):
+        road.estimator.failed()
+    await road.run(prober, 0.2)
+    assert road.sent[begun : begun + 4] == [0, 0, 0, 1024]
+
+
+async def test_whoever_waits_for_news_hears_of_a_call_that_is_overdue() -> None:
+    heard, stop = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(Prober(Stuck(MBIT, late=True), heard=heard.set).run(stop))
+    await asyncio.wait_for(heard.wait(), 5)
+    stop.set()
+    await asyncio.wait_for(task, 1)
+
+
+def test_what_waits_has_been_on_the_network_since_it_began_less_what_the_far_side_may_need() -> None:
+    clock = FakeClock(100)
+    traffic = Traffic(clock)
+    with traffic.crossing(1_000, beyond_seconds=0.05), traffic.crossing(10, probes=True), traffic.crossing(5):
+        clock.now += 0.25
+        waiting = traffic.waiting()
+    assert [nbytes for nbytes, _ in waiting] == [1_015, 1_015, 1_015]
+    assert [seconds for _, seconds in waiting] == [pytest.approx(0.2), 0.25, -math.inf]
+    assert traffic.waiting() == []
+
+
+def test_the_far_side_may_have_a_call_as_long_as_it_had_others_of_its_kind() -> None:
+    held = Held()
+    assert held.longest("plan", None) == math.inf
+    assert held.longest("plan", 0.3) == 0.3
+    for seconds in (0.5, *[0.02, 0.07, 0.03] * 6):
+        held.note("plan", seconds)
+    assert held.longest("plan", 0.3) == 0.07
+    for kind in range(100):
+        held.note(kind, 1.0)
+    assert held.longest("plan", 0.3) == 0.3

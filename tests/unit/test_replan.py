@@ -13,6 +13,7 @@ from services.bundle import Manifest
 from services.domain import (
     Deadline,
     LinkEstimate,
+    Objective,
     Plan,
     Policy,
     Predictions,
@@ -211,3 +212,85 @@ async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepare
 @pytest.mark.parametrize(("size", "expected"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (256, 256)])
 def test_batches_share_a_plan_by_powers_of_two(size: int, expected: int) -> None:
     assert bucket(size) == expected
+
+
+async def test_who_asks_to_hear_of_it_hears_of_each_request_that_is_given_a_plan(replanner: Replanner) -> None:
+    asked: list[int] = []
+    replanner.asked = lambda: asked.append(1)
+    replanner.plan(POLICY, 1)
+    replanner.reconsider()
+    replanner.plan(POLICY, 8)
+    await replanner.settle()
+    assert len(asked) == 2
+
+
+async def test_news_of_the_link_are_for_plans_in_use_first(replanner: Replanner, clock: FakeClock) -> None:
+    used, unused = Policy(), Policy(privacy=True)
+    for policy in (used, unused):
+        replanner.plan(policy, 1)
+    await replanner.settle()
+    clock.now += 10
+    replanner.plan(used, 1)
+    replanner.reconsider()
+    clock.now += 0.1
+    replanner.believe([], [FAST])
+    for _ in range(2):
+        replanner.reconsider()
+        await replanner.settle()
+    assert replanner.plan(used, 1).after(Tier.DEVICE) is not None
+    assert replanner.plan(unused, 1).after(Tier.DEVICE) is None
+    for _ in range(2):
+        clock.now += 1
+        replanner.reconsider()
+        await replanner.settle()
+    assert replanner.plan(unused, 1).after(Tier.DEVICE) is not None
+
+
+async def test_a_profile_told_again_keeps_what_was_reckoned_from_it(replanner: Replanner, manifest: Manifest) -> None:
+    known = replanner.beliefs().profiles[Tier.EDGE]
+    replanner.believe([replace(_profile(Tier.EDGE, 0.001, manifest.last), queue_seconds=1.0)], [])
+    told = replanner.beliefs().profiles[Tier.EDGE]
+    assert told.segments is known.segments
+    assert told.queue_seconds == 1.0
+
+
+MODERATE = LinkEstimate(Tier.DEVICE, 0.9, 1e8)
+"""Over which the device alone, at 0.8 s, is a little quicker."""
+
+
+async def _waited(replanner: Replanner, clock: FakeClock, seconds: float) -> Plan:
+    """The plan of a request that finds the device busy for so long, after others did."""
+    await _learnt(replanner, clock, MODERATE)
+    replanner.wait = lambda: seconds
+    replanner.plan(POLICY, 1)
+    return await _learnt(replanner, clock, MODERATE)
+
+
+async def test_a_request_that_would_wait_for_the_device_goes_without_it(replanner: Replanner, clock: FakeClock) -> None:
+    assert (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
+    assert not replanner.chosen(POLICY, 1).stages[0].segment.empty
+    replanner.wait = lambda: 0.0
+    assert not replanner.plan(POLICY, 1).stages[0].segment.empty
+
+
+async def test_a_short_wait_is_no_reason_to_go_without_the_device(replanner: Replanner, clock: FakeClock) -> None:
+    assert not (await _waited(replanner, clock, 0.01)).stages[0].segment.empty
+
+
+async def test_what_nobody_prepared_is_not_gone_without_the_device_for(
+    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+) -> None:
+    await _learnt(replanner, clock, MODERATE)
+    prepares.error = UpstreamUnavailable("away")
+    assert not (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
+
+
+async def test_who_saves_energy_waits_for_the_device(replanner: Replanner, clock: FakeClock) -> None:
+    frugal = Policy(Objective.ENERGY)
+    replanner.wait = lambda: 10.0
+    for _ in range(3):
+        clock.now += 1
+        replanner.learn(_told(MODERATE), frugal, 1)
+        await replanner.settle()
+        plan = replanner.plan(frugal, 1)
+    assert plan == replanner.chosen(frugal, 1)

@@ -75,6 +75,18 @@ def test_soon_after_a_switch_only_a_collapse_is_a_reason() -> None:
     assert switcher.due(1.3, 1.0)
 
 
+def test_what_made_it_flee_may_be_over_soon_and_then_the_way_back_is_shorter() -> None:
+    switcher, clock = _rested()
+    clock.now = 100.0
+    assert switcher.due(2.0, 1.0)
+    switcher.switched(1.0)
+    clock.now += 1.0
+    assert [switcher.due(1.0, 0.85) for _ in range(2)] == [False, True]
+    switcher.switched(0.85)
+    clock.now += 1.0
+    assert not any(switcher.due(0.85, 0.75) for _ in range(3))
+
+
 def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_seconds_and_loses_under_ten_percent() -> None:
     """Two plans cross at rate 1: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
     clock = _Clock()
