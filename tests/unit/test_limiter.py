@@ -109,3 +109,12 @@ def test_what_waits_is_what_is_here_times_what_one_takes_over_the_workers() -> N
         waits.append(backlog.wait_seconds())
     assert waits == sorted(waits)
     assert 0.01 * 99 / 2 <= waits[-1] <= 2 * 0.01 * 99 / 2 + 0.02
+
+
+@pytest.mark.parametrize(
+    ("workers", "runs", "expected"), [(1, 0, 0.0), (1, 1, 0.1), (1, 3, 0.5), (2, 1, 0.0), (2, 3, 0.15)]
+)
+def test_a_run_begins_when_those_ahead_are_through_and_the_one_under_way_is_half_through(
+    workers: int, runs: int, expected: float
+) -> None:
+    assert Backlog(workers, runs, 0.2).ahead_seconds() == pytest.approx(expected)
