@@ -43,7 +43,7 @@ PARTS = (
     Part("links", 120),
     Part("planner", 60),
     Part("sessions", 120),
-    Part("link_estimates", 120),
+    Part("link_estimates", 90, ("--quick",)),
     Part("codecs", 240),
 )
 """Those that the page is made of come first."""

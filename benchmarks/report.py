@@ -27,10 +27,12 @@ Every figure is a ratio of things that took turns in one run, or stands beside t
 medians, with quartiles (of fewer than five rounds, the extremes). Servers, clients and load share the machine.
 Repeat it with `make bench`, then `python -m benchmarks.report`."""
 
-PEERS = """The same ONNX files behind other servers, each in an environment of its own, at the best of the settings that
-were tried, in turn. *Over the run*: p50 of one caller over the network's run without a server. *Share*: requests per
-second of {crowd} callers over the bare loop's, of one thread for the small CNN and of {cores} for MobileNetV2. Whoever
-speaks the Open Inference Protocol (oip) is asked by tritonclient; *exchange* and *unary* are from tier to tier."""
+PEERS = """The same ONNX files behind other servers, each in an environment of its own, in turn, at the settings listed
+below; nobody writes a log line for each request. Other settings may suit other loads better. *Over the run*: p50 of one
+caller over the network's run without a server. *Share*: requests per second of {crowd} callers over the bare loop's, of
+one thread for the small CNN and of {cores} for MobileNetV2; a share above 1 says that the machine was busy with other
+things while the bare loop ran. Whoever speaks the Open Inference Protocol (oip) is asked by tritonclient; *exchange*
+and *unary* are from tier to tier."""
 
 TIME = """Where the processor time of an edge goes while {crowd} callers keep it busy with the small CNN, tier to tier:
 [flame graph](images/{flames}) (wide is much; open it by itself to look inside)."""

@@ -23,7 +23,12 @@ def add_to_server(servicer: Any, server: Any) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Peer", {"Run": method}),))
 
 
-@serve.deployment(num_replicas=workers(), max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.1})
+@serve.deployment(
+    num_replicas=workers(),
+    max_ongoing_requests=64,
+    ray_actor_options={"num_cpus": 0.1},
+    logging_config={"enable_access_log": False},
+)
 class Replica:
     def __init__(self, path: str):
         self._network = Network(Path(path))
@@ -37,7 +42,7 @@ def main() -> None:
     functions = ["benchmarks.peers.servers.ray_app.add_to_server"]
     http = {"host": "127.0.0.1", "port": int(os.environ[SPARE_PORT])}
     grpc_options = gRPCOptions(port=int(os.environ[PORT]), grpc_servicer_functions=functions)
-    serve.start(http_options=http, grpc_options=grpc_options)
+    serve.start(http_options=http, grpc_options=grpc_options, logging_config={"enable_access_log": False})
     try:
         for path in sorted(Path(os.environ[FOLDER]).glob("*/plain.onnx")):
             serve.run(Replica.bind(str(path)), name=path.parent.name, route_prefix=f"/{path.parent.name}")
