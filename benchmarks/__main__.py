@@ -44,7 +44,7 @@ PARTS = (
     Part("planner", 60),
     Part("sessions", 120),
     Part("link_estimates", 90, ("--quick",)),
-    Part("codecs", 240),
+    Part("codecs", 240, ("--samples", "1000")),
 )
 """Those that the page is made of come first."""
 

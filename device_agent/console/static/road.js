@@ -56,7 +56,7 @@ export function createRoad(root) {
     const cut = found.emulated && !found.emulated.carrying;
     const unknown = !known(found.rtt_seconds) && !known(found.bytes_per_second);
     parts.root.dataset.state = cut ? "cut" : unknown ? "unknown" : "up";
-    say(parts.rate, cut ? "cut" : known(found.bytes_per_second) ? rate(found.bytes_per_second) : "rate unknown");
+    say(parts.rate, cut ? "cut" : known(found.bytes_per_second) ? `believed ${rate(found.bytes_per_second)}` : "rate unknown");
     say(parts.rtt, known(found.rtt_seconds) ? `RTT ${ms(found.rtt_seconds)}` : "RTT unknown");
     say(parts.set, found.emulated ? `set to ${rate(found.emulated.bytes_per_second)}, ${ms(found.emulated.rtt_seconds)}`
       : known(found.age_seconds) ? `heard ${found.age_seconds < 1 ? "just now" : `${found.age_seconds.toFixed(0)} s ago`}` : "");
