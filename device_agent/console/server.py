@@ -58,6 +58,7 @@ class ConsoleServer:
             await web.TCPSite(self._runner, host, int(port), backlog=64).start()
         except OSError as error:
             await self._runner.cleanup()
+            await self._calls.close()
             reason = os.strerror(error.errno or 0)
             raise SettingsError(
                 f"console_listen: {listen} cannot be used ({reason}); choose another, or - for none"

@@ -45,10 +45,10 @@ def partition(
     from testbed import adopt, inspection
 
     if network is None and model is not None and exits is None and classes is None:
-        places.folder(out)
+        places.folder(out, keep=False)
         adopted = adopt.adopt(model, out, output, adopt.preprocessing(mean, std), images)
     elif network is not None and model is None and output is mean is std is None:
-        places.folder(out)
+        places.folder(out, keep=False)
         adopted = adopt.adopt_network(network, out, _numbers(exits), classes, seed, images)
     else:
         raise InvalidInput(

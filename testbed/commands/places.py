@@ -8,12 +8,18 @@ from pathlib import Path
 from services.errors import SettingsError
 
 
-def folder(path: Path, option: str = "--out") -> None:
-    """Makes the directory `path` if need be. Raises SettingsError where nothing can be written into it."""
+def folder(path: Path, option: str = "--out", keep: bool = True) -> None:
+    """Makes the directory `path` if need be. Raises SettingsError where nothing can be written into it.
+
+    keep: False leaves behind nothing that was not there, for a command that may yet refuse its input.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        for each in missing if not keep else ():
+            each.rmdir()
     except OSError as error:
         raise SettingsError(f"{option} {path}: {error.strerror or error}; give another directory") from None
 

@@ -35,7 +35,20 @@ def up(bundle: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`offramp run --serve` on a free port; the process, and the address of the public door."""
     environment = os.environ | {"COLUMNS": "200"}
     port = free_port()
-    command = [*OFFRAMP, "run", "--serve", "--port", str(port), "--bundle", bundle, "--out", out, *FIXED]
+    command = [
+        *OFFRAMP,
+        "run",
+        "--serve",
+        "--port",
+        str(port),
+        "--console-port",
+        "0",
+        "--bundle",
+        bundle,
+        "--out",
+        out,
+        *FIXED,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     guard = threading.Timer(60, process.kill)
     guard.start()
