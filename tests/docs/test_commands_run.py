@@ -22,6 +22,8 @@ START_SECONDS = 60
 POLL_SECONDS = 0.2
 SAYS = (b'"event": "ready"', b'"event": "listening"', b"Ctrl-C")
 """What a tier, a link, and the testbed say when they serve."""
+FROM_MAKE = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+"""What a make that runs these tests would hand to the make of a page: `make test ARGS=...` is not `make run`'s."""
 RUNNABLE = [page for page in pages() if any(not block.how for block in blocks(page))]
 
 
@@ -102,7 +104,7 @@ class Servers:
 @pytest.fixture
 def servers(copy: Path) -> Iterator[Servers]:
     given = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
-    for name in [name for name in given if name.startswith("OFFRAMP_")]:
+    for name in [name for name in given if name.startswith("OFFRAMP_") or name in FROM_MAKE]:
         del given[name]
     found = Servers(copy, given)
     yield found
