@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from services import codec, wire
 from services.bundle import Preprocessing
@@ -10,6 +11,7 @@ from services.describing import Description
 from services.domain import Clock, LinkEstimate, Payload, Plan, Request
 from services.errors import DeadlineExceeded
 from services.framing import Framed
+from services.gathering import Gathering
 from services.journey import Forwarded
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.uplink import Uplink
@@ -35,16 +37,20 @@ class GrpcNextTier:
         self._preprocessing = preprocessing
         self._clock = clock
         self._link: tuple[LinkEstimate | None, float] = None, 0.0
+        self._gathering = Gathering(self._send)
 
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""
+        return await self._gathering.infer(request, codec_name)
+
+    async def _send(self, request: Request, codec_name: str, members: Sequence[str] = ()) -> Forwarded:
         started = self._clock()
         self._uplink.used()
         self._uplink.check()
         rtt = _fresh_rtt(self.link())
         remaining = _spendable(request.deadline.remaining(), rtt)
         payload = self._payload(request, codec_name)
-        header = _header(request, remaining - rtt / 2)  # what is left when it arrives
+        header = _header(request, remaining - rtt / 2, members)  # what is left when it arrives
         message = Framed(header, wire.payload_to_pb(payload), payload.data)
         encoded = self._clock()
         call = await self._uplink.infer(message, remaining, request.plan.expected_seconds)
@@ -90,7 +96,7 @@ def _fresh_rtt(link: LinkEstimate) -> float:
     return link.rtt_seconds or 0.0 if fresh else 0.0
 
 
-def _header(request: Request, remaining_seconds: float) -> pb.InferRequest:
+def _header(request: Request, remaining_seconds: float, members: Sequence[str] = ()) -> pb.InferRequest:
     return pb.InferRequest(
         request_id=request.request_id,
         model_hash=request.model_hash,
@@ -99,4 +105,5 @@ def _header(request: Request, remaining_seconds: float) -> pb.InferRequest:
         remaining_seconds=remaining_seconds,
         thresholds=request.thresholds or (),
         traceparent=request.traceparent,
+        members=pb.Members(request_ids=members) if members else None,
     )

@@ -7,7 +7,6 @@ Lengths are checked before anything is allocated; nothing here ever unpickles.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -140,10 +139,6 @@ class Codec:
     def decode(self, payload: Payload) -> FloatArray:
         """Decodes to float32 of `payload.shape`. Raises CorruptPayload; allocates only what the shape needs."""
         return _checked(self._decoded(payload))
-
-    def decode_all(self, payloads: Iterable[Payload]) -> FloatArray:
-        """As `decode`, of several payloads whose samples are alike: the samples of all, in one tensor."""
-        return _checked(np.concatenate([self._decoded(payload) for payload in payloads]))
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes on the wire for [N, …]: exact without a lossless stage, a typical ratio with one."""

@@ -293,6 +293,12 @@ class Predictions:
     def labels(self) -> npt.NDArray[np.int64]:
         return np.asarray(self.scores.argmax(axis=1), np.int64)
 
+    def part(self, rows: slice) -> Predictions:
+        """The answers of some samples, as they lie in these."""
+        return Predictions(
+            self.scores[rows], self.confidences[rows], self.exits[rows], self.tiers[rows], self.reasons[rows]
+        )
+
     def copy(self) -> Predictions:
         """The same answers, which stay as they are."""
         return Predictions(

@@ -1,7 +1,4 @@
-"""`Exchange` as a tier serves it: many requests on one stream, each run, cancelled, timed and answered on its own.
-
-Requests of one message that want the same run as one where a `Merging` says so.
-"""
+"""`Exchange` as a tier serves it: many requests on one stream, each run, cancelled, timed and answered on its own."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +18,6 @@ from services.errors import DeadlineExceeded, InvalidInput
 from services.exchange_frames import Asked
 from services.framing import Framed
 from services.guard import refusal
-from services.merging import Apart, Call, Merging
 from services.observing import Observers
 from services.outbox import Outbox
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -38,7 +34,7 @@ _MOST_WAITING_BYTES = 4 << 20
 
 
 class ExchangeService:
-    """All streams of a tier. A request without a deadline gets `deadline_seconds`. merging: None runs each alone."""
+    """All streams of a tier. A request without a deadline gets `deadline_seconds`."""
 
     def __init__(
         self,
@@ -46,12 +42,10 @@ class ExchangeService:
         deadline_seconds: float,
         observers: Observers,
         clock: Clock = time.monotonic,
-        merging: Merging | None = None,
     ):
         self._answer = answer
         self._deadline_seconds = deadline_seconds
         self._observers = observers
-        self._merging = merging
         self.clock = clock
         self._streams: set[_Stream] = set()
         self._leaving = False
@@ -78,38 +72,31 @@ class ExchangeService:
         for stream in self._streams:
             stream.end()
 
-    def groups(self, calls: Sequence[Call]) -> Iterable[Sequence[Call]]:
-        """`calls` of one message, in groups that are to run as one."""
-        return ([call] for call in calls) if self._merging is None else self._merging.groups(calls)
-
     def seconds(self, framed: Framed) -> float:
         """What a request has left."""
         asked = framed.header.remaining_seconds
         return min(asked, self._deadline_seconds) if asked > 0 else self._deadline_seconds
 
-    async def outcomes(self, work: _Work) -> list[bytes]:
-        """Runs `work`: its outcomes, serialised. Raises Apart where several cannot run as one."""
-        numbers, asked = work.calls.keys(), tuple(work.calls.values())
-        if len(asked) > 1 and self._merging is not None:
-            replies = await self._merging.answer(asked, work.arrived)
-            return [exchange_frames.outcome(number, reply) for number, reply in zip(numbers, replies, strict=True)]
+    async def outcome(self, number: int, framed: Framed, arrived: float) -> bytes:
+        """Runs one request: its outcome, serialised."""
         try:
-            reply = await self._answer(asked[0], work.arrived)
+            reply = await self._answer(framed, arrived)
         except Exception as error:
-            return self.refused(work, error)
-        return [exchange_frames.outcome(number, reply.SerializeToString()) for number in numbers]
+            return self.refused(number, framed, error)
+        return exchange_frames.outcome(number, reply.SerializeToString())
 
-    def refused(self, work: _Work, error: Exception) -> list[bytes]:
-        """What all calls of `work` are told of `error`."""
-        ends = ((number, refusal(error, framed, self._observers)) for number, framed in work.calls.items())
-        return [exchange_frames.outcome(number, None, wire.status_in(trailing)) for number, (_, _, trailing) in ends]
+    def refused(self, number: int, framed: Framed, error: Exception) -> bytes:
+        """What a call is told of `error`, as an outcome."""
+        _, _, trailing = refusal(error, framed, self._observers)
+        return exchange_frames.outcome(number, None, wire.status_in(trailing))
 
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """Calls of one message that run as one, which most often is one."""
+    """One call, while it runs."""
 
-    calls: dict[int, Framed]
+    number: int
+    framed: Framed
     arrived: float
     task: asyncio.Future[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -170,61 +157,39 @@ class _Stream:
             await self._outbox.room()
 
     def _take(self, asked: Asked, arrived: float) -> None:
-        for number, _ in asked.calls:
+        for number, framed in asked.calls:
             if number <= self._newest:
                 raise InvalidInput("the numbers of the calls on a stream must go up")
             self._newest = number
-        for group in self._service.groups(asked.calls):
-            self._begin(_Work(dict(group), arrived))
+            self._begin(_Work(number, framed, arrived))
         for number in asked.cancelled:
-            self._drop(number)
+            if (work := self._running.pop(number, None)) is not None:
+                work.stop()
 
     def _begin(self, work: _Work) -> None:
         """Runs it until it first waits; what does not has no need of a timer."""
-        for number in work.calls:
-            self._running[number] = work
+        self._running[work.number] = work
         work.task = eager.start(self._run(work))
         if not work.task.done():
-            left = min(map(self._service.seconds, work.calls.values())) - (self._clock() - work.arrived)
+            left = self._service.seconds(work.framed) - (self._clock() - work.arrived)
             work.timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire, work)
-
-    def _drop(self, number: int) -> None:
-        """Nobody waits for this call; where that leaves nobody, its run is stopped."""
-        work = self._running.pop(number, None)
-        if work is not None and work not in self._running.values():
-            work.stop()
 
     async def _run(self, work: _Work) -> None:
         try:
-            outcomes = await self._service.outcomes(work)
-        except Apart:
-            self._part(work)
-            return
+            outcome = await self._service.outcome(work.number, work.framed, work.arrived)
         finally:
             if work.timer is not None:
                 work.timer.cancel()
-        self._answered(work, outcomes)
-
-    def _part(self, work: _Work) -> None:
-        """Runs on its own whoever still waits."""
-        for number, framed in work.calls.items():
-            if self._running.get(number) is work:
-                self._begin(_Work({number: framed}, work.arrived))
+        self._answered(work, outcome)
 
     def _expire(self, work: _Work) -> None:
-        """The time of one of its calls is over, or of the one."""
-        if len(work.calls) > 1:
-            self._part(work)
-        else:
-            late = DeadlineExceeded("the request's deadline has passed")
-            self._answered(work, self._service.refused(work, late))
+        late = DeadlineExceeded("the request's deadline has passed")
+        self._answered(work, self._service.refused(work.number, work.framed, late))
         work.stop()
 
-    def _answered(self, work: _Work, outcomes: Sequence[bytes]) -> None:
-        for number, outcome in zip(work.calls, outcomes, strict=True):
-            if self._running.get(number) is work:
-                del self._running[number]
-                self._outbox.put(outcome, len(outcome))
+    def _answered(self, work: _Work, outcome: bytes) -> None:
+        if self._running.pop(work.number, None) is not None:
+            self._outbox.put(outcome, len(outcome))
         self._pump()
 
     def _pump(self) -> None:

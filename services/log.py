@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from services.domain import Response, Tier
+from services.domain import Predictions, Tier, Trace
 
 _log = logging.getLogger("offramp")
 
@@ -58,24 +58,18 @@ def ended(task: asyncio.Task[Any]) -> None:
         event("failed", logging.ERROR, error, task=task.get_name())
 
 
-def answered(request_id: str, tier: Tier, response: Response) -> None:
-    """The one line of a request on this tier."""
-    answered_together(((request_id, tier, response),))
-
-
-def answered_together(ended: Iterable[tuple[str, Tier, Response]]) -> None:
-    """A line for each of several requests, written at once."""
+def answered_together(ended: Iterable[tuple[str, Tier, Predictions, Trace]]) -> None:
+    """A line for each of several requests on this tier, written at once."""
     if _log.isEnabledFor(logging.INFO):
         _log.log(logging.INFO, "request", extra={"requests": [_fields(*each) for each in ended]})
 
 
-def _fields(request_id: str, tier: Tier, response: Response) -> str:
+def _fields(request_id: str, tier: Tier, answers: Predictions, trace: Trace) -> str:
     """As JSON without its braces; written out, as these are most of all lines."""
-    answers = response.predictions
     tiers, reasons = answers.tiers.tolist(), answers.reasons.tolist()
     return (
         f'"request_id": {json.dumps(request_id)}, "samples": {len(tiers)}, "answered_here": {tiers.count(tier)}, '
-        f'"degraded": {len(reasons) - reasons.count(0)}, "milliseconds": {round(1000 * response.trace.seconds, 3)}'
+        f'"degraded": {len(reasons) - reasons.count(0)}, "milliseconds": {round(1000 * trace.seconds, 3)}'
     )
 
 

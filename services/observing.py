@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from services import log, trace_context
 from services.bundle import Manifest
-from services.domain import Plan, Response, Tier
+from services.domain import Plan, Predictions, Response, Tier
 from services.trace_context import Begin
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A request that this tier answered, with the plan it travelled by and the trace it came in."""
+    """A request that this tier answered, with the plan it travelled by and the trace it came in.
+
+    members: the ids of the requests that travelled as this one, each with as many of its samples; empty: one did.
+    """
 
     request_id: str
     tier: Tier
@@ -25,6 +28,21 @@ class Finished:
     plan: Plan
     response: Response
     traceparent: str = ""
+    members: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """How many requests it was."""
+        return len(self.members) or 1
+
+    def each(self) -> Iterator[tuple[str, Predictions]]:
+        """The id and the answers of each of them."""
+        answers = self.response.predictions
+        if not self.members:
+            yield self.request_id, answers
+        samples = len(answers) // self.requests
+        for start, name in zip(range(0, len(answers), samples), self.members, strict=False):
+            yield name, answers.part(slice(start, start + samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,9 @@ class LogLines:
         self.answered_together((finished,))
 
     def answered_together(self, finished: Sequence[Finished]) -> None:
-        log.answered_together((each.request_id, each.tier, each.response) for each in finished)
+        log.answered_together(
+            (name, each.tier, answers, each.response.trace) for each in finished for name, answers in each.each()
+        )
 
     def refused(self, refused: Refused) -> None:
         log.refused(refused.request_id, refused.reason, refused.message)

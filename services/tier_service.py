@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +17,6 @@ from services.exchange_service import ExchangeService
 from services.framing import Framed
 from services.guard import MAX_REQUEST_ID, Service, raw_stream, unary
 from services.limiter import check_batch
-from services.merging import Merging
 from services.observing import Finished, Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.plan_rules import passes_on
@@ -36,8 +36,7 @@ class TierService:
         self._observers = observers or Observers()
         self._max_batch = max_batch
         self._deadline_seconds = deadline_seconds
-        merging = Merging(models, max_batch, self._read, self._observers)
-        self._exchange = ExchangeService(self.answer, deadline_seconds, self._observers, merging=merging)
+        self._exchange = ExchangeService(self.answer, deadline_seconds, self._observers)
 
     def service(self) -> Service:
         return Service(
@@ -58,15 +57,17 @@ class TierService:
 
     async def answer(self, framed: Framed, arrived: float, remaining: float | None = None) -> pb.InferReply:
         """Runs one request, whichever way it came. `arrived`: when, in monotonic time; `remaining`: what gRPC says."""
-        served = self._models.by_hash(framed.header.model_hash)
+        header = framed.header
+        served, members = self._models.by_hash(header.model_hash), tuple(header.members.request_ids)
         with served.answering():
-            deadline = self._deadline(framed.header.remaining_seconds, remaining)
-        with served.answering(), served.limiter.admit(seconds=deadline.remaining()):
+            deadline = self._deadline(header.remaining_seconds, remaining)
+            _check_members(members, framed.activation.shape)
+        with served.answering(), served.limiter.admit(places=max(len(members), 1), seconds=deadline.remaining()):
             request = self._request(framed, served, deadline)
             response = await served.runtime.infer(request, arrived)
-        tier = served.runtime.tier
+        tier, plan = served.runtime.tier, request.plan
         self._observers.answered(
-            Finished(request.request_id, tier, served.manifest, request.plan, response, request.traceparent)
+            Finished(request.request_id, tier, served.manifest, plan, response, request.traceparent, members)
         )
         return wire.response_to_pb(response)
 
@@ -102,9 +103,6 @@ class TierService:
             await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()
 
-    def _read(self, framed: Framed, served: Served) -> Request:
-        return self._request(framed, served, self._deadline(framed.header.remaining_seconds, None))
-
     def _request(self, framed: Framed, served: Served, deadline: Deadline) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
         manifest, message = served.manifest, framed.header
@@ -139,6 +137,14 @@ class TierService:
             raise InvalidInput("remaining_seconds is negative or not a number")
         asked = asked or self._deadline_seconds
         return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
+
+
+def _check_members(members: tuple[str, ...], shape: Sequence[int]) -> None:
+    """Raises InvalidInput where so many requests cannot have equal parts of the samples."""
+    if members and (not shape or shape[0] % len(members) or max(map(len, members)) > MAX_REQUEST_ID):
+        raise InvalidInput(
+            f"{len(members)} members need as many equal parts of the samples, and ids of at most {MAX_REQUEST_ID}"
+        )
 
 
 def _only_shape(shape: tuple[int, ...]) -> FloatArray:

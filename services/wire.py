@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import grpc
 import numpy as np
@@ -203,18 +203,6 @@ def response_to_pb(response: Response) -> pb.InferReply:
     )
 
 
-def replies(whole: Response, ends: Sequence[int]) -> list[bytes]:
-    """Serialised InferReplies for parts of its answers, up to each of `ends`; what else it says is the same in all."""
-    rest = pb.InferReply(
-        trace=[_hop_to_pb(hop) for hop in whole.trace.hops],
-        profiles=[profile_to_pb(profile) for profile in whole.profiles],
-        links=[link_to_pb(link) for link in whole.links],
-    ).SerializeToString()
-    return [
-        pb.InferReply(predictions=part).SerializeToString() + rest for part in _parts_to_pb(whole.predictions, ends)
-    ]
-
-
 def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Response:
     """A reply for `count` samples. Raises InternalError where the far side's answer cannot be one."""
     try:
@@ -229,26 +217,14 @@ def response_from_pb(message: pb.InferReply, count: int, classes: int) -> Respon
 
 
 def _predictions_to_pb(answers: Predictions) -> pb.Predictions:
-    return next(_parts_to_pb(answers, (len(answers),)))
-
-
-def _parts_to_pb(answers: Predictions, ends: Iterable[int]) -> Iterator[pb.Predictions]:
-    """Of the rows up to each of `ends`."""
-    classes = answers.scores.shape[1]
-    scores = answers.scores.astype("<f4", copy=False).tobytes()
-    confidences = answers.confidences.astype("<f4", copy=False).tobytes()
-    exits, tiers, reasons = answers.exits.tolist(), (answers.tiers + 1).tolist(), answers.reasons.tolist()
-    start = 0
-    for end in ends:
-        yield pb.Predictions(
-            classes=classes,
-            scores=scores[4 * classes * start : 4 * classes * end],
-            confidences=confidences[4 * start : 4 * end],
-            exits=exits[start:end],
-            tiers=tiers[start:end],
-            reasons=reasons[start:end],
-        )
-        start = end
+    return pb.Predictions(
+        classes=answers.scores.shape[1],
+        scores=answers.scores.astype("<f4", copy=False).tobytes(),
+        confidences=answers.confidences.astype("<f4", copy=False).tobytes(),
+        exits=answers.exits.tolist(),
+        tiers=(answers.tiers + 1).tolist(),
+        reasons=answers.reasons.tolist(),
+    )
 
 
 def _predictions_from_pb(message: pb.Predictions, count: int, classes: int) -> Predictions:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,7 +45,9 @@ class LinkAsked:
     @classmethod
     def parse(cls, text: str) -> LinkAsked:
         """'20mbit,10ms' as a link. Raises SettingsError where it is not RATE,RTT."""
-        rate, _, rtt = text.partition(",")
+        rate, comma, rtt = text.partition(",")
+        if not comma:
+            raise SettingsError(f"{text!r} is not RATE,RTT: write both, like {_example(text)}")
         try:
             parse_rate(rate)
             parse_duration(rtt)
@@ -56,6 +58,15 @@ class LinkAsked:
     @property
     def arguments(self) -> list[str]:
         return ["--rate", self.rate, "--rtt", self.rtt]
+
+
+def _example(rate: str) -> str:
+    """RATE,RTT with this rate, if it is one."""
+    try:
+        parse_rate(rate)
+    except ValueError:
+        return "20mbit,10ms"
+    return f"{rate},10ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,9 @@ class Testbed:
 @asynccontextmanager
 async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
     """Starts the parts from the cloud down, and drains them from the device up."""
-    _check_free(settings.listen)
+    _check_free(settings.listen, "--port")
+    if settings.console != "-":
+        _check_free(settings.console, "--console-port", ", 0 for none")
     settings.logs.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
 
@@ -170,15 +183,18 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         yield Testbed(device, near, edge, far, cloud, tuple(replicas))
 
 
-def _check_free(address: str) -> None:
-    """Raises SettingsError where the door's port is taken, before anything of a running testbed is touched."""
+def _check_free(address: str, option: str, further: str = "") -> None:
+    """Raises SettingsError where a port is taken, before anything of a running testbed is touched."""
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise SettingsError(f"port {port} cannot be used ({error.strerror}); choose one with --port") from None
+            raise SettingsError(
+                f"port {port} cannot be used ({error.strerror}); choose one with {option}{further} "
+                f'(of make, in ARGS="… {option} {int(port) + 10}")'
+            ) from None
 
 
 @asynccontextmanager
@@ -206,7 +222,8 @@ async def again(ended: Part, log: Path) -> Part:
     try:
         return Part(ended.name, process, await _announced(ended.name, process, log), log, arguments)
     except BaseException:
-        process.kill()
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            process.kill()
         raise
 
 

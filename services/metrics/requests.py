@@ -192,16 +192,16 @@ class _OfModel:
         )
 
     def count(self, finished: Finished) -> None:
-        answers, trace = finished.response.predictions, finished.response.trace
+        answers, trace, requests = finished.response.predictions, finished.response.trace, finished.requests
         hop, seconds = trace.hops[0], trace.seconds
-        self._count_samples(answers)
-        self._count_time(hop, seconds)
+        self._count_samples(answers, requests)
+        self._count_time(hop, seconds, requests)
         if self.joules is not None:
             self.joules.inc(self.power.joules(hop, seconds))
         if self.plans is not None:
             self.plans.count(finished.plan, seconds)
 
-    def _count_samples(self, answers: Predictions) -> None:
+    def _count_samples(self, answers: Predictions, requests: int) -> None:
         """In one pass over plain numbers: of one sample, which is what most requests have, numpy would be slower."""
         count, by_exit, degraded = len(answers), [0] * len(self.exits), [0] * (len(self.reasons) + 1)
         columns = (answers.tiers, answers.exits, answers.confidences, answers.reasons)
@@ -210,16 +210,17 @@ class _OfModel:
                 by_exit[exit_index] += 1
                 self.confidences[exit_index].observe(confidence)
                 degraded[reason] += 1
-        (self.degraded if answers.reasons.any() else self.ok).inc()
+        (self.degraded if answers.reasons.any() else self.ok).inc(requests)
         self.samples.inc(count)
-        self.batch.observe(count)
+        self.batch.observe(count / requests, requests)
         self.forwarded.inc(count - sum(by_exit))
         _inc(self.exits, by_exit)
         _inc(self.reasons, degraded[1:])
 
-    def _count_time(self, hop: HopTrace, seconds: float) -> None:
-        self.seconds.observe(seconds)
-        self.queue.observe(hop.queue_seconds)
+    def _count_time(self, hop: HopTrace, seconds: float, requests: int) -> None:
+        """Each of requests that travelled as one took the time that all took."""
+        self.seconds.observe(seconds, requests)
+        self.queue.observe(hop.queue_seconds, requests)
         parts = (
             hop.queue_seconds,
             hop.decode_seconds,
@@ -228,9 +229,9 @@ class _OfModel:
             hop.network_seconds,
         )
         for counter, part in zip(self.stages, parts, strict=True):
-            counter.inc(part)
+            counter.inc(part * requests)
         if hop.bytes_up or hop.bytes_down:
-            self.hop.observe(hop.network_seconds)
+            self.hop.observe(hop.network_seconds, requests)
             self.up.inc(hop.bytes_up)
             self.down.inc(hop.bytes_down)
 

@@ -80,14 +80,15 @@ class TritonNames:
         trace = finished.response.trace
         hop, seconds = trace.hops[0], trace.seconds
         aside = hop.queue_seconds + hop.decode_seconds + hop.encode_seconds
-        tally.request_success += 1
+        microseconds = _MICROSECONDS * finished.requests
+        tally.request_success += finished.requests
         tally.exec_count += 1
         tally.count += len(finished.response.predictions)
-        tally.request_duration_us += _MICROSECONDS * seconds
-        tally.queue_duration_us += _MICROSECONDS * hop.queue_seconds
-        tally.compute_input_duration_us += _MICROSECONDS * hop.decode_seconds
-        tally.compute_infer_duration_us += _MICROSECONDS * (seconds - aside)
-        tally.compute_output_duration_us += _MICROSECONDS * hop.encode_seconds
+        tally.request_duration_us += microseconds * seconds
+        tally.queue_duration_us += microseconds * hop.queue_seconds
+        tally.compute_input_duration_us += microseconds * hop.decode_seconds
+        tally.compute_infer_duration_us += microseconds * (seconds - aside)
+        tally.compute_output_duration_us += microseconds * hop.encode_seconds
 
     def refused(self, refused: Refused) -> None:
         key = self._known.get(refused.model)

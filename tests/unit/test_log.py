@@ -37,7 +37,7 @@ def response() -> Response:
 
 def test_a_request_is_one_line_with_its_id_and_tier(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("edge", "info")
-    log.answered("r1", Tier.EDGE, response())
+    log.answered_together([("r1", Tier.EDGE, response().predictions, response().trace)])
     (line,) = lines(capsys)
     assert {key: line[key] for key in line if key != "time"} == {
         "level": "info",
@@ -53,7 +53,7 @@ def test_a_request_is_one_line_with_its_id_and_tier(capsys: pytest.CaptureFixtur
 
 def test_a_level_silences_what_is_below_it(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("edge", "warning")
-    log.answered("r1", Tier.EDGE, response())
+    log.answered_together([("r1", Tier.EDGE, response().predictions, response().trace)])
     log.event("quiet")
     log.event("loud", level=logging.ERROR)
     assert [line["event"] for line in lines(capsys)] == ["loud"]

@@ -129,8 +129,14 @@ class Activation(_message.Message):
     payload: bytes
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., codec: _Optional[_Union[Codec, str]] = ..., parameters: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
+class Members(_message.Message):
+    __slots__ = ("request_ids",)
+    REQUEST_IDS_FIELD_NUMBER: _ClassVar[int]
+    request_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class InferRequest(_message.Message):
-    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "traceparent", "activation")
+    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "traceparent", "members", "activation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +144,7 @@ class InferRequest(_message.Message):
     REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model_hash: str
@@ -146,8 +153,9 @@ class InferRequest(_message.Message):
     remaining_seconds: float
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     traceparent: str
+    members: Members
     activation: Activation
-    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., traceparent: _Optional[str] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., traceparent: _Optional[str] = ..., members: _Optional[_Union[Members, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "scores", "confidences", "exits", "tiers", "reasons")

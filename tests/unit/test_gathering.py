@@ -1,0 +1,252 @@
+"""What travels as one, to the tier above, and what comes back to each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from services.domain import (
+    Deadline,
+    DegradedReason,
+    HopTrace,
+    Plan,
+    Predictions,
+    Request,
+    Response,
+    Segment,
+    SegmentTime,
+    Stage,
+    Tier,
+    TierProfile,
+    Trace,
+)
+from services.errors import DeadlineExceeded, InvalidInput, QueueFull, TooLarge
+from services.gathering import MOST_TOGETHER, Crowding, Gathering
+from services.journey import Forwarded
+
+HERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4))))
+BEYOND = Plan((*HERE.stages[:1], Stage(Tier.EDGE, Segment(0, 2)), Stage(Tier.CLOUD, Segment(2, 4))))
+
+
+@dataclass
+class Far:
+    """A tier above that answers each sample with its own number, once it may."""
+
+    seconds: float = 1e-5
+    sizes: list[int] = field(default_factory=list)
+    members: list[tuple[str, ...]] = field(default_factory=list)
+    deadlines: list[Deadline] = field(default_factory=list)
+    fails: list[Exception] = field(default_factory=list)
+    degraded: int = 0
+    may: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.may.set()
+
+    async def send(self, request: Request, codec_name: str, members: Sequence[str] = ()) -> Forwarded:
+        count = len(request.activation)
+        self.sizes.append(count)
+        self.members.append(tuple(members))
+        self.deadlines.append(request.deadline)
+        try:
+            await self.may.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if members and self.fails:
+            raise self.fails.pop()
+        answers = Predictions.empty(count, 2)
+        answers.scores[:, 0] = request.activation[:, 0]
+        answers.exits[:] = 0
+        answers.reasons[:] = self.degraded if members else 0
+        profile = TierProfile(Tier.EDGE, segments=(SegmentTime(Segment(0, 4), count, self.seconds * count),))
+        return Forwarded(Response(answers, Trace((HopTrace(Tier.EDGE),)), (profile,)), 0.001, 64 * count, 32 * count)
+
+
+def asking(number: int, plan: Plan = HERE, seconds: float = 10.0, count: int = 1) -> Request:
+    tensor = np.full((count, 3), number, np.float32)
+    return Request(f"r{number}", "hash", plan, 0, tensor, Deadline.after(seconds))
+
+
+async def asked(gathering: Gathering, requests: Sequence[Request]) -> list[Forwarded]:
+    return list(await asyncio.gather(*(gathering.infer(request, "fp32") for request in requests)))
+
+
+async def crowded(far: Far) -> Gathering:
+    """Where requests have come several at a time, and their runs are known to be as long as `far` says."""
+    gathering = Gathering(far.send)
+    for _ in range(2):
+        await asked(gathering, [asking(0), asking(0)])
+    far.sizes.clear()
+    far.members.clear()
+    far.deadlines.clear()
+    return gathering
+
+
+async def test_requests_of_one_turn_travel_as_one_and_each_gets_its_own_part() -> None:
+    gathering = await crowded(far := Far())
+    found = await asked(gathering, [asking(number) for number in range(1, 6)])
+    assert far.sizes == [5]
+    assert far.members == [("r1", "r2", "r3", "r4", "r5")]
+    assert [each.response.predictions.scores[:, 0].tolist() for each in found] == [[1], [2], [3], [4], [5]]
+    assert {(each.bytes_up, each.bytes_down) for each in found} == {(64, 32)}
+
+
+async def test_one_caller_after_the_other_is_not_gathered() -> None:
+    gathering = await crowded(far := Far())
+    for number in range(4):
+        await gathering.infer(asking(number), "fp32")
+    assert far.members[1:] == [()] * 3
+
+
+async def test_samples_of_a_request_stay_together() -> None:
+    gathering = await crowded(far := Far())
+    found = await asked(gathering, [asking(number, count=3) for number in (7, 8)])
+    assert far.sizes == [6]
+    assert [each.response.predictions.scores[:, 0].tolist() for each in found] == [[7] * 3, [8] * 3]
+
+
+async def test_many_travel_in_two_halves_so_that_one_is_run_while_the_other_is_dealt_with() -> None:
+    gathering = await crowded(far := Far())
+    await asked(gathering, [asking(number) for number in range(30)])
+    assert far.sizes == [15, 15]
+
+
+async def test_a_group_is_bounded() -> None:
+    gathering = await crowded(far := Far())
+    await asked(gathering, [asking(number) for number in range(3 * MOST_TOGETHER)])
+    assert max(far.sizes) <= MOST_TOGETHER
+    assert sum(far.sizes) == 3 * MOST_TOGETHER
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        asking(9, seconds=0.05),
+        replace(asking(9), traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01"),
+        replace(asking(9), thresholds=(0.5,)),
+        asking(9, count=2),
+    ],
+    ids=["hurried", "traced", "surer", "larger"],
+)
+async def test_who_wants_something_else_travels_apart(odd: Request) -> None:
+    gathering = await crowded(far := Far())
+    await asked(gathering, [asking(1), odd, asking(2)])
+    assert ("r1", "r2") in far.members
+    assert len(far.members) == 2
+
+
+async def test_who_has_much_more_time_does_not_share_a_deadline() -> None:
+    gathering = await crowded(far := Far())
+    await asked(gathering, [asking(1, seconds=1.0), asking(2, seconds=30.0), asking(3, seconds=1.1)])
+    assert ("r1", "r3") in far.members
+
+
+async def test_what_goes_on_to_another_tier_or_runs_for_long_is_not_gathered() -> None:
+    for far, plan in ((Far(), BEYOND), (Far(seconds=0.005), HERE)):
+        gathering = Gathering(far.send)
+        for _ in range(4):
+            await asked(gathering, [asking(number, plan) for number in range(4)])
+        assert set(far.sizes) == {1}
+
+
+async def test_a_group_has_the_nearest_deadline_of_its_members() -> None:
+    gathering = await crowded(far := Far())
+    requests = [asking(1, seconds=9), asking(2, seconds=8), asking(3, seconds=10)]
+    await asked(gathering, requests)
+    assert far.deadlines == [requests[1].deadline]
+
+
+@pytest.mark.parametrize("error", [InvalidInput("no"), DeadlineExceeded("late"), ValueError("a fault")])
+async def test_where_a_group_fails_each_asks_again_alone(error: Exception) -> None:
+    gathering = await crowded(far := Far(fails=[]))
+    far.fails.append(error)
+    found = await asked(gathering, [asking(1), asking(2)])
+    assert far.sizes == [2, 1, 1]
+    assert [each.response.predictions.scores[0, 0] for each in found] == [1, 2]
+
+
+async def test_where_a_group_is_cut_short_each_asks_again_alone() -> None:
+    gathering = await crowded(far := Far())
+    far.degraded = int(DegradedReason.DEADLINE)
+    found = await asked(gathering, [asking(1), asking(2)])
+    assert far.sizes == [2, 1, 1]
+    assert not any(each.response.predictions.reasons.any() for each in found)
+
+
+async def test_a_tier_that_is_full_or_gone_is_not_asked_again_by_each() -> None:
+    gathering = await crowded(far := Far())
+    far.fails.append(QueueFull("full"))
+    ended = await asyncio.gather(*(gathering.infer(asking(n), "fp32") for n in (1, 2)), return_exceptions=True)
+    assert [type(error) for error in ended] == [QueueFull, QueueFull]
+    assert ended[0] is not ended[1]
+    assert far.sizes == [2]
+
+
+async def test_a_tier_that_takes_fewer_samples_is_sent_fewer_from_then_on() -> None:
+    gathering = await crowded(far := Far())
+    far.fails.append(TooLarge("too many"))
+    await asked(gathering, [asking(number) for number in range(8)])
+    await asked(gathering, [asking(number) for number in range(8)])
+    far.sizes.clear()
+    await asked(gathering, [asking(number) for number in range(8)])
+    assert max(far.sizes) == 4
+
+
+async def test_who_leaves_a_group_changes_nothing_for_the_others() -> None:
+    gathering = await crowded(far := Far())
+    far.may.clear()
+    tasks = [asyncio.create_task(gathering.infer(asking(number), "fp32")) for number in range(3)]
+    while not far.sizes:
+        await asyncio.sleep(0)
+    tasks[1].cancel()
+    far.may.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found[1], asyncio.CancelledError)
+    assert [each.response.predictions.scores[0, 0] for each in (found[0], found[2])] == [0, 2]  # type: ignore[union-attr]
+
+
+async def test_a_group_that_everybody_has_left_is_called_off() -> None:
+    gathering = await crowded(far := Far())
+    far.may.clear()
+    tasks = [asyncio.create_task(gathering.infer(asking(number), "fp32")) for number in range(3)]
+    while not far.sizes:
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert far.cancelled == 1
+
+
+async def test_who_comes_while_others_are_under_way_waits_no_longer_than_for_the_next_answer() -> None:
+    gathering = await crowded(far := Far())
+    far.may.clear()
+    gathering._crowding.seconds = 60.0
+    before = [asyncio.create_task(gathering.infer(asking(number), "fp32")) for number in range(2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    more = [asyncio.create_task(gathering.infer(asking(number, BEYOND), "fp32")) for number in range(2)]
+    await asyncio.sleep(0)
+    later = asyncio.create_task(gathering.infer(asking(5), "fp32"))
+    await asyncio.sleep(0)
+    departed = len(far.sizes)
+    far.may.set()
+    await asyncio.wait_for(asyncio.gather(*before, *more, later), 5)
+    assert departed == 3
+    assert len(far.sizes) == 4
+
+
+def test_who_is_answered_later_than_usual_is_held_for_half_of_that() -> None:
+    crowding = Crowding()
+    crowding.note(0.0010)
+    assert crowding.seconds == 0
+    crowding.note(0.0020)
+    assert crowding.seconds == pytest.approx(0.0005, rel=0.05)
+    crowding.note(1.0)
+    assert crowding.seconds == 0.002
