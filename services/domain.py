@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,14 @@ class Plan:
 
     stages: tuple[Stage, ...]
     expected_seconds: float | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.stages, self.expected_seconds)))
+
+    def __hash__(self) -> int:
+        """Computed once: every request looks its plan up in several places."""
+        return self._hash
 
     def __str__(self) -> str:
         return " > ".join(str(stage) for stage in self.stages)
@@ -191,7 +199,7 @@ class Trace:
 
     @property
     def seconds(self) -> float:
-        return sum(hop.seconds for hop in self.hops)
+        return self.hops[0].seconds if len(self.hops) == 1 else sum([hop.seconds for hop in self.hops])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.domain import Clock
@@ -61,9 +60,8 @@ class Limiter:
         room = self.limit - self.in_flight
         return room if self.whole is None else min(room, self.whole.room)
 
-    @contextmanager
-    def admit(self, priority: int = 0, places: int = 1, seconds: float = math.inf) -> Iterator[None]:
-        """Holds a place for the body. Raises ModelNotReady, Draining or QueueFull instead of waiting.
+    def admit(self, priority: int = 0, places: int = 1, seconds: float = math.inf) -> Places:
+        """Holds a place for the body of a `with`. Raises ModelNotReady, Draining or QueueFull instead of waiting.
 
         priority: above 1 is low, and finds no place once three quarters are taken, so that the others still do.
         places: of so many requests, which are all admitted or none. seconds: left for them; QueueFull where those
@@ -72,16 +70,10 @@ class Limiter:
         if self.whole is not None:
             self.whole._check(self.whole.limit, places, seconds)
         self._check(self.limit if priority <= ORDINARY else math.ceil(_LOW_SHARE * self.limit), places, seconds)
-        self._hold(places)
-        began = self.clock()
-        try:
-            yield
-            if self.adaptive is not None:
-                self.adaptive.finished(self.clock() - began, self.in_flight)
-        finally:
-            self._hold(-places)
+        return Places(self, places)
 
-    def _hold(self, places: int) -> None:
+    def hold(self, places: int) -> None:
+        """Takes so many places, or gives them back where that is negative."""
         self.in_flight += places
         if self.whole is not None:
             self.whole.in_flight += places
@@ -107,6 +99,27 @@ class Limiter:
         if 0 < seconds < (wait := self.wait()):
             return QueueFull(f"it would take {wait:.3f} s here, and has {seconds:.3f} s", wait)
         return None
+
+
+class Places:
+    """Places of a limiter, for as long as the body of a `with` runs: a class, since every request has one."""
+
+    __slots__ = ("_began", "_limiter", "_places")
+
+    def __init__(self, limiter: Limiter, places: int):
+        self._limiter = limiter
+        self._places = places
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._limiter.hold(self._places)
+        self._began = self._limiter.clock()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        limiter = self._limiter
+        if kind is None and limiter.adaptive is not None:
+            limiter.adaptive.finished(limiter.clock() - self._began, limiter.in_flight)
+        limiter.hold(-self._places)
 
 
 def check_batch(count: int, limit: int) -> None:

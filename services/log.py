@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from services.domain import Predictions, Tier, Trace
 
@@ -21,28 +22,45 @@ class _JsonLine(logging.Formatter):
         self._tier = tier
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "tier": self._tier,
-            "event": record.getMessage(),
-        }
-        if requests := getattr(record, "requests", ()):
-            start = json.dumps(line)[:-1]
-            return "\n".join(f"{start}, {each}}}" for each in requests)
+        line = self.begun(record.created, record.levelname.lower(), record.getMessage())
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+    def begun(self, at: float, level: str, event: str) -> dict[str, Any]:
+        """What every line begins with."""
+        moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        return {"time": moment, "level": level, "tier": self._tier, "event": event}
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """Standard error. Requests have most of the lines: they are written past `logging`, which takes longer for each."""
+
+    def __init__(self, stream: TextIO, lines: _JsonLine):
+        super().__init__(stream)
+        self.setFormatter(lines)
+        self._lines = lines
+
+    def requests(self, ended: Iterable[str]) -> None:
+        """A line for each of several requests, written at once."""
+        start = json.dumps(self._lines.begun(time.time(), "info", "request"))[:-1]
+        text = "".join([f"{start}, {each}}}\n" for each in ended])
+        self.acquire()
+        try:
+            self.stream.write(text)
+            self.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            pass
+        finally:
+            self.release()
 
 
 def configure(tier: str, level: str) -> None:
     """Sends Offramp's log to standard error as JSON lines."""
     logging._srcfile = None  # the documented way to skip looking up the caller
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLine(tier))
-    _log.handlers[:] = [handler]
+    _log.handlers[:] = [_Stream(sys.stderr, _JsonLine(tier))]
     _log.setLevel(level.upper())
     _log.propagate = False
 
@@ -61,7 +79,10 @@ def ended(task: asyncio.Task[Any]) -> None:
 def answered_together(ended: Iterable[tuple[str, Tier, Predictions, Trace]]) -> None:
     """A line for each of several requests on this tier, written at once."""
     if _log.isEnabledFor(logging.INFO):
-        _log.log(logging.INFO, "request", extra={"requests": [_fields(*each) for each in ended]})
+        lines = [_fields(*each) for each in ended]
+        for handler in _log.handlers:
+            if isinstance(handler, _Stream):
+                handler.requests(lines)
 
 
 def _fields(request_id: str, tier: Tier, answers: Predictions, trace: Trace) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.bundle import Bundle, Manifest
@@ -46,21 +45,31 @@ class Served:
     def manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Counts the body as a failed request where it ends with an error."""
-        started = time.monotonic()
-        try:
-            yield
-        except Exception:
-            self.failed += 1
-            self.failed_seconds += time.monotonic() - started
-            raise
+    def answering(self) -> Answering:
+        """Counts the body of a `with` as a failed request where it ends with an error."""
+        return Answering(self)
 
     def close(self) -> None:
         """Lets go of what prepares and what runs."""
         self.preparer.close()
         self.runtime.close()
+
+
+class Answering:
+    """One request, while it is answered: a class, since every request has one."""
+
+    __slots__ = ("_served", "_started")
+
+    def __init__(self, served: Served):
+        self._served = served
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self._served.failed += 1
+            self._served.failed_seconds += time.monotonic() - self._started
 
 
 class Models:

@@ -62,9 +62,9 @@ class TierService:
         with served.answering():
             deadline = self._deadline(header.remaining_seconds, remaining)
             _check_members(members, framed.activation.shape)
-        with served.answering(), served.limiter.admit(places=max(len(members), 1), seconds=deadline.remaining()):
-            request = self._request(framed, served, deadline)
-            response = await served.runtime.infer(request, arrived)
+            with served.limiter.admit(places=len(members) or 1, seconds=deadline.remaining()):
+                request = self._request(framed, served, deadline)
+                response = await served.runtime.infer(request, arrived)
         tier, plan = served.runtime.tier, request.plan
         self._observers.answered(
             Finished(request.request_id, tier, served.manifest, plan, response, request.traceparent, members)
