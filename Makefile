@@ -46,7 +46,8 @@ bench: .venv/.installed-dev ## Benchmarks, side by side with other servers, into
 up: ## The testbed in containers, with Prometheus, and Grafana where its image can be had
 	@if docker compose --profile monitoring pull --quiet --policy missing grafana 2>/dev/null; then profile="--profile monitoring"; \
 	else echo "Grafana's image cannot be pulled; everything else comes up"; fi; \
-	docker compose $$profile up -d --build --wait
+	docker compose $$profile up -d --build --wait || { \
+	echo "where a port is in use, choose another, e.g. PUBLIC_PORT=8011 make up; .env.example lists them" >&2; exit 1; }
 
 down: ## Stop and remove the containers
 	@docker compose --profile monitoring down

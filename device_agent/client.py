@@ -25,6 +25,7 @@ from device_agent.questions import (
     model_info,
     predictions,
     whole_trace,
+    wishes_of,
 )
 from services.channels import DEFAULT_MAX_MESSAGE_BYTES, channel_options, error_of
 from services.errors import InvalidInput, OfframpError
@@ -165,7 +166,8 @@ class AsyncClient:
     ) -> list[Prediction]:
         """Answers for uint8 [N, H, W, C] images, or for the float32 tensor that `input_name` names."""
         started = time.monotonic()
-        asked = _Question(infer_request(model, samples, input_name, request_id, Wishes(**wishes)), started)
+        request = infer_request(model, samples, input_name, request_id, wishes_of(wishes))
+        asked = _Question(request, started)
         return asked.answered(await self._call("ModelInfer", asked.request, timeout_seconds))
 
     async def stream(
@@ -251,7 +253,7 @@ class Client:
         """See `AsyncClient.predict_many`."""
         info = self.model(model)
         started = time.monotonic()
-        request = infer_request(info.name, *tensor_of(samples, info), request_id, Wishes(**wishes))
+        request = infer_request(info.name, *tensor_of(samples, info), request_id, wishes_of(wishes))
         asked = _Question(request, started)
         return asked.answered(self._call("ModelInfer", asked.request, timeout_seconds))
 

@@ -56,7 +56,13 @@ def tensor_of(sample: Sample, info: ModelInfo) -> Tensor:
         return _pixels(sample, info, "image"), IMAGE
     if isinstance(sample, np.ndarray):
         return _fitted(sample, info, "array")
-    return read(Path(sample), info)
+    if isinstance(sample, str | Path):
+        return read(Path(sample), info)
+    raise TypeError(f"give a numpy array, an open PIL image, or the path of a .png, .jpg or .npy; got {_kind(sample)}")
+
+
+def _kind(sample: Any) -> str:
+    return "None" if sample is None else f"a {type(sample).__name__}"
 
 
 def read(file: Path, info: ModelInfo) -> Tensor:

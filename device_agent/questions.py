@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,6 +62,15 @@ class Wishes:
 
 
 NONE = Wishes()
+
+
+def wishes_of(given: Mapping[str, Any]) -> Wishes:
+    """Raises TypeError for a name that is no wish's, and lists those there are."""
+    names = [wish.name for wish in fields(Wishes)]
+    if wrong := [name for name in given if name not in names]:
+        taken = ", ".join(("request_id", "timeout_seconds", *names))
+        raise TypeError(f"a request takes no {', '.join(map(repr, wrong))}; it takes {taken}")
+    return Wishes(**given)
 
 
 def infer_request(

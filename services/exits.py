@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,12 @@ import numpy.typing as npt
 from services.domain import FloatArray
 
 Measure = Literal["max_softmax", "entropy", "margin"]
+
+
+def names(count: int) -> tuple[str, ...]:
+    """What so many exits are called where nobody named them: early, middle, final; with more, several in the middle."""
+    inner = ["middle"] if count == 3 else [f"middle-{number}" for number in range(1, count - 1)]
+    return ("early", *inner, "final") if count > 1 else ("final",)[:count]
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
@@ -38,6 +45,22 @@ def confidence(scores: FloatArray, measure: Measure = "max_softmax") -> FloatArr
     return np.asarray(np.maximum.reduce(scores, axis=1), np.float32)
 
 
+def never(threshold: float) -> bool:
+    """Whether nobody is ever sure enough: so it is with an exit before it is calibrated."""
+    return threshold > 1
+
+
 def leaves(confidences: FloatArray, threshold: float) -> npt.NDArray[np.bool_]:
     """Which samples are sure enough, bool [N]. Threshold 0: all. Above 1: none."""
     return np.asarray(confidences >= np.float64(threshold))  # in float32, what is just above 1 would be 1
+
+
+def expected_rate(threshold: float, curve: Iterable[tuple[float, float]]) -> float:
+    """The share that leaves of those that reach an exit; `curve`: (threshold, share) as calibrated.
+
+    Between two points of the curve, by a straight line; without any, nobody leaves.
+    """
+    points = sorted(curve)
+    if threshold == 0 or never(threshold) or not points:
+        return float(threshold == 0)
+    return float(np.interp(threshold, [at for at, _ in points], [share for _, share in points]))

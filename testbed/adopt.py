@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from services import bundle
+from services import bundle, exits
 from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
 from services.errors import InvalidInput, SettingsError
 from services.images import preprocess
@@ -79,15 +79,15 @@ def network_graph(
 ) -> tuple[onnx.ModelProto, Preprocessing]:
     """The graph of a published network with random weights, and how its input is made of pixels.
 
-    Raises SettingsError where torch is not installed.
+    Raises InvalidInput listing the networks there are, SettingsError where torch is not installed.
     """
+    found = architecture(name)
     try:
         from training.families.export import untrained
     except ImportError as error:
         raise SettingsError(
             f"--network needs {error.name}; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[train]'"
         ) from None
-    found = architecture(name)
     mean, std = found.normalisation
     preprocessing = Preprocessing(mean=mean, std=std)
     spec = InputSpec(name="input", shape=found.input_shape, preprocessing=preprocessing)
@@ -117,6 +117,7 @@ def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | Non
     """The manifest of a servable graph: its split points, its exits that are not calibrated, labels by number."""
     found = partition(model)
     last = len(found.split_points) - 1
+    names = exits.names(len(found.exits))
     channels = found.split_points[0].shape[0]
     if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
         raise InvalidInput(f"{name} has {channels} channels; give as many numbers to --mean and to --std")
@@ -132,8 +133,8 @@ def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | Non
         labels=tuple(map(str, range(found.split_points[-1].elements))),
         split_points=found.split_points,
         exits=tuple(
-            ExitSpec(index=i, name=f"exit_{i}", output=name, split_point=at, threshold=0.0 if at == last else NEVER)
-            for i, (name, at) in enumerate(found.exits.items())
+            ExitSpec(index=i, name=name, output=output, split_point=at, threshold=0.0 if at == last else NEVER)
+            for i, (name, (output, at)) in enumerate(zip(names, found.exits.items(), strict=True))
         ),
     )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import grpc
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from device_agent.client import AsyncClient, Prediction
 from device_agent.inputs import read
-from services import tls_hints
 from services.errors import DeadlineExceeded, InvalidInput, NotImplementedHere, Unavailable
+from testbed import nobody
 
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 _COLOURS = {"queue": "red", "decode": "cyan", "compute": "green", "encode": "blue", "network": "yellow"}
@@ -41,8 +43,9 @@ async def ask(
             raise InvalidInput(
                 f"{target} is not a device agent; give --target the address of its public door"
             ) from None
-        except Unavailable:
-            raise Unavailable(_nobody(target, credentials)) from None
+        except (Unavailable, DeadlineExceeded):
+            reason = await asyncio.to_thread(nobody.why, target, credentials)
+            raise Unavailable(f"no device agent answers at {target}: {reason}") from None
         for file in files:
             samples, name = read(file, info)
             try:
@@ -50,16 +53,6 @@ async def ask(
             except DeadlineExceeded:
                 raise DeadlineExceeded(f"{file}: no answer within {timeout_seconds} s; give more --timeout") from None
     return found
-
-
-def _nobody(target: str, credentials: grpc.ChannelCredentials | None) -> str:
-    """To gRPC a server that speaks TLS looks like one that is away."""
-    hint = "'offramp up' starts one"
-    if credentials is not None:
-        hint = "it is away, speaks no TLS, is not signed by --ca, or wants another --cert"
-    elif tls_hints.why(target, None) is not None:
-        hint = "it speaks TLS: give --ca"
-    return f"no device agent answers at {target}; {hint}"
 
 
 def _id_of(file: Path) -> str:
@@ -86,8 +79,13 @@ def _line(file: Path, answer: Prediction) -> str:
     mark = f"  [red]degraded: {answer.degraded_reason}[/]" if answer.degraded else ""
     return (
         f"[bold]{file.name}[/]  label [bold]{answer.label}[/]  confidence {answer.confidence:.4f}  "
-        f"tier [bold]{answer.tier.label}[/]  exit {answer.exit_index}{mark}"
+        f"tier [bold]{answer.tier.label}[/]  {_exit(answer)}{mark}"
     )
+
+
+def _exit(answer: Prediction) -> str:
+    """By its name, which comes with the answer to one sample; of more, by its number."""
+    return f"{escape(answer.exit_name)} exit" if answer.exit_name else f"exit {answer.exit_index}"
 
 
 def waterfall(trace: dict[str, Any]) -> Table:

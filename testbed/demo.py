@@ -184,7 +184,7 @@ def _write(loaded: Bundle, split: Split, run: _Run, settings: TestbedSettings, o
     figures.exits_figure(
         evaluate.confidences(manifest, logits),
         right,
-        [spec.threshold for spec in manifest.exits],
+        manifest.exits,
         f"{manifest.name}: early exits on {len(labels)} held-out inputs",
         out / "exits.png",
     )
@@ -243,5 +243,6 @@ def _show_addresses(testbed: Testbed, console: Console) -> None:
     console.print(table)
     if (page := testbed.device.announced.get("console", "-")) != "-":
         console.print(f"Live console: [bold]{page}[/]")
+    console.print("Metrics, at other ports with each start:")
     for tier in (testbed.device, testbed.edge, testbed.cloud):
-        console.print(f"Metrics of the {tier.name}: {tier.announced['metrics']}")
+        console.print(f"  {tier.name}: {tier.announced['metrics']}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,8 @@ from testbed.traces import parse_duration, parse_rate
 
 RUNNERS_UP = 5
 _JPEG = "jpeg90"
+_WIDE, _SHORT = 120, 24
+_BETWEEN, _BELOW = " > ", "\n  > "
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,11 @@ def as_json(found: Explanation) -> dict[str, Any]:
 
 
 def shown(found: Explanation) -> Group:
-    """The chosen plan's terms one by one, then all plans with their terms by group. At most 100 columns."""
+    """The chosen plan's terms one by one, then all plans with their terms by group."""
     chosen = found.ranked[0]
-    plans = _plans_table("Plans, milliseconds: where the time goes")
-    for number, each in enumerate(found.ranked):
-        _add(plans, "chosen" if not number else f"+{number}", each, "bold green" if not number else None)
-    baselines = _plans_table("Without a planner (whatever the policy says)")
-    for name, baseline in found.baselines.items():
-        if baseline is None:
-            baselines.add_row(Text(name), Text("not possible here"))
-        else:
-            _add(baselines, name, baseline, None)
+    names = ["chosen", *(f"+{number}" for number in range(1, len(found.ranked)))]
+    plans = PlansTable("Plans, milliseconds: where the time goes", dict(zip(names, found.ranked, strict=True)))
+    baselines = PlansTable("Without a planner (whatever the policy says)", found.baselines)
     head = Text.assemble(("plan ", "bold"), (str(chosen.plan), "bold green"), f"\n{_summary(found)}\n")
     notes = [Text(f"note: {note}", style="dim") for note in found.notes]
     return Group(head, _terms_table(chosen), plans, baselines, *notes)
@@ -153,7 +149,7 @@ def _summary(found: Explanation) -> str:
     chosen = found.ranked[0]
     accuracy = "" if chosen.accuracy is None else f", accuracy {chosen.accuracy:.2%}"
     return (
-        f"least {found.policy.objective.value} for a batch of {found.batch_size}: "
+        f"least {found.policy.objective.value} for a batch of {found.batch_size}\n"
         f"expect {1000 * chosen.seconds:.2f} ms, {chosen.bytes:,.0f} bytes, {chosen.joules:.3g} J{accuracy}"
     )
 
@@ -171,20 +167,39 @@ def _terms_table(chosen: PlanCost) -> Table:
     return table
 
 
-def _plans_table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("plan", overflow="fold")
-    for column in (*TERMS, "total", "bytes", "J"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.padding = (0, 1, 0, 0)
-    return table
+@dataclass(frozen=True, slots=True)
+class PlansTable:
+    """Plans by what they are called, None for one that is not possible; where it is narrow, plans stand below names."""
+
+    title: str
+    plans: Mapping[str, PlanCost | None]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _WIDE
+        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("", "plan") if wide else ("plan",):
+            table.add_column(column, no_wrap=wide)
+        for column in (*TERMS, "total", "bytes", "J"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.padding = (0, 1, 0, 0)
+        for name, each in self.plans.items():
+            plan = "not possible here" if each is None else _short(each.plan)
+            begin = (
+                [name, plan]
+                if wide
+                else [f"{name}\n  {plan if len(plan) <= _SHORT else plan.replace(_BETWEEN, _BELOW)}"]
+            )
+            table.add_row(*begin, *_costs(each), style="bold green" if name == "chosen" else None)
+        yield table
 
 
-def _add(table: Table, name: str, each: PlanCost, style: str | None) -> None:
+def _costs(each: PlanCost | None) -> list[str]:
+    """Milliseconds by group and in all, bytes and joules."""
+    if each is None:
+        return []
     groups = [sum(each.terms[term] for term in names) for names in TERMS.values()]
     cells = ["" if seconds == 0 else _number(1000 * seconds) for seconds in (*groups, each.seconds)]
-    table.add_row(name, _short(each.plan), *cells, f"{each.bytes:,.0f}", f"{each.joules:.2g}", style=style)
+    return [*cells, f"{each.bytes:,.0f}", f"{each.joules:.2g}"]
 
 
 def _number(milliseconds: float) -> str:
@@ -192,5 +207,6 @@ def _number(milliseconds: float) -> str:
 
 
 def _short(plan: Plan) -> str:
-    """'0:4 int8 4:9 int8+zstd 9:12': segments in the order of travel, with the codecs between them."""
-    return " ".join(f"{'' if stage.tier is Tier.DEVICE else stage.codec + ' '}{stage.segment}" for stage in plan.stages)
+    """'0:4 > int8 4:9 > int8+zstd 9:12': segments in the order of travel, each behind the codec it arrives by."""
+    own = (f"{'' if stage.tier is Tier.DEVICE else stage.codec + ' '}{stage.segment}" for stage in plan.stages)
+    return _BETWEEN.join(own)

@@ -13,22 +13,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services import codec, exits
-from services.domain import FloatArray, Segment
+from services.bundle import ExitSpec
+from services.domain import FloatArray, Segment, Tier
 from services.model import Model
 
 _COLOURS = ("#2a9d8f", "#e9c46a", "#e76f51")
 _INK, _GREY = "#264653", "#8d99a6"
 _ZOOM, _GAP = 12, 4
-_NAMES = ("device", "edge", "cloud")
 _THRESHOLDS = np.concatenate([np.linspace(0, 0.9, 46), 1 - np.geomspace(0.1, 1e-5, 60)])
 
 
 def exits_figure(
-    confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: list[float], title: str, path: Path
+    confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: Sequence[ExitSpec], title: str, path: Path
 ) -> None:
     """Accuracy against one confidence threshold for all exits, over the share each exit answers.
 
-    `confidences`: one float32 [N] per exit; `right`: bool [exits, N]; `shipped`: the bundle's own thresholds.
+    `confidences`: one float32 [N] per exit; `right`: bool [exits, N]; `shipped`: the bundle's own, with
+    their thresholds.
     """
     answered = np.stack([_answering(confidences, [threshold] * len(right)) for threshold in _THRESHOLDS])
     accuracy = [right[exit_of, np.arange(len(exit_of))].mean() for exit_of in answered]
@@ -38,12 +39,13 @@ def exits_figure(
     x = np.arange(len(_THRESHOLDS))
     top.plot(x, 100 * np.array(accuracy), color=_INK, linewidth=2, label="with exits")
     top.axhline(100 * right[-1].mean(), color=_GREY, linestyle="--", label="whole network, no exits")
-    bottom.stackplot(x, 100 * np.array(shares), labels=_names(len(right)), colors=_COLOURS[: len(right)])
+    names = [f"{each.name} exit" for each in shipped]
+    bottom.stackplot(x, 100 * np.array(shares), labels=names, colors=_colours(len(right)))
     _mark_shipped(top, confidences, right, shipped)
     top.set(ylabel="accuracy, %", title=title)
     ticks = [np.abs(_THRESHOLDS - t).argmin() for t in (0, 0.3, 0.6, 0.9, 0.99, 0.999, 0.9999)]
     bottom.set(
-        ylabel="answered at, %", xlabel="confidence threshold of every exit (log scale above 0.9)", ylim=(0, 100)
+        ylabel="answered by, %", xlabel="confidence threshold of every exit (log scale above 0.9)", ylim=(0, 100)
     )
     bottom.set_xticks(ticks, ["0", "0.3", "0.6", "0.9", "0.99", "0.999", "0.9999"])
     top.legend(loc="lower right", framealpha=1, edgecolor="white")
@@ -60,7 +62,7 @@ def journey_figure(
     """One sample, float32 [1, …], as pixels: the input, then what arrives behind each cut (split point, codec)."""
     panels: list[tuple[npt.NDArray[Any], str]] = [(image.squeeze(), f"input\n{image.nbytes:,} bytes, uint8 pixels")]
     activation, at = sample, 0
-    for name, (split_point, codec_name) in zip(_NAMES, cuts, strict=False):
+    for name, (split_point, codec_name) in zip((tier.label for tier in Tier), cuts, strict=False):
         for piece in model.pieces(Segment(at, split_point)):
             activation, _ = model.run(piece, activation)
         chosen = codec.at(codec_name, split_point, model.manifest.input.preprocessing)
@@ -88,21 +90,23 @@ def _answering(confidences: list[FloatArray], thresholds: Sequence[float]) -> np
 
 
 def _mark_shipped(
-    axes: Axes, confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: list[float]
+    axes: Axes, confidences: list[FloatArray], right: npt.NDArray[np.bool_], shipped: Sequence[ExitSpec]
 ) -> None:
     """A line at each shipped threshold, and the accuracy they give together, which no single threshold is."""
-    answered = _answering(confidences, shipped)
+    thresholds, colours = [each.threshold for each in shipped], _colours(len(shipped))
+    answered = _answering(confidences, thresholds)
     together = 100 * right[answered, np.arange(len(answered))].mean()
-    at = float(np.interp(shipped[0], _THRESHOLDS, np.arange(len(_THRESHOLDS))))
-    axes.plot(at, together, "o", color=_COLOURS[-1], zorder=3, label=f"shipped thresholds together, {together:.2f} %")
-    for index, threshold in enumerate(shipped[:-1]):
-        at = np.interp(threshold, _THRESHOLDS, np.arange(len(_THRESHOLDS)))
-        label = f"shipped {_NAMES[index]} threshold, {threshold:.4g}"
-        axes.axvline(float(at), color=_COLOURS[index], linestyle=":", linewidth=2, label=label)
+    at = float(np.interp(thresholds[0], _THRESHOLDS, np.arange(len(_THRESHOLDS))))
+    axes.plot(at, together, "o", color=colours[-1], zorder=3, label=f"shipped thresholds together, {together:.2f} %")
+    for each, colour in zip(shipped[:-1], colours, strict=False):
+        at = np.interp(each.threshold, _THRESHOLDS, np.arange(len(_THRESHOLDS)))
+        label = f"shipped threshold of the {each.name} exit, {each.threshold:.4g}"
+        axes.axvline(float(at), color=colour, linestyle=":", linewidth=2, label=label)
 
 
-def _names(count: int) -> list[str]:
-    return [*_NAMES[: count - 1], _NAMES[min(count, len(_NAMES)) - 1]]
+def _colours(count: int) -> list[str]:
+    """One for each exit, the last one's always the same; with more exits than colours they come round."""
+    return [*(_COLOURS[index % (len(_COLOURS) - 1)] for index in range(count - 1)), _COLOURS[-1]]
 
 
 def _tiled(activation: FloatArray) -> FloatArray:

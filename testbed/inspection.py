@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from services import bundle
+from services import bundle, exits
 from services.bundle import Bundle, ExitSpec, Manifest
 from services.model import Model
 from testbed.split_points import SplitPointTable
@@ -69,12 +69,19 @@ def _head(manifest: Manifest, path: Path) -> Table:
     return table
 
 
-def _exits(manifest: Manifest) -> list[Table]:
-    return [_curve(spec) for spec in manifest.exits if spec.curve and spec.split_point != manifest.last]
+def _exits(manifest: Manifest) -> list[Table | Text]:
+    """Of each exit but the final one its curve, or that it has none, and so answers nobody."""
+    return [_curve(spec) if spec.curve else _uncalibrated(spec) for spec in manifest.exits[:-1]]
+
+
+def _uncalibrated(spec: ExitSpec) -> Text:
+    leaves = "never leaves here" if exits.never(spec.threshold) else f"threshold {spec.threshold:.6g}"
+    return Text(f"Exit {spec.index}, {spec.name}: not calibrated, {leaves}")
 
 
 def _curve(spec: ExitSpec) -> Table:
-    title = f"Exit {spec.index}, {spec.name}: threshold {spec.threshold:.6g}, temperature {spec.temperature:.4g}"
+    threshold = "never leaves here" if exits.never(spec.threshold) else f"threshold {spec.threshold:.6g}"
+    title = f"Exit {spec.index}, {spec.name}: {threshold}, temperature {spec.temperature:.4g}"
     table = Table(title=title, title_justify="left")
     for column in ("threshold", "leave", "accuracy of those"):
         table.add_column(column, justify="right")

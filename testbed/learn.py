@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services import bundle, codec
+from services import exits as exit_rules
 from services.errors import InvalidInput, SettingsError
 from services.model import Model
 from testbed.samples import dataset_of, held_out
@@ -109,11 +110,12 @@ def shown(found: dict[str, Any]) -> Table:
     for name, count in found["answered_at"].items():
         table.add_row(
             name,
-            f"{found['thresholds'][name]:.6g}",
+            "never leaves" if exit_rules.never(found["thresholds"][name]) else f"{found['thresholds'][name]:.6g}",
             f"{count:,}",
             f"{count / found['samples']:.2%}",
             f"{found['exit_accuracies'][name]:.2%}",
         )
-    sent = ", ".join(f"{hop.replace('_', '–')} {size:,}" for hop, size in found["bytes_per_hop"].items())
-    table.caption = f"bytes sent, {found['codec']}: {sent}; raw inputs {found['raw_input_bytes']:,}"
+    sizes = zip(found["answered_at"], found["bytes_per_hop"].values(), strict=False)
+    sent = "".join(f"after the {name} exit {size:,}, " for name, size in sizes)
+    table.caption = f"bytes sent on, {found['codec']}: {sent}raw inputs {found['raw_input_bytes']:,}"
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from services.bundle import Manifest
 from services.domain import Tier
 from testbed.load import Outcome
 from testbed.local import TestbedSettings
 
+_BITS = re.compile(r"\bint(\d)")
 HOPS = {Tier.DEVICE: "device_edge", Tier.EDGE: "edge_cloud"}
 
 
@@ -89,6 +92,26 @@ def sentence(summary: dict[str, Any], out: Path) -> str:
         f"accuracy {summary['accuracy']:.2%} (whole network {summary['full_model_accuracy']:.2%}), "
         f"{summary['failed']} failed{against}\nwrote {files}"
     )
+
+
+def hints(summary: dict[str, Any], manifest: Manifest, settings: TestbedSettings) -> list[str]:
+    """What a reader of the tables may wonder about: a tier that answered nothing, and few bits for each value."""
+    if settings.splits is not None:
+        return []
+    size = summary["raw_input_bytes"] // max(summary["requests"], 1)
+    idle = [tier for tier, count in summary["answered_at"].items() if not count]
+    found = []
+    if idle and summary["plans"]:
+        splits = ",".join(str(spec.split_point) for spec in manifest.exits[:-1][:2])
+        example = f"; --splits {splits} has all three answer" if splits.count(",") else ""
+        found.append(
+            f"Nothing was answered at the {' and the '.join(idle)}: for a network and inputs so small ({size:,} bytes "
+            f"each), no plan that goes there is expected to be quicker{example}"
+        )
+    bits = sorted({int(each) for plan in summary["plans"] for each in _BITS.findall(plan["plan"])})
+    if bits:
+        found.append(f"int{bits[0]}: {bits[0]} bits for each value, as few as the accuracy expected of plans allows")
+    return found
 
 
 def _at(outcomes: Sequence[Outcome], tier: Tier) -> list[Outcome]:

@@ -64,5 +64,5 @@ class SplitPointTable:
         text = Text(f"{parts[0]}/{parts[-1]}" if len(parts) > 1 else point.after)
         for spec in self.manifest.exits:
             if spec.split_point == point.index:
-                text.append(f" exit {spec.name}", style="bold green")
+                text.append(f" {spec.name} exit", style="bold green")
         return text

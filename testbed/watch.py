@@ -25,9 +25,10 @@ _STAGES = {"queue": "░", "decode": "▒", "compute": "█", "encode": "▓", "
 _TIMEOUT_SECONDS = 5.0
 _EVERY_SECONDS = 1.0
 _REQUESTS = 10
-_BAR = 40
+_BAR = 34
 _SPARKS = "▁▂▃▄▅▆▇█"
 _HISTORY = 60
+_ANNOUNCED = "give the address that the device agent announces as its console, 127.0.0.1:8000 unless set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,12 @@ async def state(session: aiohttp.ClientSession, watched: Watched) -> Json:
     try:
         async with session.get(watched.url, params={"model": watched.model} if watched.model else {}) as reply:
             found: Json = await reply.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise UpstreamUnavailable(
-            f"no console answers at {watched.target} ({type(error).__name__}); give the address the device agent "
-            "announces as console"
+    except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError, ValueError):
+        raise InvalidInput(
+            f"what answers at {watched.target} is no console; is it the gRPC port? {_ANNOUNCED}"
         ) from None
+    except (aiohttp.ClientError, TimeoutError):
+        raise UpstreamUnavailable(f"no console answers at {watched.target}; {_ANNOUNCED}") from None
     if reply.status != 200 or "now" not in found:
         raise InvalidInput(str(found.get("error", f"{watched.target} answered {reply.status}, it is no console")))
     return found
@@ -94,7 +96,7 @@ def shown(found: Json) -> Group:
         _network(now["plan"]["stages"], len(found["model"]["split_points"]) - 1),
         _latency(found["history"], now["at"]),
         _candidates(now["candidates"]),
-        _requests(found["requests"]),
+        _requests(found["requests"], [each["name"] for each in found["model"]["exits"]]),
     )
 
 
@@ -121,8 +123,10 @@ def _road(tiers: Sequence[Json], links: Sequence[Json]) -> Table:
 
 
 def _does(tier: Json) -> str:
-    if tier["state"] in ("silent", "unknown"):
-        return "not answering" if tier["state"] == "silent" else "not heard of yet"
+    if tier["state"] == "silent":
+        return f"unreachable {tier['silent_seconds']:.0f} s"
+    if tier["state"] in ("quiet", "unknown"):
+        return "not heard of lately" if tier["state"] == "quiet" else "not heard of yet"
     start, end = tier["blocks"] or (0, 0)
     return f"runs {start}:{end}" if end > start else "idle in this plan"
 
@@ -164,14 +168,17 @@ def _candidates(candidates: Sequence[Json]) -> RenderableType:
     return table
 
 
-def _requests(requests: Sequence[Json]) -> Table:
-    table = Table("time", "answer", "sure", "left at", "where the time went", box=box.SIMPLE_HEAD, pad_edge=False)
+def _requests(requests: Sequence[Json], exits: Sequence[str]) -> Table:
+    where = "where time went, from the door on"
+    table = Table("time", "answer", "sure", "left at", where, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("took", justify="right")
     last = requests[-_REQUESTS:][::-1]
     longest = max((each["seconds"] for each in last), default=1.0) or 1.0
     for each in last:
         at = datetime.fromtimestamp(each["at"]).strftime("%H:%M:%S")
-        tier = Text(each["tier"] + (" degraded" if each["degraded"] else ""), _COLOURS[each["tier"]])
+        left = exits[max((index for index, count in enumerate(each["exits"]) if count), default=0)]
+        degraded = " degraded" if each["degraded"] else ""
+        tier = Text(f"{each['tier']}, {left} exit{degraded}", _COLOURS[each["tier"]])
         table.add_row(at, each["label"], f"{each['confidence']:.3f}", tier, _bar(each, longest), _ms(each["seconds"]))
     return table
 

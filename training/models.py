@@ -17,7 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-EXITS = ("device", "edge", "cloud")
+from services.exits import names
+
+PARTS = ("device", "edge", "cloud")
+EXITS = names(len(PARTS))
+"""What the exits after the parts are called: not as tiers, since a plan may run any part anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +132,12 @@ def part_sizes(network: ThreeParts) -> tuple[PartSize, ...]:
     """Sizes of the three parts, each with its exit."""
     found = []
     tensor = torch.zeros(1, network.channels, network.side, network.side)
-    for name in EXITS:
+    for name in PARTS:
         body, head = getattr(network, name), getattr(network, f"{name}_exit")
         parameters = sum(p.numel() for p in (*body.parameters(), *head.parameters()))
         entered, tensor = tensor, body(tensor)
         work = _multiply_accumulates(body, entered) + _multiply_accumulates(head, tensor)
-        leaving = network.classes if name == EXITS[-1] else tensor.numel()
+        leaving = network.classes if name == PARTS[-1] else tensor.numel()
         found.append(PartSize(name, parameters, work, leaving))
     return tuple(found)
 

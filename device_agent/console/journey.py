@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from device_agent.console import pictures
 from device_agent.console.pictures import Pixels
+from device_agent.console.state import condition
 from services import codec, exits, images
 from services.bundle import Manifest
 from services.domain import FloatArray, Plan, Segment, Stage, Tier
@@ -148,9 +149,8 @@ def _step(step: Step, manifest: Manifest, left_at: int) -> Json:
             "index": spec.index,
             "name": spec.name,
             "confidence": step.confidence,
-            "threshold": spec.threshold,
             "label": manifest.labels[step.label],
-        }
+        } | condition(spec, manifest)
     channels = step.activation.shape[1]
     return {
         "split_point": step.split_point,

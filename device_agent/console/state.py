@@ -12,18 +12,21 @@ import numpy as np
 from device_agent.console.candidates import Candidates
 from device_agent.console.feed import PlanChange, Second, Seen, Window
 from services import images
-from services.bundle import Manifest
+from services.bundle import ExitSpec, Manifest
 from services.domain import LinkEstimate, Plan, Tier, TierProfile
 
 Json = dict[str, Any]
 
 _HEARD_SECONDS = 15.0
-"""A tier that was not heard of for longer is shown as quiet, not as there."""
+"""So long a tier counts as there that answers while the link to it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is known at one point in time. heard_at and at: seconds since the epoch."""
+    """What is known at one point in time. Times are seconds since the epoch.
+
+    heard_at: when each tier last worked on a request. lost_at: since when nothing comes over the link above each tier.
+    """
 
     at: float
     manifest: Manifest
@@ -33,6 +36,7 @@ class Moment:
     heard_at: Mapping[Tier, float]
     window: Window
     in_flight: int
+    lost_at: Mapping[Tier, float]
 
 
 def model(manifest: Manifest) -> Json:
@@ -51,10 +55,15 @@ def model(manifest: Manifest) -> Json:
             for p in manifest.split_points
         ],
         "exits": [
-            {"index": e.index, "name": e.name, "split_point": e.split_point, "threshold": e.threshold}
+            {"index": e.index, "name": e.name, "split_point": e.split_point, **condition(e, manifest)}
             for e in manifest.exits
         ],
     }
+
+
+def condition(spec: ExitSpec, manifest: Manifest) -> Json:
+    """When a sample leaves at an exit. calibrated: whether anybody has found out how sure is sure enough."""
+    return {"threshold": spec.threshold, "calibrated": manifest.calibration is not None}
 
 
 def plan(moment: Moment) -> Json:
@@ -94,6 +103,7 @@ def _tier(moment: Moment, tier: Tier) -> Json:
     return {
         "tier": tier.label,
         "state": _state(moment, tier),
+        "silent_seconds": _silent_seconds(moment, tier),
         "blocks": None if stage is None else [stage.segment.start, stage.segment.end],
         "answered": moment.window.tiers[tier],
         "share": moment.window.tiers[tier] / samples if samples else None,
@@ -107,11 +117,19 @@ def _tier(moment: Moment, tier: Tier) -> Json:
 def _state(moment: Moment, tier: Tier) -> str:
     if tier is Tier.DEVICE:
         return "here"
+    if _silent_seconds(moment, tier) is not None:
+        return "silent"
     reached = all(_alive(moment.links.get(below)) for below in Tier if below < tier)
     heard = moment.at - moment.heard_at.get(tier, float("-inf")) < _HEARD_SECONDS
-    if reached or heard:
-        return "reachable" if tier in moment.profiles or heard else "unknown"
-    return "silent" if tier in moment.profiles else "unknown"
+    if heard or (reached and tier in moment.profiles):
+        return "reachable"
+    return "quiet" if tier in moment.profiles else "unknown"
+
+
+def _silent_seconds(moment: Moment, tier: Tier) -> float | None:
+    """For how long nothing has come from a tier that was asked; None where that is not so."""
+    lost = [at for below, at in moment.lost_at.items() if below < tier]
+    return max(moment.at - min(lost), 0.0) if lost else None
 
 
 def _alive(link: LinkEstimate | None) -> bool:

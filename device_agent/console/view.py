@@ -11,6 +11,7 @@ from device_agent.agent import Agent
 from device_agent.console import state
 from device_agent.console.candidates import Candidates, candidates, fixed
 from device_agent.console.feed import WINDOW_SECONDS, Feed, window
+from device_agent.console.reach import Reach
 from device_agent.console.state import Json, Moment
 from device_agent.replan import Replanner
 from services.bundle import Bundle, Manifest
@@ -31,6 +32,7 @@ class View:
     def __init__(self, bundle: Bundle, agent: Agent, limiter: Limiter, observers: Observers, clock: Clock = time.time):
         self.bundle = bundle
         self.feed = Feed(bundle.manifest, clock)
+        self._reach = Reach()
         self._agent, self._limiter, self._observers, self._clock = agent, limiter, observers, clock
         self._compared, self._compared_plan, self._compared_at = (
             Candidates((), "Plans are being compared."),
@@ -64,8 +66,9 @@ class View:
         return answer
 
     def look(self) -> None:
-        """Notes whether the plan has changed: it may, without any request."""
+        """Notes whether the plan has changed, or a link was lost: both may, without any request."""
         self.feed.planned(self.plan())
+        self._reach.look(self._links().values(), self._clock())
 
     async def candidates(self) -> Candidates:
         """The planner's own comparison, off the event loop; no older than 1.4 s, nor than the plan."""
@@ -102,13 +105,11 @@ class View:
         return state.history(self.feed.history(seconds))
 
     def _moment(self) -> Moment:
-        plans, now = self._agent.plans, self._clock()
-        profiles, links = dict(self.feed.profiles), dict(self.feed.links)
+        plans, now, links = self._agent.plans, self._clock(), self._links()
+        profiles = dict(self.feed.profiles)
         if isinstance(plans, Replanner):
-            beliefs = plans.beliefs()
-            profiles |= beliefs.profiles
-            links |= beliefs.links
-        links |= {link.source: link for link in self._agent.runtime.links()}
+            profiles |= plans.beliefs().profiles
+        self._reach.look(links.values(), now)
         return Moment(
             now,
             self.manifest,
@@ -118,7 +119,15 @@ class View:
             self.feed.heard_at,
             window(self.feed.history(WINDOW_SECONDS), len(self.manifest.exits), now),
             self._limiter.in_flight,
+            self._reach.lost_at(),
         )
+
+    def _links(self) -> dict[Tier, LinkEstimate]:
+        """What is believed of each link: by answers, by the tiers themselves, and of our own by ourselves."""
+        plans, links = self._agent.plans, dict(self.feed.links)
+        if isinstance(plans, Replanner):
+            links |= plans.beliefs().links
+        return links | {link.source: link for link in self._agent.runtime.links()}
 
 
 Views = dict[str, View]

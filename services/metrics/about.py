@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
-from services.bundle import ExitSpec, Manifest
+from services.bundle import Manifest
+from services.exits import expected_rate
 from services.images import image_shape
 
 _FP32_BYTES = 4
@@ -27,16 +26,7 @@ def calibrated_shares(manifest: Manifest) -> Iterator[tuple[str, float]]:
     """(exit, share of all samples that should leave there), by the exits' curves; none without a calibration."""
     stay = 1.0 if manifest.calibration is not None else 0.0
     for spec in manifest.exits if stay else ():
-        rate = 1.0 if spec.split_point == manifest.last else _exit_rate(spec)
+        curve = ((point.threshold, point.exit_rate) for point in spec.curve)
+        rate = 1.0 if spec.split_point == manifest.last else expected_rate(spec.threshold, curve)
         yield spec.name, stay * rate
         stay *= 1 - rate
-
-
-def _exit_rate(spec: ExitSpec) -> float:
-    """Of those that reach the exit. Between points of its curve, by a straight line; without one, nobody leaves."""
-    if spec.threshold == 0 or spec.threshold > 1:
-        return float(spec.threshold == 0)
-    points = sorted(spec.curve, key=lambda point: point.threshold)
-    if not points:
-        return 0.0
-    return float(np.interp(spec.threshold, [p.threshold for p in points], [p.exit_rate for p in points]))

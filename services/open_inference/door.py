@@ -125,7 +125,10 @@ class OpenInference:
                     samples, deadline, request.id, wishes, arrived, offer if early is not None else None
                 )
         self._answered(served, answer, traceparent)
-        return replies.reply(served.manifest, answer, outputs, asked.trace)
+        reply = replies.reply(served.manifest, answer, outputs, asked.trace)
+        if asked.ignored:
+            reply.parameters[parameters.IGNORED].string_param = asked.ignored
+        return reply
 
     def _deadline(self, *limits: float | None) -> Deadline:
         return Deadline.after(min((self._deadline_seconds, *(limit for limit in limits if limit is not None))))

@@ -1,4 +1,5 @@
-"""What a request's parameters ask for. Unknown names are passed over, since the protocol defines none.
+"""What a request's parameters ask for. Unknown names are passed over, since the protocol defines none, and named
+in the answer, since they may be misspelt.
 
 Clients differ in the kinds they can send: a number may come as double, int64, uint64 or text, a yes as bool or text.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from services.bundle import Manifest
@@ -16,6 +18,15 @@ from services.errors import InvalidInput
 from services.front import NO_WISHES, Wishes
 
 EMPTY_FINAL = "triton_enable_empty_final_response"
+
+KNOWN = frozenset(
+    (
+        *("exit_threshold", "max_exit", "policy", "min_accuracy", "privacy", "split"),
+        *("timeout", "priority", "trace", EMPTY_FINAL),
+    )
+)
+IGNORED = "ignored_parameters"
+_MOST_IGNORED, _LONGEST_IGNORED = 16, 64
 
 _YES_NO = {"true": True, "false": False}
 _MAX_MICROSECONDS = 1 << 53
@@ -28,13 +39,14 @@ Given = Mapping[str, Any]
 class Parameters:
     """wishes: for the front. timeout_seconds: at most so long, None as long as any. priority: for the queue.
 
-    trace: whether to return it.
+    trace: whether to return it. ignored: the names that mean nothing here, for the answer.
     """
 
     wishes: Wishes
     timeout_seconds: float | None
     priority: int
     trace: bool
+    ignored: str = ""
 
 
 _NONE = Parameters(NO_WISHES, None, 0, False)
@@ -50,7 +62,14 @@ def read(given: Given, manifest: Manifest) -> Parameters:
         _timeout(given),
         _whole(given, "priority", (1 << 64) - 1, "a whole number from 0; 0 is none, 1 the highest") or 0,
         _flag(given, "trace"),
+        _ignored(given),
     )
+
+
+def _ignored(given: Given) -> str:
+    """The unknown names, separated by commas: 16 at most, of 64 characters each, ? for what cannot be shown."""
+    unknown = islice((name[:_LONGEST_IGNORED] for name in given if name not in KNOWN), _MOST_IGNORED)
+    return ",".join("".join(c if c.isprintable() and c != "," else "?" for c in name) for name in sorted(unknown))
 
 
 def _thresholds(given: Given, manifest: Manifest) -> tuple[float, ...] | None:

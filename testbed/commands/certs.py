@@ -15,6 +15,10 @@ EPILOG = "Example: offramp certs --out certs --san device=camera.local"
 _EVERYWHERE = ("localhost", "127.0.0.1", "::1")
 _HOSTS = {"device": "device-agent", "edge": "edge-node", "cloud": "cloud-node"}
 """What docker-compose.yml calls them."""
+_TOKENS_FOR = {
+    "device": "that the device asks its clients for (its setting token_file)",
+    "client": "that a client brings (--token-file); the same one",
+}
 
 
 def certs(
@@ -43,11 +47,13 @@ def certs(
         _refuse_to_overwrite(out, [made.CA, *wanted])
     now = datetime.now(UTC)
     authority = made.Authority.read(out) if renew else made.Authority.create(now, 10 * 365)
+    holders: list[str] = []
     if not renew:
         for name, content in authority.files().items():
             made.write(out / name, content)
         token = made.new_token()
-        for name in {"device", "client"} & wanted.keys():
+        holders = [name for name in _TOKENS_FOR if name in wanted]
+        for name in holders:
             made.write(out / name / made.TOKENS, token)
     for name, hosts in wanted.items():
         certificate, key = authority.issue(name, hosts, now, days)
@@ -55,6 +61,8 @@ def certs(
         made.write(out / name / made.KEY, key)
         made.write(out / name / made.CERTIFICATE, certificate)
         print(f"{out / name}: {', '.join(hosts)}, for {days} days")
+    for name in holders:
+        print(f"{out / name / made.TOKENS}: the token {_TOKENS_FOR[name]}")
     print(f"{out / made.CA_KEY} signs them: keep it to yourself, no tier needs it")
 
 

@@ -119,7 +119,7 @@ def _split_points(manifest: Manifest, timings: list[Timing], sizes: tuple[int, .
     known = {(each.segment, each.batch_size): each for each in timings}
     exits = {spec.split_point: spec.name for spec in manifest.exits}
     for point in manifest.split_points:
-        mark = f"  [bold green]exit {exits[point.index]}[/]" if point.index in exits else ""
+        mark = f"  [bold green]{exits[point.index]} exit[/]" if point.index in exits else ""
         sides = (Segment(0, point.index), Segment(point.index, manifest.last))
         cells = [cell for size in sizes for side in sides for cell in _cells(known.get((side, size)), side)]
         table.add_row(str(point.index), point.after.rsplit("/", 1)[-1] + mark, *cells)

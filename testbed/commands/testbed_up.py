@@ -96,10 +96,13 @@ def run(
     if serve:
         wait_for(demo.serve(settings, console))
         return
-    split = held_out(load(bundle), data, limit)
+    loaded = load(bundle)
+    split = held_out(loaded, data, limit)
     summary = wait_for(demo.demonstrate(settings, split, out, in_flight, console))
     console.print(report.table(summary))
     console.print(report.plans_table(summary))
+    for hint in report.hints(summary, loaded.manifest, settings):
+        console.print(hint, highlight=False)
     console.print(report.sentence(summary, out))
     if summary["failed"]:
         raise OfframpError(f"{summary['failed']} requests failed; the logs are in {settings.logs}")

@@ -117,6 +117,40 @@ def test_a_worse_link_moves_the_plan_to_the_device_and_a_better_one_back(browser
         seen.until("document.querySelector('.network').getAttribute('aria-label').includes('edge 0:')")
 
 
+OVERLAPS = """() => {
+  const seen = [...document.querySelectorAll(".network text")].filter((each) => {
+    for (let e = each; e.tagName !== "svg"; e = e.parentElement) if (getComputedStyle(e).opacity < 0.05) return false;
+    return each.textContent;
+  });
+  const boxes = seen.map((each) => [each.textContent, each.getBoundingClientRect()]);
+  return boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
+    .filter(([, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+      && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 5)
+    .map(([other]) => `${one} over ${other}`));
+}"""
+"""Labels of the network that cover each other, now."""
+
+
+@pytest.mark.parametrize("width", [1440, 360])
+def test_labels_never_cover_each_other_not_even_in_the_first_second(browser: Any, console: str, width: int) -> None:
+    with opened(browser, console, width) as seen:
+        seen.page.wait_for_selector(".network text")
+        for _ in range(20):
+            assert seen.page.evaluate(OVERLAPS) == []
+            seen.page.wait_for_timeout(50)
+
+
+def test_a_tier_behind_a_cut_link_is_not_called_reachable(browser: Any, console: str) -> None:
+    with opened(browser, console) as seen:
+        seen.until("document.querySelectorAll('.tier .state')[1].textContent === 'reachable'")
+        near = seen.page.locator("#controls fieldset").first
+        near.get_by_role("button", name="Cut").click()
+        for tier in (1, 2):
+            seen.until(f"document.querySelectorAll('.tier .state')[{tier}].textContent.startsWith('unreachable for')")
+        near.get_by_role("button", name="Mend").click()
+        seen.until("document.querySelectorAll('.tier .state')[1].textContent === 'reachable'")
+
+
 def test_a_link_that_is_cut_is_shown_as_cut_and_mended_again(browser: Any, console: str) -> None:
     with opened(browser, console) as seen:
         far = seen.page.locator("#controls fieldset").nth(1)

@@ -24,7 +24,7 @@ def test_a_published_network_is_partitioned_with_its_exits(tmp_path: Path) -> No
     result = RUNNER.invoke(cli.app, asked)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [spec["name"] for spec in found["exits"]] == ["exit_0", "exit_1", "exit_2"]
+    assert [spec["name"] for spec in found["exits"]] == ["early", "middle", "final"]
     assert "synthetic" in found["measured_on"]
     assert bundle.load(tmp_path / "b").manifest.name == "resnet20"
 

@@ -220,3 +220,16 @@ async def test_settings_reach_an_agent(tiny: Path) -> None:
     assert str(agents.first.plan()) == "device 0:2 > edge 2:4 fp32 > cloud 4:8 fp16"
     await agents.stop()
     await process.close(models, None)
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+async def test_parameters_that_nobody_understands_are_named_in_the_answer(
+    tiny: Path, pixels: np.ndarray, tier: Tier
+) -> None:
+    async with three_tiers(tiny) as tiers:
+        address = (tiers.device, tiers.edge, tiers.cloud)[tier].address
+        async with calling(address) as call:
+            reply = await ask(call, pixels[:1], exit_thresold=0.9, max_exit=1, privcy=True)
+            plain = await ask(call, pixels[:1], max_exit=1)
+    assert reply.parameters["ignored_parameters"].string_param == "exit_thresold,privcy"
+    assert "ignored_parameters" not in plain.parameters

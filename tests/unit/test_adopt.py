@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from services import bundle
 from services.domain import FloatArray, Segment
-from services.errors import InvalidInput, TooLarge
+from services.errors import InvalidInput, SettingsError, TooLarge
 from services.model import Model
 from testbed.adopt import NEVER, adopt, adopt_network, preprocessing
 from tests.networks import three_exit_graph
@@ -119,6 +120,14 @@ def test_bytes_after_the_codec_are_measured_at_every_split_point(tmp_path: Path)
         weight = measured[point.index]
         assert weight is not None
         assert 0 < weight < point.bytes_int8 + 64
+
+
+def test_a_misspelt_network_is_told_from_a_missing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "training.families.export", None)  # as where torch is not installed
+    with pytest.raises(InvalidInput, match=r"no network is called 'resnet999'; known: .*resnet20"):
+        adopt_network("resnet999", tmp_path / "b")
+    with pytest.raises(SettingsError, match="--network needs"):
+        adopt_network("resnet20", tmp_path / "b")
 
 
 def test_a_published_network_becomes_a_bundle_with_random_weights_and_exits(tmp_path: Path) -> None:

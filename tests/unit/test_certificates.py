@@ -195,6 +195,8 @@ def test_the_command_makes_what_tiers_take(tmp_path: Path, capsys: pytest.Captur
     )
     printed = capsys.readouterr().out
     assert "edge-node, localhost, 127.0.0.1, ::1, edge.example.org" in printed
+    for name in ("device", "client"):
+        assert f"{tmp_path / 'certs' / name / 'tokens'}: the token" in printed
     assert read_one(tmp_path / "certs" / "client" / "tokens") not in printed
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from device_agent.inputs import ModelInfo, read, tensor_of
+from device_agent.questions import wishes_of
 from services.errors import InvalidInput
 
 INFO = ModelInfo("m", "1", "input", (1, 8, 8), (8, 8, 1))
@@ -77,3 +79,14 @@ def test_an_array_of_text_is_refused() -> None:
 def test_an_image_for_a_model_without_images_is_refused() -> None:
     with pytest.raises(InvalidInput, match="does not take images"):
         tensor_of(Image.new("L", (8, 8)), NO_IMAGES)
+
+
+@pytest.mark.parametrize(("sample", "kind"), [(None, "None"), ([1, 2], "a list"), (b"png", "a bytes")])
+def test_what_is_no_sample_is_refused_with_what_may_be_given(sample: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"numpy array, an open PIL image, or the path .* got {kind}"):
+        tensor_of(sample, INFO)
+
+
+def test_a_wish_that_there_is_not_is_refused_with_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"'thresold'.* takes request_id, timeout_seconds, exit_threshold, .* trace"):
+        wishes_of({"thresold": 0.5, "trace": True})

@@ -34,7 +34,7 @@ def beliefs(links: dict[Tier, LinkEstimate] = FAST) -> Beliefs:
 def moment(model: Model, clock: FakeClock, **changes: object) -> Moment:
     feed = Feed(model.manifest, clock)
     feed.answered(finished(model.manifest, plan()))
-    made = Moment(clock.now, model.manifest, plan(), {}, {}, {}, window(feed.history(), 3, clock.now), 0)
+    made = Moment(clock.now, model.manifest, plan(), {}, {}, {}, window(feed.history(), 3, clock.now), 0, {})
     return replace(made, **changes)
 
 
@@ -46,7 +46,7 @@ def test_a_link_that_nobody_knows_is_null_and_not_zero(model: Model, clock: Fake
 
 @pytest.mark.parametrize(
     ("known", "link", "said"),
-    [(False, None, "unknown"), (True, None, "silent"), (True, 0.01, "reachable"), (False, 0.01, "unknown")],
+    [(False, None, "unknown"), (True, None, "quiet"), (True, 0.01, "reachable"), (False, 0.01, "unknown")],
 )
 def test_a_tier_is_reachable_only_over_a_link_that_is_there(
     model: Model, clock: FakeClock, known: bool, link: float | None, said: str
@@ -55,6 +55,22 @@ def test_a_tier_is_reachable_only_over_a_link_that_is_there(
     found = moment(model, clock, profiles=profiles, links={Tier.DEVICE: LinkEstimate(Tier.DEVICE, link)})
     device, edge, _ = state.tiers(found)
     assert (device["state"], edge["state"], edge["blocks"]) == ("here", said, [2, 4])
+
+
+@pytest.mark.parametrize("lost", [Tier.DEVICE, Tier.EDGE])
+def test_what_lies_behind_a_lost_link_is_silent_for_as_long_as_it_is_lost(
+    model: Model, clock: FakeClock, lost: Tier
+) -> None:
+    just_heard = dict.fromkeys(Tier, clock.now)
+    _, edge, cloud = state.tiers(moment(model, clock, heard_at=just_heard, lost_at={lost: clock.now - 7}))
+    assert (cloud["state"], cloud["silent_seconds"]) == ("silent", 7)
+    behind = lost is Tier.DEVICE
+    assert (edge["state"], edge["silent_seconds"]) == (("silent", 7) if behind else ("reachable", None))
+
+
+def test_an_exit_that_nobody_calibrated_is_told_as_that(model: Model) -> None:
+    assert not any(each["calibrated"] for each in state.model(model.manifest)["exits"])
+    assert all(each["calibrated"] for each in state.model(chain(SHAPES, {2: 0.5}, 0.9))["exits"])
 
 
 def test_everything_the_page_gets_is_plain_json(model: Model, clock: FakeClock) -> None:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from services import exits
+from services.bundle import read_manifest
 from services.domain import FloatArray
 from services.exits import Measure
+from tests.conftest import ROOT
 
 MEASURES: list[Measure] = ["max_softmax", "entropy", "margin"]
 logits = hnp.arrays(
@@ -73,3 +75,27 @@ def test_at_threshold_zero_all_leave_and_above_one_none(logits: FloatArray) -> N
 def test_a_sample_exactly_at_the_threshold_leaves() -> None:
     confidences = np.array([0.59, 0.6, 0.61], np.float32)
     assert exits.leaves(confidences, 0.6).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (1, ("final",)),
+        (2, ("early", "final")),
+        (3, ("early", "middle", "final")),
+        (5, ("early", "middle-1", "middle-2", "middle-3", "final")),
+    ],
+)
+def test_exits_are_named_by_their_order_and_not_after_tiers(count: int, names: tuple[str, ...]) -> None:
+    assert exits.names(count) == names
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist", "cifar10"])
+def test_no_exit_of_a_shipped_bundle_is_called_like_a_tier(name: str) -> None:
+    manifest = read_manifest(ROOT / "models" / name)
+    assert tuple(spec.name for spec in manifest.exits) == exits.names(3)
+
+
+@pytest.mark.parametrize(("threshold", "never"), [(0.0, False), (1.0, False), (1.01, True)])
+def test_nobody_leaves_above_one(threshold: float, never: bool) -> None:
+    assert exits.never(threshold) is never

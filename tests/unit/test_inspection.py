@@ -67,6 +67,14 @@ def test_what_was_not_measured_is_a_dash(large: Manifest) -> None:
     assert drawn(large, 200).count("–") == len(large.split_points) - 1
 
 
+def test_an_exit_that_is_not_calibrated_is_shown_as_one_that_nobody_leaves_at(adopted: Path) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(inspection.shown(adopted))
+    text = console.export_text()
+    assert "Exit 0, early: not calibrated, never leaves here" in text
+    assert "1.01" not in text
+
+
 def test_json_has_the_measured_bytes_of_every_split_point(adopted: Path) -> None:
     found = inspection.as_json(adopted)
     assert found["codec"] == "int8+zstd"

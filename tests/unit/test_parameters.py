@@ -34,8 +34,23 @@ def test_nothing_given_wishes_for_nothing(manifest: Manifest) -> None:
     assert (found.timeout_seconds, found.priority, found.trace) == (None, 0, False)
 
 
-def test_unknown_names_are_passed_over(manifest: Manifest) -> None:
-    assert read(manifest, "sequence_id", 7).wishes == parameters.Wishes()
+def test_unknown_names_are_passed_over_and_named(manifest: Manifest) -> None:
+    found = read(manifest, "sequence_id", 7)
+    assert (found.wishes, found.ignored) == (parameters.Wishes(), "sequence_id")
+
+
+@pytest.mark.parametrize("name", sorted(parameters.KNOWN - {"policy", "split"}))
+def test_what_means_something_is_not_called_ignored(manifest: Manifest, name: str) -> None:
+    assert read(manifest, name, "true" if name in ("privacy", "trace", parameters.EMPTY_FINAL) else "1").ignored == ""
+
+
+def test_the_names_that_are_told_are_few_short_and_printable(manifest: Manifest) -> None:
+    request = messages.ModelInferRequest()
+    for number in range(1000):
+        request.parameters[f"{number:03}\n,{'x' * 500}"].bool_param = True
+    told = parameters.read(request.parameters, manifest).ignored.split(",")
+    assert len(told) == 16
+    assert all(len(name) == 64 and name[3:5] == "??" and name.isprintable() for name in told)
 
 
 @pytest.mark.parametrize(("furthest", "expected"), [(0, (0, 0, 0)), ("1", (0.6, 0, 0)), (2, (0.6, 0.5, 0))])

@@ -30,16 +30,24 @@ def explained(policy: Policy = LATENCY) -> Explanation:
     return explain(believed(manifest, measured, LINKS, {Tier.DEVICE: 8.0, Tier.EDGE: 2.0}), policy)
 
 
-def text(found: Explanation) -> str:
-    console = Console(width=100, record=True, file=io.StringIO())
+def text(found: Explanation, width: int = 100) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(shown(found))
     return console.export_text()
 
 
-def test_the_tables_fit_a_hundred_columns() -> None:
-    lines = text(explained()).splitlines()
-    assert max(map(len, lines)) <= 100
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_tables_fit_a_terminal_without_cutting_a_word(width: int) -> None:
+    lines = text(explained(), width).splitlines()
+    assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
+    offloading = next(number for number, line in enumerate(lines) if "raw to cloud" in line)
+    assert any("> fp32 0:4" in line for line in lines[offloading : offloading + 4])
+
+
+def test_a_wide_terminal_has_each_plan_on_one_line() -> None:
+    lines = [line for line in text(explained(), 120).splitlines() if "to cloud" in line]
+    assert [line.count(" > ") for line in lines] == [2, 2, 2]
 
 
 def test_the_chosen_plan_comes_first_then_five_more() -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from device_agent.client import ModelInfo, Prediction
+from services.bundle import read_manifest
 from services.domain import Plan, Segment, Stage, Tier
 from services.errors import InvalidInput, SettingsError
 from testbed import ask, local, report
 from testbed.load import Outcome, submit
 from testbed.local import LinkAsked, TestbedSettings
+from tests.conftest import ROOT
 
 INFO = ModelInfo("tiny", "1", "input", (1, 8, 8), (8, 8, 1))
 
@@ -55,6 +60,40 @@ def test_a_link_that_makes_no_sense_is_refused(text: str) -> None:
         LinkAsked.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "example"), [("5mbit", "5mbit,10ms"), *((wrong, "20mbit,10ms") for wrong in ("fast", "", "10ms"))]
+)
+def test_a_link_without_a_round_trip_is_refused_with_an_example_and_no_more(text: str, example: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        LinkAsked.parse(text)
+    assert str(error.value) == f"{text!r} is not RATE,RTT: write both, like {example}"
+
+
+@pytest.mark.parametrize("option", ["--port", "--console-port"])
+async def test_a_port_in_use_is_refused_with_the_option_that_chooses_another(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = f"127.0.0.1:{server.getsockname()[1]}"
+        place = {"listen": taken} if option == "--port" else {"console": taken}
+        with pytest.raises(SettingsError, match=f"in use.*choose one with {option}"):
+            async with local.running(TestbedSettings(tmp_path, logs=tmp_path / "logs", **place)):
+                pytest.fail("it came up")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(("splits", "hints"), [(None, 2), ("8,14", 0)])
+def test_a_run_that_left_a_tier_idle_says_why(splits: str | None, hints: int) -> None:
+    settings = TestbedSettings(Path("b"), splits=splits)
+    summary = report.summarise([Outcome(0, 1, 0.002, prediction())], 0.5, 64, settings)
+    summary["plans"] = [{"plan": "device 0:0 > edge 0:20 int2+zstd"}]
+    found = report.hints(summary, read_manifest(ROOT / "models" / "digits"), settings)
+    assert len(found) == hints
+    if found:
+        assert "at the edge and the cloud" in found[0]
+        assert "(64 bytes each)" in found[0]
+        assert "--splits 8,14" in found[0]
+        assert found[1].startswith("int2: 2 bits")
+
+
 async def test_every_sample_is_sent_once_and_errors_become_outcomes() -> None:
     class Client:
         async def infer(self, model: str, image: np.ndarray, **_: object) -> list[Prediction]:
@@ -67,6 +106,13 @@ async def test_every_sample_is_sent_once_and_errors_become_outcomes() -> None:
     assert sorted(o.sample for o in outcomes) == list(range(10))
     assert [o.sample for o in outcomes if not o.right] == [3]
     assert [o.sample for o in outcomes] != list(range(10))
+
+
+@pytest.mark.parametrize(("name", "shown"), [("middle", "middle exit"), ("", "exit 0"), ("[/]", "[/] exit")])
+def test_an_answer_names_the_exit_that_gave_it(name: str, shown: str) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(ask.shown(Path("a.png"), [prediction(tier=Tier.EDGE, exit_name=name, trace=None)]))
+    assert f"tier edge  {shown}" in console.export_text()
 
 
 def test_a_waterfall_has_a_bar_for_each_stage_that_took_time() -> None:

@@ -14,6 +14,7 @@ from services.errors import InvalidInput, UpstreamUnavailable
 from testbed import watch
 from testbed.watch import Watched, sparkline
 from tests.consoles import console
+from tests.tiers import device
 
 
 def test_a_sparkline_rises_from_nothing_to_the_largest_and_leaves_blanks() -> None:
@@ -30,15 +31,25 @@ async def test_one_look_shows_tiers_links_plan_and_requests_in_a_hundred_columns
     terminal = Console(width=100, record=True, file=io.StringIO())
     terminal.print(watch.shown(found))
     text = terminal.export_text()
-    assert all(
-        word in text for word in ("device", "cloud", "unknown", "plan device 0:8", "runs 0:8", "100% answered here")
-    )
+    said = ("device", "cloud", "unknown", "plan device 0:8", "runs 0:8", "100% answered here", " exit ")
+    assert all(word in text for word in said)
     assert max(map(len, text.splitlines())) <= 100
 
 
 async def test_where_no_console_answers_the_sentence_says_what_to_give() -> None:
     with pytest.raises(UpstreamUnavailable, match="no console answers at 127"):
         await watch.once(Watched("127.0.0.1:1"))
+
+
+async def test_what_is_no_console_is_told_from_nobody(tiny: Path) -> None:
+    async with device(tiny) as running:
+        with pytest.raises(InvalidInput, match="is no console; is it the gRPC port") as error:
+            await watch.once(Watched(running.address))
+    assert "Error" not in str(error.value)
+
+
+def test_a_tier_that_was_lost_says_since_when() -> None:
+    assert watch._does({"state": "silent", "silent_seconds": 12.3, "blocks": None}) == "unreachable 12 s"
 
 
 async def test_a_model_that_is_not_there_is_refused(tiny: Path) -> None:

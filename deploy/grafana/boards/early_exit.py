@@ -60,7 +60,7 @@ MIX = Row(
             About(
                 "Exits at tiers", "Samples answered by each exit at each tier, over all the time shown.", "short", 12, 9
             ),
-            Query(total(EXITS, MODEL, "tier, exit"), "exit {{exit}} at {{tier}}"),
+            Query(total(EXITS, MODEL, "tier, exit"), "{{exit}} exit, at {{tier}}"),
         ),
     ),
 )

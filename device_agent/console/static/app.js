@@ -95,7 +95,7 @@ function figures() {
   const list = byId("figures");
   if (!list.children.length) list.append(...shown.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}, ""))));
   shown.forEach(([, value], i) => say(list.children[i].lastChild, value));
-  list.title = `${totals.requests.toLocaleString("en")} requests since the start; figures are of the last minute`;
+  list.title = `${totals.requests.toLocaleString("en")} requests since the start; figures are of the last minute, times without the client's own call`;
 }
 
 function join() {

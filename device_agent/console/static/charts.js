@@ -30,7 +30,7 @@ function marks(state) {
 function axes(values) {
   const plain = { stroke: token("--muted"), font: "12px system-ui, sans-serif", grid: { stroke: token("--line"), width: 1 }, ticks: { show: false } };
   return [
-    { ...plain, size: 30, grid: { show: false }, space: 80, values: (_, at) => at.map((each) => (each % 60 ? clock(each) : clock(each).slice(0, 5))) },
+    { ...plain, size: 38, gap: 12, grid: { show: false }, space: 80, values: (_, at) => at.map((each) => (each % 60 ? clock(each) : clock(each).slice(0, 5))) },
     { ...plain, size: 52, values },
   ];
 }
@@ -40,7 +40,7 @@ function options(root, state, series, values, y, bands) {
     bands,
     width: root.clientWidth, height: 210, series, axes: axes(values), hooks: { draw: [marks(state)] },
     scales: { x: { time: true }, y }, cursor: { y: false, points: { size: 7 } }, legend: { live: true },
-    padding: [8, 8, 0, 0],
+    padding: [8, 26, 0, 0],
   };
 }
 
@@ -98,7 +98,7 @@ export function createCharts(latencyRoot, mixRoot) {
       [{ series: [2, 1], fill: resolved("color-mix(in oklab, var(--muted) 18%, transparent)") }]), latency(current), latencyRoot);
     const areas = exits.map((exit, i) => {
       const fill = resolved(shade(i, exits.length));
-      return { label: exit.name, stroke: token("--surface"), fill, width: 1.5 / devicePixelRatio + 0.5, points: { show: false }, value: (chart, v, series, at) => own(chart, series, at) };
+      return { label: `${exit.name} exit`, stroke: token("--surface"), fill, width: 1.5 / devicePixelRatio + 0.5, points: { show: false }, value: (chart, v, series, at) => own(chart, series, at) };
     }).reverse();
     const second = new uPlot(options(mixRoot, state, [time, ...areas], (_, at) => at.map((v) => percent(v)), { range: [0, 1] }), mix(current), mixRoot);
     charts = [first, second];

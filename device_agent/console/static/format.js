@@ -37,6 +37,15 @@ export function sure(value) {
   return value > 0.995 && value < 1 ? (Math.floor(value * 10000) / 10000).toFixed(4) : value.toFixed(3);
 }
 
+/** When a sample leaves at an exit, in lines: nobody is sure enough for a threshold above one. */
+export function condition({ threshold, calibrated }) {
+  if (threshold > 1) return [...(calibrated ? [] : ["not calibrated:"]), "never leaves here"];
+  return [threshold > 0 ? `if ${sure(threshold)} sure` : "all that come"];
+}
+
+/** "12 s", "3 min": how long something has lasted. */
+export const ago = (seconds) => (seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
+
 export const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString("en-GB");
 export const title = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export const shape = (sizes) => sizes.join("×");

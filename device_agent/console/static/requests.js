@@ -17,7 +17,7 @@ function details(request) {
   const expected = request.expected_seconds === null ? "fixed plan" : `expected ${ms(request.expected_seconds)}`;
   return h("div", { class: "details" },
     h("p", {}, h("code", {}, request.id), h("span", {}, `${request.samples} ${request.samples === 1 ? "sample" : "samples"}`),
-      h("span", {}, "plan ", h("code", {}, request.plan)), h("span", {}, `${expected}, took ${ms(request.seconds)}`),
+      h("span", {}, "plan ", h("code", {}, request.plan)), h("span", {}, `${expected}, took ${ms(request.seconds)}, without the client's own call`),
       request.degraded ? h("span", { class: "warn" }, `degraded: ${request.degraded.replaceAll("_", " ")}`) : null),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Stages of this request" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows))));
 }
@@ -35,7 +35,7 @@ export function createRequests(root, note, pause) {
     const button = h("button", { type: "button", class: "row", "aria-expanded": String(opened), "data-number": request.number, onclick: () => toggle(request.number) },
       h("span", { class: "when" }, clock(request.at)),
       h("span", { class: "answer" }, h("b", {}, request.label), h("small", {}, sure(request.confidence))),
-      h("span", { class: "left" }, h("i", { class: `key t-${request.tier} s-compute` }), `${title(request.tier)}, exit ${exit.name}`,
+      h("span", { class: "left" }, h("i", { class: `key t-${request.tier} s-compute` }), `${title(request.tier)}, ${exit.name} exit`,
         request.degraded ? h("em", { class: "warn" }, " degraded") : null),
       bar(hopParts(request.hops), longest),
       h("span", { class: "took" }, ms(request.seconds)));
@@ -68,7 +68,7 @@ export function createRequests(root, note, pause) {
 
   function tell() {
     const behind = state ? state.requests.filter((each) => each.number > (drawn[0]?.number ?? 0)).length : 0;
-    say(note, looking() && behind ? `held; ${behind}${behind >= 100 ? " or more" : ""} newer` : drawn.length ? "each bar is one request: where its time went" : "");
+    say(note, looking() && behind ? `held; ${behind}${behind >= 100 ? " or more" : ""} newer` : drawn.length ? "each bar is one request: where its time went, from the device's door on" : "");
   }
 
   pause.addEventListener("click", () => {

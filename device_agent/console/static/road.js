@@ -1,10 +1,10 @@
 // The three tiers, the two links between them, and answers leaving. Dots are real requests on their way.
 
 import { calm, h, s, say } from "./dom.js";
-import { blocks, known, ms, percent, rate, title } from "./format.js";
+import { ago, blocks, known, ms, percent, rate, title } from "./format.js";
 import { TIERS } from "./stages.js";
 
-const STATES = { here: "this machine", reachable: "reachable", silent: "not answering", unknown: "not heard of yet" };
+const STATES = { here: "this machine", reachable: "reachable", silent: "unreachable", quiet: "not heard of lately", unknown: "not heard of yet" };
 const MOST_DOTS = 10;
 const WAY_MS = 620;
 
@@ -24,7 +24,7 @@ function card(tier) {
 function link(source, target) {
   const parts = { rate: h("strong", {}), rtt: h("span", {}), set: h("small", {}), dots: s("g", {}) };
   parts.svg = s("svg", { class: "lane", "aria-hidden": "true" },
-    s("line", { class: "asphalt", x1: "0", y1: "50%", x2: "100%", y2: "50%" }),
+    s("line", { class: "asphalt", pathLength: 100, x1: "0", y1: "50%", x2: "100%", y2: "50%" }),
     s("line", { class: "dash", x1: "0", y1: "50%", x2: "100%", y2: "50%" }), parts.dots);
   parts.root = h("div", { class: "link", role: "group", "aria-label": `Link from ${source} to ${target}` },
     h("p", { class: "rate" }, parts.rate), parts.svg, h("p", { class: "rtt" }, parts.rtt, parts.set));
@@ -40,7 +40,7 @@ export function createRoad(root) {
     const parts = cards[found.tier];
     parts.root.dataset.state = found.state;
     parts.root.classList.toggle("idle", !found.blocks || found.blocks[0] === found.blocks[1]);
-    say(parts.state, STATES[found.state]);
+    say(parts.state, STATES[found.state] + (known(found.silent_seconds) ? ` for ${ago(found.silent_seconds)}` : ""));
     const runs = found.blocks === null ? "not in this plan"
       : found.blocks[0] === found.blocks[1] ? "passes its input on" : `runs ${blocks(...found.blocks)}`;
     say(parts.runs, runs);

@@ -1,11 +1,11 @@
 // The network as a strip of blocks: who runs which, what would cross at each split point, and the exits.
 
 import { calm, h, s, say } from "./dom.js";
-import { bytes, percent, shape, sure, title } from "./format.js";
+import { bytes, condition, percent, shape, title } from "./format.js";
 import { exitShade, TIERS } from "./stages.js";
 
 const CUT_TOP = 46, BARS = 62, ROW = 116, ROW_HEIGHT = 34, NAMES = ROW + ROW_HEIGHT + 17, LAMPS = 196;
-const MIN_LABEL = 50;
+const MIN_LABEL = 50, LETTER = 7.4;
 
 const operation = (after) => after.split("/").pop().replace(/_\d+$/, "").split(":")[0];
 
@@ -23,11 +23,12 @@ export function createStrip(root, note) {
     if (!model || !width) return;
     const count = model.split_points.length - 1, each = width / count;
     const staggered = width < 560;
-    const height = LAMPS + (staggered ? 108 : 62);
+    const lines = Math.max(...model.exits.map((exit) => condition(exit).length));
+    const drop = 30 + 16 * lines, height = LAMPS + (staggered ? drop : 0) + 46 + 16 * lines;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
     const most = Math.sqrt(Math.max(...model.split_points.map((p) => p.bytes)));
-    drawn = { blocks: [], bars: [], exits: [], names: TIERS.map((tier) => s("text", { class: `span t-${tier}`, y: NAMES, "text-anchor": "middle" }, title(tier))) };
+    drawn = { blocks: [], bars: [], exits: [], names: TIERS.map((tier) => s("text", { class: `span gone t-${tier}`, y: NAMES, "text-anchor": "middle" }, title(tier))) };
     const bars = model.split_points.map((point) => {
       const tall = Math.max(2, (BARS - 8) * Math.sqrt(point.bytes) / most);
       const wide = Math.max(2, Math.min(9, each * 0.4));
@@ -47,28 +48,28 @@ export function createStrip(root, note) {
     const labels = each < MIN_LABEL ? [] : model.split_points.slice(1).map((point, i) =>
       s("text", { class: "op", x: (i + 0.5) * each, y: ROW + ROW_HEIGHT / 2 + 4, "text-anchor": "middle" }, operation(point.after).slice(0, Math.floor(each / 7))));
     drawn.cuts = [0, 1].map(() => cut());
-    drawn.exits = model.exits.map((exit, i) => outlet(exit, staggered && i % 2 === 1));
-    svg.replaceChildren(...bars, ...blocks, ...labels, ...drawn.names, ...drawn.exits.map((e) => e.root), ...drawn.cuts.map((c) => c.root));
+    drawn.exits = model.exits.map((exit, i) => outlet(exit, staggered && i % 2 === 1 ? drop : 0));
+    svg.replaceChildren(...bars, ...blocks, ...labels, ...drawn.exits.map((e) => e.ramp), ...drawn.names, ...drawn.exits.map((e) => e.root), ...drawn.cuts.map((c) => c.root));
   }
 
   function cut() {
     const parts = { label: s("text", { class: "cutname", y: 15 }), line: s("line", { y1: 22, y2: ROW + ROW_HEIGHT + 4 }) };
-    parts.root = s("g", { class: "cut" }, parts.line, parts.label);
+    parts.root = s("g", { class: "cut gone" }, parts.line, parts.label);
     return parts;
   }
 
-  function outlet(exit, low) {
+  function outlet(exit, drop) {
     const at = x(exit.split_point), anchor = at < 60 ? "start" : at > width - 60 ? "end" : "middle";
     const inner = anchor === "start" ? Math.max(at, 8) : anchor === "end" ? Math.min(at, width - 8) : at;
-    const drop = low ? 46 : 0, textAt = anchor === "middle" ? at : anchor === "start" ? 0 : width;
+    const textAt = anchor === "middle" ? at : anchor === "start" ? 0 : width;
     const parts = { lamp: s("circle", { class: "lamp", cx: inner, cy: LAMPS - 10 + drop, r: 7 }) };
     parts.share = s("tspan", { class: "share" }, "–");
-    parts.root = s("g", { class: "exit", style: { "--shade": exitShade(exit.index, model.exits.length) } },
-      s("path", { class: "ramp", d: `M${inner} ${ROW + ROW_HEIGHT + 2}V${LAMPS - 18 + drop}` }), parts.lamp,
-      s("text", { class: "exitname", x: textAt, y: LAMPS + 20 + drop, "text-anchor": anchor }, `exit ${exit.name} `, parts.share),
-      s("text", { class: "threshold", x: textAt, y: LAMPS + 37 + drop, "text-anchor": anchor },
-        exit.threshold > 0 ? `if ${sure(exit.threshold)} sure` : "all that come"),
-      s("title", {}, `exit ${exit.name} after block ${exit.split_point}`));
+    const style = { "--shade": exitShade(exit.index, model.exits.length) };
+    parts.ramp = s("path", { class: "ramp", style, d: `M${inner} ${ROW + ROW_HEIGHT + 2}V${LAMPS - 18 + drop}` });
+    parts.root = s("g", { class: "exit", style }, parts.lamp,
+      s("text", { class: "exitname", x: textAt, y: LAMPS + 20 + drop, "text-anchor": anchor }, `${exit.name} exit `, parts.share),
+      condition(exit).map((line, i) => s("text", { class: "threshold", x: textAt, y: LAMPS + 37 + 16 * i + drop, "text-anchor": anchor }, line)),
+      s("title", {}, `${exit.name} exit, after block ${exit.split_point}: ${condition(exit).join(" ")}`));
     return parts;
   }
 
@@ -77,23 +78,41 @@ export function createStrip(root, note) {
     return stage ? stage.tier : "none";
   }
 
+  /** Shows what was hidden where it belongs; what was in sight already moves there. */
+  function place(root, seen, at) {
+    const hidden = root.classList.contains("gone");
+    root.classList.toggle("gone", !seen);
+    if (!seen) return;
+    root.classList.toggle("moves", !hidden);
+    root.style.transform = `translateX(${at}px)`;
+  }
+
+  /** From where to where a label reaches, which nobody has to lay out for that. */
+  function reach(at, anchor, text) {
+    const wide = LETTER * text.length;
+    return anchor === "start" ? [at, at + wide] : anchor === "end" ? [at - wide, at] : [at - wide / 2, at + wide / 2];
+  }
+
   function showCuts(plan) {
+    let taken = -Infinity;
     const ends = plan.hops.map((hop) => x(hop.split_point));
     drawn.cuts.forEach((parts, i) => {
       const hop = plan.hops[i];
-      parts.root.classList.toggle("gone", !hop);
+      const at = hop && Math.min(Math.max(ends[i], 1), width - 1);
+      place(parts.root, Boolean(hop), at);
       if (!hop) return;
       const last = model.split_points.length - 1;
       const empty = hop.split_point === last;
-      const crowded = i === 1 && Math.abs(ends[1] - ends[0]) < 170;
-      const at = Math.min(Math.max(ends[i], 1), width - 1);
-      const anchor = ends[i] < 90 ? "start" : ends[i] > width - 90 ? "end" : "middle";
-      parts.root.style.transform = `translateX(${at}px)`;
+      const what = empty ? "nothing left" : `${hop.codec}${hop.bytes ? `, ${bytes(hop.bytes)}` : ""}`;
+      const text = `to ${hop.target}: ${what}`, half = (LETTER * text.length) / 2;
+      let anchor = at < half ? "start" : at > width - half ? "end" : "middle";
+      const crowded = reach(at, anchor, text)[0] < taken;
+      if (crowded && at + 2 * half < width) anchor = "start"; // or the line of the cut before would cross it
+      taken = reach(at, anchor, text)[1];
       parts.label.setAttribute("text-anchor", anchor);
       parts.label.setAttribute("y", crowded ? 33 : 15);
       parts.line.setAttribute("y1", crowded ? 39 : 21);
-      const what = empty ? "nothing left" : `${hop.codec}${hop.bytes ? `, ${bytes(hop.bytes)}` : ""}`;
-      say(parts.label, `to ${hop.target}: ${what}`);
+      say(parts.label, text);
     });
   }
 
@@ -101,8 +120,7 @@ export function createStrip(root, note) {
     drawn.names.forEach((name, i) => {
       const stage = stages.find((each) => each.tier === TIERS[i]);
       const wide = stage ? x(stage.end) - x(stage.start) : 0;
-      name.style.opacity = wide > 44 ? 1 : 0;
-      if (stage) name.style.transform = `translateX(${(x(stage.start) + x(stage.end)) / 2}px)`;
+      place(name, wide > 44, stage && (x(stage.start) + x(stage.end)) / 2);
     });
   }
 
@@ -122,7 +140,7 @@ export function createStrip(root, note) {
       say(parts.share, percent(share));
       parts.root.style.setProperty("--lit", share ?? 0);
     });
-    const text = `Plan: ${plan.text}. ` + state.model.exits.map((e, i) => `Exit ${e.name}: ${percent(all ? found.exits[i] / all : null)}`).join(", ");
+    const text = `Plan: ${plan.text}. ` + state.model.exits.map((e, i) => `${title(e.name)} exit: ${percent(all ? found.exits[i] / all : null)}`).join(", ");
     svg.setAttribute("aria-label", text);
   }
 

@@ -2,7 +2,7 @@
 
 import { h, toast } from "./dom.js";
 import { createDrawing } from "./draw.js";
-import { bytes, ms, percent, shape, sure, title } from "./format.js";
+import { bytes, condition, ms, percent, shape, sure, title } from "./format.js";
 import { call } from "./stream.js";
 
 const SAMPLES = 12;
@@ -15,7 +15,9 @@ function tiles(step) {
 }
 
 function verdict(exit, leaves, travelled) {
+  if (leaves && exit.confidence < exit.threshold) return "answers here: nobody above did";
   if (leaves) return exit.threshold > 0 ? "sure enough, leaves here" : "last exit, answers here";
+  if (exit.threshold > 1) return condition(exit).join(" ");
   if (travelled) return "not sure enough, travels on";
   return exit.confidence >= exit.threshold ? "would have left here at the latest" : "would have travelled on";
 }
@@ -24,9 +26,9 @@ function gauge(exit, leaves, travelled) {
   const said = verdict(exit, leaves, travelled);
   return h("div", { class: "verdict" },
     h("p", {}, h("b", {}, exit.label), ` ${sure(exit.confidence)} sure`),
-    h("div", { class: "gauge", role: "img", "aria-label": `confidence ${sure(exit.confidence)}, threshold ${sure(exit.threshold)}` },
-      h("i", { style: { width: `${100 * exit.confidence}%` } }), exit.threshold > 0 ? h("u", { style: { left: `${100 * Math.min(exit.threshold, 1)}%` } }) : null),
-    h("small", {}, exit.threshold > 0 ? `needs ${sure(exit.threshold)}: ${said}` : title(said)));
+    h("div", { class: "gauge", role: "img", "aria-label": `confidence ${sure(exit.confidence)}, ${condition(exit).join(" ")}` },
+      h("i", { style: { width: `${100 * exit.confidence}%` } }), exit.threshold > 0 && exit.threshold <= 1 ? h("u", { style: { left: `${100 * exit.threshold}%` } }) : null),
+    h("small", {}, exit.threshold > 0 && exit.threshold <= 1 ? `needs ${sure(exit.threshold)}: ${said}` : title(said)));
 }
 
 function stepCard(step, found, tier) {
@@ -42,7 +44,7 @@ function answer(found) {
   const right = found.truth === undefined ? null : h("small", {}, found.truth === found.label ? "right, it is one" : `it is ${found.truth}`);
   return h("div", { class: `answer-card t-${found.tier}` },
     h("p", { class: "big" }, found.label), right,
-    h("p", {}, `${sure(found.confidence)} sure, at the ${found.tier}, in ${ms(found.seconds)}`),
+    h("p", {}, `${sure(found.confidence)} sure, at the ${found.tier}, in ${ms(found.seconds)} from the device's door`),
     found.degraded ? h("p", { class: "warn" }, "degraded: a tier could not be reached in time") : null,
     h("ul", { class: "scores" }, found.scores.map((each) => h("li", {}, h("span", {}, each.label),
       h("i", { style: { "--share": each.score } }), h("span", {}, percent(each.score))))));
