@@ -43,8 +43,8 @@ PARTS = (
     Part("links", 120),
     Part("planner", 60),
     Part("sessions", 120),
-    Part("link_estimates", 90, ("--quick",)),
-    Part("codecs", 240, ("--samples", "1000")),
+    Part("link_estimates", 240, ("--quick",)),
+    Part("codecs", 480, ("--samples", "1000")),
 )
 """Those that the page is made of come first."""
 
@@ -88,7 +88,7 @@ def main() -> int:
     names = [part.module for part in PARTS]
     parser.add_argument("names", nargs="*", help=f"which; none: all of {', '.join(names)}")
     parser.add_argument("--folder", type=Path, default=Path("out/bench"), help="where to write")
-    parser.add_argument("--minutes", type=float, default=15, help="how long all of it may take")
+    parser.add_argument("--minutes", type=float, default=20, help="how long all of it may take")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")

@@ -4,45 +4,44 @@ A cloud node answers activations of mixed sizes through a link that is a process
 every link of a grid, a step down and up, probes alone (first estimate, share of the link, a cut), and recorded traces.
 The expected RTT is that of a call without payload: the link's, its header's and reply's time on the link, and what a
 call takes where the link is not shaped (measured first, on the same processes).
+
+Other work on the machine delays calls, and ten of them can then not tell what they should: a check that does not hold
+is repeated twice, and what two of the three say counts. The table and the JSON say where that was so.
+
+Run: ``python -m benchmarks.link_estimates [--quick] [--json FILE]``; about four minutes, or one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import itertools
 import json
 import random
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.hop import sized_bundle
-from services import bundle, process
-from services.client import GrpcNextTier
-from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
+from benchmarks.link_estimates_rig import TRACES_AT, Bench, Caller, started
+from services import process
+from services.domain import Tier
 from services.link import LinkEstimator
 from services.probing import Prober
-from services.uplink import Uplink
-from testbed.local import part
 from testbed.traces import read_trace
 
 RATES_MBIT = (0.5, 1.0, 5.0, 20.0, 100.0, 200.0)
 ROUND_TRIPS_MS = (1.0, 20.0, 80.0, 200.0)
 STEPS_MBIT = ((100.0, 1.0), (20.0, 2.0), (1.0, 100.0), (2.0, 20.0))
 TRACES = ("mahimahi_Verizon-LTE-short_up", "mahimahi_ATT-LTE-driving-2016_up", "pensieve_norway_bus_1")
-TRACES_AT = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces" / "csv"
 MIXED_KIB = (1, 4, 16, 64, 256)
 MIXED_SLOW_KIB = (1, 2, 4, 8, 32)
 SLOW_MBIT = 2.0
@@ -67,71 +66,26 @@ class Row:
     numbers: dict[str, float]
 
 
-@dataclass(slots=True)
-class Bench:
-    """A tier behind an emulated link, and how to change that link."""
-
-    address: str
-    control: str
-    path: Path
-    call_ms: float = 0.0
-
-    def put(self, **link: object) -> dict[str, Any]:
-        """Changes the link at once; without arguments tells how it is."""
-        connection = http.client.HTTPConnection(self.control, timeout=5)
-        connection.request("PUT" if link else "GET", "/link", json.dumps(link) if link else None)
-        told: dict[str, Any] = json.loads(connection.getresponse().read())
-        connection.close()
-        return told
-
-    def shape(self, mbit: float, round_trip_ms: float = 20.0) -> str:
-        self.put(rate=f"{mbit:g}mbit", rtt=f"{round_trip_ms:g}ms", carrying=True)
-        return f"{mbit:g} Mbit/s, {round_trip_ms:g} ms"
-
-    @asynccontextmanager
-    async def next_tier(self) -> AsyncIterator[Caller]:
-        """A fresh channel that has connected, and knows nothing."""
-        uplink = Uplink(Tier.DEVICE, self.address)
-        try:
-            yield Caller(uplink, GrpcNextTier(uplink, 2), bundle.load(self.path).manifest.model_hash)
-        finally:
-            await uplink.close()
-
-
-@dataclass(slots=True)
-class Caller:
-    """Calls of any number of KiB."""
-
-    uplink: Uplink
-    tier: GrpcNextTier
-    model_hash: str
-
-    async def call(self, kib: int) -> float:
-        """Seconds on the network."""
-        plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.CLOUD, Segment(0, 2), "fp32")))
-        activation = np.random.default_rng(kib).normal(size=(kib, 256)).astype(np.float32)
-        request = Request("bench", self.model_hash, plan, 0, activation, Deadline.after(30))
-        started = time.perf_counter()
-        forwarded = await self.tier.infer(request, "fp32")
-        return time.perf_counter() - started - forwarded.encode_seconds - forwarded.response.trace.seconds
-
-    async def connect(self) -> None:
-        await self.uplink.probe(0, 5)  # not recorded: it connects
-
-    @property
-    def mbit(self) -> float:
-        """Believed; 0 for unknown."""
-        return (self.tier.link().up_bytes_per_second or 0.0) * 8 / 1e6
-
-    @property
-    def rtt_ms(self) -> float:
-        return 1e3 * (self.tier.link().rtt_seconds or 0.0)
-
-
 def mixed(mbit: float, rng: random.Random) -> list[int]:
     sizes = list(MIXED_SLOW_KIB if mbit <= SLOW_MBIT else MIXED_KIB) * (CALLS // len(MIXED_KIB))
     rng.shuffle(sizes)
     return sizes
+
+
+async def majority(check: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
+    """Rows of `check`; where one does not hold, of each the one that stands for two of three tries."""
+    first = await check()
+    if all(row.holds for row in first):
+        return first
+    tries = [first, await check(), await check()]
+    return [_agreed(rows) for rows in zip(*tries, strict=True)]
+
+
+def _agreed(rows: Sequence[Row]) -> Row:
+    holding = sum(row.holds for row in rows)
+    chosen = next(row for row in rows if row.holds is (holding > len(rows) / 2))
+    numbers = {**chosen.numbers, "tries": len(rows), "holding": holding}
+    return replace(chosen, found=f"{chosen.found} ({holding} of {len(rows)} hold)", numbers=numbers)
 
 
 async def calibrate(bench: Bench) -> None:
@@ -142,7 +96,7 @@ async def calibrate(bench: Bench) -> None:
         bench.call_ms = 1e3 * statistics.median([await caller.call(1) for _ in range(50)])
 
 
-async def cell(bench: Bench, mbit: float, round_trip_ms: float) -> Row:
+async def cell(bench: Bench, mbit: float, round_trip_ms: float) -> list[Row]:
     """Ten calls of mixed size over a link that does not change."""
     link = bench.shape(mbit, round_trip_ms)
     async with bench.next_tier() as caller:
@@ -158,10 +112,10 @@ async def cell(bench: Bench, mbit: float, round_trip_ms: float) -> Row:
         found = f"{caller.mbit:.2f} Mbit/s ({rate_error:+.1%}), {caller.rtt_ms:.2f} ms ({rtt_error:+.2f} ms)"
         holds = abs(rate_error) <= RATE_BAR and abs(rtt_error) <= max(RTT_BAR_MS, RTT_BAR * round_trip_ms)
         errors = {"rate_error": rate_error, "rtt_error_ms": rtt_error, "wire_ms": overhead_ms, "call_ms": bench.call_ms}
-        return Row("ten mixed calls", link, found, holds, errors)
+        return [Row("ten mixed calls", link, found, holds, errors)]
 
 
-async def step(bench: Bench, before: float, after: float, seed: int) -> Row:
+async def step(bench: Bench, before: float, after: float, seed: int) -> list[Row]:
     """How many calls, and how long, until the estimate has followed a link that changed."""
     rng = random.Random(seed)
     bench.shape(before)
@@ -179,7 +133,7 @@ async def step(bench: Bench, before: float, after: float, seed: int) -> Row:
         seconds = time.perf_counter() - started
     holds = calls <= STEP_CALLS or seconds <= STEP_SECONDS if worse else calls <= BETTER_CALLS
     found = f"within {bar:.0%} after {calls} calls, {seconds:.2f} s"
-    return Row("step", f"{before:g} -> {after:g} Mbit/s", found, holds, {"calls": calls, "seconds": seconds})
+    return [Row("step", f"{before:g} -> {after:g} Mbit/s", found, holds, {"calls": calls, "seconds": seconds})]
 
 
 @asynccontextmanager
@@ -231,7 +185,7 @@ async def probes(bench: Bench, mbit: float, round_trip_ms: float, watch_seconds:
     ]  # fmt: skip
 
 
-async def idle_step(bench: Bench, before: float, after: float) -> Row:
+async def idle_step(bench: Bench, before: float, after: float) -> list[Row]:
     """A link that changes while nobody calls: probes alone find out."""
     bench.shape(before)
     async with bench.next_tier() as caller, probing(caller):
@@ -239,11 +193,11 @@ async def idle_step(bench: Bench, before: float, after: float) -> Row:
         bench.shape(after)
         seconds = await until(30, lambda: abs(caller.mbit / after - 1) <= STEP_BAR)
     bar = 10.0 if after > before else DEAD_SECONDS
-    return Row("step while quiet", f"{before:g} -> {after:g} Mbit/s", f"{seconds:.1f} s", seconds <= bar,
-               {"seconds": seconds})  # fmt: skip
+    link = f"{before:g} -> {after:g} Mbit/s"
+    return [Row("step while quiet", link, f"{seconds:.1f} s", seconds <= bar, {"seconds": seconds})]
 
 
-async def follow(bench: Bench, name: str, seconds: float) -> Row:
+async def follow(bench: Bench, name: str, seconds: float) -> list[Row]:
     """How far a call's expected time is from what it took, against expecting what the last large call says.
 
     The comparison is told the true RTT; the estimator is not.
@@ -267,7 +221,7 @@ async def follow(bench: Bench, name: str, seconds: float) -> Row:
         f"off by {ours:.1%} of the time, median {middle:.1%}; the last call alone {theirs:.1%} ({len(errors)} calls)"
     )
     numbers = {"error": ours, "median_error": middle, "last_call_error": theirs, "calls": len(errors)}
-    return Row("follows a trace", name, found, ours <= TRACE_BAR * theirs, numbers)
+    return [Row("follows a trace", name, found, ours <= TRACE_BAR * theirs, numbers)]
 
 
 def cost(rounds: int = 20_000) -> Row:
@@ -282,38 +236,30 @@ def cost(rounds: int = 20_000) -> Row:
     return Row("record and estimate", "-", f"{each:.1f} us", each < 100, {"microseconds": each})
 
 
-@asynccontextmanager
-async def started() -> AsyncIterator[Bench]:
-    """A cloud node that does next to nothing, behind a link; both are processes of their own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = sized_bundle(Path(folder) / "sized", 1024)
-        async with AsyncExitStack() as stack:
-            served = ("cloud_node", "--bundle", str(path), "--listen", "127.0.0.1:0", "--max-batch", "1024")
-            node = await stack.enter_async_context(part("cloud", served, path / "cloud.log"))
-            asked = ["testbed.links", "--listen", "127.0.0.1:0", "--target", node.address, "--rate", "1mbit"]
-            asked += ["--control", "127.0.0.1:0", *(("--traces", str(TRACES_AT)) if TRACES_AT.is_dir() else ())]
-            link = await stack.enter_async_context(part("link", asked, path / "link.log"))
-            yield Bench(link.address, link.announced["control"], path)
-
-
 async def measure(quick: bool) -> list[Row]:
     rows = [cost()]
-    rates, trips = (RATES_MBIT, ROUND_TRIPS_MS) if not quick else ((1.0, 20.0, 200.0), (1.0, 80.0))
     async with started() as bench:
         await calibrate(bench)
-        for mbit, trip in itertools.product(rates, trips):
-            rows.append(await cell(bench, mbit, trip))
-        for (before, after), seed in itertools.product(STEPS_MBIT, range(1 if quick else 3)):
-            rows.append(await step(bench, before, after, seed))
-        for mbit, trip in ((20.0, 20.0),) if quick else ((0.5, 20.0), (5.0, 80.0), (50.0, 1.0), (200.0, 200.0)):
-            rows += await probes(bench, mbit, trip, 4 if quick else 8)
-        for before, after in STEPS_MBIT[1:2] if quick else STEPS_MBIT:
-            rows.append(await idle_step(bench, before, after))
-        for name in TRACES[:1] if quick else TRACES:
-            if (TRACES_AT / f"{name}.csv").is_file():
-                read_trace(TRACES_AT / f"{name}.csv")
-                rows.append(await follow(bench, name, 8 if quick else 25))
+        for check in checks(bench, quick):
+            rows += await majority(check)
     return rows
+
+
+def checks(bench: Bench, quick: bool) -> Iterator[Callable[[], Awaitable[list[Row]]]]:
+    """All there is to check, in order; each can be repeated."""
+    rates, trips = (RATES_MBIT, ROUND_TRIPS_MS) if not quick else ((1.0, 20.0, 200.0), (1.0, 80.0))
+    for mbit, trip in itertools.product(rates, trips):
+        yield partial(cell, bench, mbit, trip)
+    for (before, after), seed in itertools.product(STEPS_MBIT, range(1 if quick else 3)):
+        yield partial(step, bench, before, after, seed)
+    for mbit, trip in ((20.0, 20.0),) if quick else ((0.5, 20.0), (5.0, 80.0), (50.0, 1.0), (200.0, 200.0)):
+        yield partial(probes, bench, mbit, trip, 4 if quick else 8)
+    for before, after in STEPS_MBIT[1:2] if quick else STEPS_MBIT:
+        yield partial(idle_step, bench, before, after)
+    for name in TRACES[:1] if quick else TRACES:
+        if (TRACES_AT / f"{name}.csv").is_file():
+            read_trace(TRACES_AT / f"{name}.csv")
+            yield partial(follow, bench, name, 8 if quick else 25)
 
 
 def shown(rows: Sequence[Row]) -> Table:

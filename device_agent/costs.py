@@ -11,18 +11,19 @@ queues and accuracy deltas added. Unknown is infinity.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from device_agent.hops import Hop, Names, hop, offered
-from device_agent.times import Array, Travellers, expected_compute
+from device_agent.times import Array, Same, Travellers, expected_compute
 from services import codec
-from services.bundle import ExitSpec, Manifest
+from services.bundle import Manifest
 from services.domain import LinkEstimate, Objective, Policy, Tier, TierProfile
+from services.exits import expected_rate
 
 Indices = npt.NDArray[np.intp]
 
@@ -156,20 +157,28 @@ def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names
 
 def stay(manifest: Manifest) -> tuple[float, ...]:
     """The probability that a sample still travels after each split point, by the exits' curves at their thresholds."""
-    share = np.ones(len(manifest.split_points))
-    for spec in manifest.exits:
-        share[spec.split_point :] *= 0 if spec.split_point == manifest.last else 1 - _exit_rate(spec)
+    return _stay(Same(manifest))
+
+
+@lru_cache(maxsize=16)
+def _stay(manifest: Same[Manifest]) -> tuple[float, ...]:
+    spec, share = manifest.value, np.ones(len(manifest.value.split_points))
+    for each in spec.exits:
+        curve = ((point.threshold, point.exit_rate) for point in each.curve)
+        leaving = 1.0 if each.split_point == spec.last else expected_rate(each.threshold, curve)
+        share[each.split_point :] *= 1 - leaving
     return tuple(share.tolist())
 
 
-def _exit_rate(spec: ExitSpec) -> float:
-    """Of those that reach the exit. Between points of its curve, by a straight line; without one, nobody leaves."""
-    if spec.threshold == 0 or spec.threshold > 1:
-        return float(spec.threshold == 0)
-    points = sorted(spec.curve, key=lambda point: point.threshold)
-    if not points:
-        return 0.0
-    return float(np.interp(spec.threshold, [p.threshold for p in points], [p.exit_rate for p in points]))
+def ready(manifest: Manifest, profile: TierProfile, batch_sizes: Iterable[int], options: Options) -> None:
+    """Works out ahead what plans for these batch sizes will need of the network and of a machine: most of a first one.
+
+    Raises InvalidInput for an unknown codec.
+    """
+    for names in options.of_hops(manifest):
+        offered(manifest, names)  # tables are kept by the names that were asked for
+    for size in batch_sizes:
+        expected_compute(profile, Travellers.of(stay(manifest), size), ())
 
 
 def _compute(beliefs: Beliefs, tier: Tier, travellers: Travellers, options: Options) -> Array:

@@ -62,7 +62,7 @@ class _Wire:
 
 @dataclass(frozen=True, slots=True)
 class _CodecCosts:
-    """Of one machine, [C] each: seconds per float32 byte, and wire bytes per float32 byte (NaN: not measured).
+    """Of one machine that is not slowed down, [C] each: seconds, and wire bytes (NaN: not measured), per float32 byte.
 
     stage: what the lossless stage makes of one byte; 1 where there is none.
     """
@@ -88,8 +88,8 @@ def hop(
     A codec whose costs a machine does not know costs nothing there. Raises InvalidInput for an unknown codec.
     """
     wire = _wire(Same(manifest), codecs)
-    sending, receiving = _codec_costs(sender, codecs), _codec_costs(receiver, codecs)
-    size = _sizes(wire, sending)
+    sending, receiving = (_codec_costs(Same(each.codecs if each else ()), codecs) for each in (sender, receiver))
+    size = _sizes(Same(wire), Same(sending))
     round_trip, per_byte = _link(link)
     known = sender is not None and receiver is not None and np.isfinite(round_trip)
     may = wire.usable & np.isfinite(size) & known
@@ -98,10 +98,10 @@ def hop(
     some, count = travellers.some[:, None], travellers.count[:, None]
     sent = np.where(may, count * size, 0.0)
     full = Hop(
-        encode=count * wire.fp32 * sending.encode,
+        encode=count * wire.fp32 * (sending.encode * (sender.slowdown if sender else 1.0)),
         network=np.where(may, some * (round_trip if known else 0.0) + sent * per_byte, np.inf),
         queue=np.repeat(some * (receiver.queue_seconds if receiver else 0.0), len(codecs), axis=1),
-        decode=count * wire.fp32 * receiving.decode,
+        decode=count * wire.fp32 * (receiving.decode * (receiver.slowdown if receiver else 1.0)),
         bytes=sent,
         delta=wire.delta.copy(),
     )
@@ -110,11 +110,16 @@ def hop(
 
 def offered(manifest: Manifest, codecs: Names) -> Names:
     """Those of `codecs` that may be used somewhere, or one that may not. Raises InvalidInput for an unknown name."""
+    return _offered(Same(manifest), codecs)
+
+
+@lru_cache(maxsize=16)
+def _offered(manifest: Same[Manifest], codecs: Names) -> Names:
     for name in set(codecs) - set(codec.NAMES):
         codec.get(name)
     if not codecs:
         raise InvalidInput("a hop has no codec to choose from; name at least one, e.g. fp32")
-    usable = _wire(Same(manifest), codecs).usable
+    usable = _wire(manifest, codecs).usable
     return tuple(name for name, column in zip(codecs, usable.T, strict=True) if column.any()) or codecs[:1]
 
 
@@ -150,13 +155,13 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
     return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable)
 
 
-def _codec_costs(profile: TierProfile | None, codecs: Names) -> _CodecCosts:
-    found = {cost.codec: cost for cost in profile.codecs} if profile else {}
-    slowdown = profile.slowdown if profile else 1.0
+@lru_cache(maxsize=64)
+def _codec_costs(measured: Same[tuple[CodecCost, ...]], codecs: Names) -> _CodecCosts:
+    found = {cost.codec: cost for cost in measured.value}
     costs = [found.get(name) for name in codecs]
     return _CodecCosts(
-        np.array([slowdown * c.encode_seconds_per_byte if c else 0.0 for c in costs]),
-        np.array([slowdown * c.decode_seconds_per_byte if c else 0.0 for c in costs]),
+        np.array([c.encode_seconds_per_byte if c else 0.0 for c in costs]),
+        np.array([c.decode_seconds_per_byte if c else 0.0 for c in costs]),
         np.array([c.ratio if c else np.nan for c in costs]),
         np.array([_stage(name, found) for name in codecs]),
     )
@@ -170,12 +175,14 @@ def _stage(name: str, costs: dict[str, CodecCost]) -> float:
     return costs[name].ratio / costs[base].ratio if known else np.nan
 
 
-def _sizes(wire: _Wire, sending: _CodecCosts) -> Array:
-    """Bytes of a sample [S, C]: measured there; else exact before the lossless stage, times what that stage makes
-    of it on the sender; of an image file, by the sender's ratio; else estimated from the shape.
+@lru_cache(maxsize=64)
+def _sizes(of_wire: Same[_Wire], of_sender: Same[_CodecCosts]) -> Array:
+    """Bytes of a sample [S, C], not to be written to: measured there; else exact before the lossless stage, times what
+    that stage makes of it on the sender; of an image file, by the sender's ratio; else estimated from the shape.
 
     A codec's own ratio would mislead away from where it was measured: ranges outweigh the levels of small maps.
     """
+    wire, sending = of_wire.value, of_sender.value
     by_ratio = np.where(np.isnan(wire.plain), sending.ratio * wire.fp32, np.nan)
     return _first_known(wire.measured, wire.plain * sending.stage, by_ratio, wire.estimated)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from device_agent.costs import OPTIONS, Beliefs, Costs, Indices, Options, Quantity, costs, stay
+from device_agent.costs import OPTIONS, Beliefs, Costs, Indices, Options, Quantity, costs, ready, stay
 from device_agent.hops import Names
 from services.bundle import Manifest
 from services.domain import Objective, Plan, Policy, Segment, Stage, Tier
 
-__all__ = ["TERMS", "Beliefs", "Options", "PlanCost", "cost", "rank", "stay"]
+__all__ = ["TERMS", "Beliefs", "Options", "PlanCost", "cost", "rank", "ready", "stay"]
 
 TERMS = {
     "device": ("device compute",),
@@ -28,7 +28,7 @@ TERMS = {
 }
 """The terms of a plan's seconds, in the order of travel, by where they arise."""
 
-_PAIRS_AT_ONCE = 32
+_PAIRS_AT_ONCE = 8
 
 Choice = tuple[int, int, int, int]
 """Split 1, split 2, and the indices of codec 1 and codec 2."""

@@ -18,7 +18,6 @@ from typing import Protocol
 from device_agent import planner
 from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.switching import RULE, Switcher, SwitchRule
-from device_agent.times import Same, measured
 from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Response, Tier, TierProfile
@@ -114,8 +113,11 @@ class Replanner:
             known = self._profiles.get(profile.tier)
             if known is not None and known.segments == profile.segments:
                 profile = replace(profile, segments=known.segments)  # by which tables are kept
+            if known is not None and known.codecs == profile.codecs:
+                profile = replace(profile, codecs=known.codecs)
             self._profiles[profile.tier] = profile
-            measured(Same(profile.segments), len(self.manifest.split_points))  # now, and not when a plan is due
+            sizes = {1} | {size for _, size in self._choices}
+            planner.ready(self.manifest, profile, sizes, self.options)  # now, and not when a plan is due
         self._links |= {link.source: link for link in links}
 
     def beliefs(self) -> Beliefs:

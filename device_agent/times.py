@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from services.domain import SegmentTime, TierProfile
+from services.domain import Segment, SegmentTime, TierProfile
 
 Array = npt.NDArray[np.float64]
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def expected_compute(profile: TierProfile | None, travellers: Travellers, exits:
     if profile is None:
         return np.full((points, points), np.inf)
     seconds = profile.slowdown * segment_seconds(profile.segments, travellers.together)
-    seconds[_not_held(profile, points)] = np.inf
+    seconds[_not_held(profile.holds, points)] = np.inf
     known = np.isfinite(seconds)
     expected = np.multiply(seconds, travellers.some[:, None], out=np.full_like(seconds, np.inf), where=known)
     for at in sorted(exits):
@@ -127,8 +127,9 @@ def _on_a_line(wanted: Array, sizes: Array, seconds: Array) -> Array:
     return np.asarray(np.interp(wanted, sizes, seconds) * wanted / wanted.clip(sizes[0], sizes[-1]))
 
 
-def _not_held(profile: TierProfile, points: int) -> npt.NDArray[np.bool_]:
+@lru_cache(maxsize=16)
+def _not_held(holds: Segment | None, points: int) -> npt.NDArray[np.bool_]:
+    """Where [a, b) is none, or not all held [S, S]. Not to be written to."""
     start, end = np.indices((points, points), sparse=True)
-    holds = profile.holds
     outside = (start < holds.start) | (end > holds.end) if holds else np.zeros((points, points), bool)
     return np.asarray((outside & (start != end)) | (start > end))

@@ -2,11 +2,13 @@
 
 A probe is sent when no call is in flight and the estimate is older than a second, or than a tenth of one while
 requests are planned over the link; at once where the last call was far off and one more would decide, or where nothing
-is known. It carries as many bytes as a few milliseconds of the link move, and never more than keeps all probes under
-1 % of what the believed rate, or 0.5 Mbit/s if that is more, could have moved meanwhile: after an outage nobody would
-otherwise notice that the link is back. Frequent ones are small and leave most of that for when there is a doubt. Only a
-link of unknown rate, at the start or back from the dead, is felt out beyond that: empty probes, then a kibibyte, then
-four times as much until it shows. A probe that got no answer sets the size back, so a slow link is not clogged.
+is known. All probes together stay under 1 % of what the believed rate, or 0.5 Mbit/s if that is more, could have moved
+meanwhile: after an outage nobody would otherwise notice that the link is back. Half of that is for the frequent ones,
+which are small and show an RTT or a collapse; half is saved for one a second that carries as many bytes as a few
+milliseconds of the link move, or else nothing would show the rate: what a small probe takes is lost in the jitter. One
+that could not tell is not sent; time passes until it can be afforded. Only a link of unknown rate, at the start or back
+from the dead, is felt out beyond that: empty probes, then a kibibyte, then four times as much until it shows, and once
+more the same to confirm it. A probe that got no answer sets the size back, so a slow link is not clogged.
 """
 
 from __future__ import annotations
@@ -32,9 +34,13 @@ _CALL_BYTES = 192  # of a probe without padding: HTTP/2 and gRPC frames
 _FIRST_BYTES = 1024
 _GROWTH = 4
 _EMPTY_FIRST = 3
-_SPENT = 0.7  # of the credit, by one probe
-_LIGHT_SPENT = 0.2  # the same while probes are frequent
+_SPENT = 0.7  # of the savings, by one probe
+_LIGHT_SPENT = 0.2  # of theirs, by a frequent one
 _LIGHT_BYTES = 4096
+_LIGHT_SHARE = 0.5  # of what may be spent is theirs
+_TELLING_SHARE = 0.5  # of a useful size: less tells nothing
+_MOST_ALIKE = 3  # probes of one size to confirm a rate
+_RESTED_SECONDS = 2.0  # a rate that no probe has shown for so long may disturb a request
 _IN_USE_SECONDS = 10.0
 _EMPTY_EVERY = 4
 _RETRY_SECONDS = 0.2
@@ -66,12 +72,17 @@ class ProbeSchedule:
     """When to probe next and with how many bytes. Pure but for the clock."""
 
     clock: Clock = time.monotonic
-    _credit_bytes: float = 0.0
+    _saved_bytes: float = 0.0
+    _light_bytes: float = 0.0
+    _spends_light: bool = False  # the last probe that was due
     _earned_at: float | None = None
     _largest: int = 0  # bytes that were answered
+    _alike: int = 0  # probes of that size in a row
     _answered: int = 0
     _known: bool = False
-    _not_before: float = float("-inf")
+    _telling_bytes: int = 1
+    _told_at: float = -math.inf  # a probe of so many was answered
+    _not_before: float = -math.inf
     _retry_seconds: float = _RETRY_SECONDS
 
     def due(
@@ -85,25 +96,24 @@ class ProbeSchedule:
         if quiet_seconds <= 0 or self.clock() < self._not_before:
             return None
         if link.up_bytes_per_second is None:
-            return self._larger(lost=self._known)
+            return self._larger(doubtful, lost=self._known)
         self._known = True
         useful = int(min(max(link.up_bytes_per_second * _TELLING_SECONDS, MIN_BYTES), MAX_BYTES))
+        self._telling_bytes = max(MIN_BYTES, int(_TELLING_SHARE * useful))
         if quiet_seconds >= STALE_SECONDS and self._largest < useful:
-            return self._larger()
-        age = min(quiet_seconds, link.age_seconds or 0.0)
-        if not doubtful and age < (WATCHED_SECONDS if unused_seconds < _IN_USE_SECONDS else STALE_SECONDS):
-            return None
-        if age >= STALE_SECONDS:
-            return self._affordable(useful, doubtful, _SPENT)
-        return self._affordable(min(useful, _LIGHT_BYTES), doubtful, _SPENT if doubtful else _LIGHT_SPENT)
+            return min(self._larger(), 2 * useful)
+        return self._within_means(link, useful, quiet_seconds, doubtful, unused_seconds < _IN_USE_SECONDS)
 
     def answered(self, nbytes: int) -> None:
         """A probe of `nbytes` came back."""
         self._answered += 1
         self._retry_seconds = _RETRY_SECONDS
-        self._credit_bytes = max(self._credit_bytes - nbytes - _CALL_BYTES, 0.0)
+        self._spend(nbytes + _CALL_BYTES)
+        if nbytes >= self._telling_bytes:
+            self._told_at = self.clock()
         if nbytes >= MAX_BYTES:  # larger tells no more, whatever is still unknown
             self._not_before = self.clock() + STALE_SECONDS
+        self._alike = self._alike + 1 if nbytes == self._largest else 1
         self._largest = max(self._largest, nbytes)
 
     def unanswered(self) -> None:
@@ -111,33 +121,63 @@ class ProbeSchedule:
         self._not_before = self.clock() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
         self._answered = self._largest = 0
-        self._credit_bytes = 0.0
+        self._saved_bytes = self._light_bytes = 0.0
 
-    def _larger(self, lost: bool = False) -> int:
-        """The next step up, after a few empty probes; from the beginning where the link was `lost` since the last."""
+    def _larger(self, again: bool = False, lost: bool = False) -> int:
+        """The next step up, after a few empty probes; from the beginning where the link was `lost` since the last.
+
+        again: the last step is to be confirmed first.
+        """
+        self._spends_light = False
         if lost:
             self._answered = self._largest = 0
             self._known = False
         if self._answered < _EMPTY_FIRST:
             return 0
+        if again and self._largest and self._alike < _MOST_ALIKE:
+            return self._largest
         return min(max(self._largest * _GROWTH, _FIRST_BYTES), MAX_BYTES)
 
-    def _affordable(self, useful: int, doubtful: bool, share: float) -> int | None:
-        """A `share` of what may be spent: most, where a doubt is to be settled; now and then empty, for the RTT."""
-        credit = self._credit_bytes - _CALL_BYTES
-        if credit < 0:
-            return None
-        if not doubtful and self._answered % _EMPTY_EVERY == 0:
-            return 0
-        nbytes = min(int(max(share * credit, min(credit, MIN_BYTES))), useful)
-        return nbytes if nbytes >= MIN_BYTES else None
+    def _within_means(
+        self, link: LinkEstimate, useful: int, quiet_seconds: float, doubtful: bool, watched: bool
+    ) -> int | None:
+        """What may be spent: all, where a doubt is to be settled; now and then nothing, for the RTT."""
+        age, untold = min(quiet_seconds, link.age_seconds or 0.0), self.clock() - self._told_at
+        stale = untold >= STALE_SECONDS and (quiet_seconds if watched else age) >= STALE_SECONDS
+        self._spends_light = False
+        if doubtful:
+            fresh = age < STALE_SECONDS
+            return self._affordable(min(useful, _LIGHT_BYTES) if fresh else useful, _SPENT, MIN_BYTES)
+        stale = stale or (watched and untold >= _RESTED_SECONDS and age >= WATCHED_SECONDS)
+        due = age >= (WATCHED_SECONDS if watched else STALE_SECONDS)
+        if (stale or due) and self._answered % _EMPTY_EVERY == 0:
+            self._spends_light = True
+            return 0 if self._light_bytes >= _CALL_BYTES else None
+        if stale and (found := self._affordable(useful, _SPENT, self._telling_bytes)) is not None:
+            return found
+        self._spends_light = True
+        least = min(self._telling_bytes, _FIRST_BYTES)
+        return self._affordable(min(useful, _LIGHT_BYTES), _LIGHT_SPENT, least) if due else None
+
+    def _affordable(self, useful: int, share: float, least: int) -> int | None:
+        """A `share` of the purse, but at least `least` and at most `useful` bytes; None where it does not hold that."""
+        credit = (self._light_bytes if self._spends_light else self._saved_bytes) - _CALL_BYTES
+        nbytes = min(int(max(share * credit, min(credit, least))), useful)
+        return nbytes if nbytes >= least else None
 
     def _earn(self, rate: float | None) -> None:
         now = self.clock()
         if self._earned_at is not None:
             earned = SHARE * max(rate or 0.0, _FLOOR_BYTES_PER_SECOND) * (now - self._earned_at)
-            self._credit_bytes = min(self._credit_bytes + earned, 2.0 * MAX_BYTES)
+            self._light_bytes = min(self._light_bytes + _LIGHT_SHARE * earned, 4.0 * _LIGHT_BYTES)
+            self._saved_bytes = min(self._saved_bytes + (1 - _LIGHT_SHARE) * earned, 2.0 * MAX_BYTES)
         self._earned_at = now
+
+    def _spend(self, nbytes: int) -> None:
+        if self._spends_light:
+            self._light_bytes = max(self._light_bytes - nbytes, 0.0)
+        else:
+            self._saved_bytes = max(self._saved_bytes - nbytes, 0.0)
 
 
 def _always() -> bool:
@@ -194,10 +234,14 @@ class Prober:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _watch_forever(self) -> None:
-        """Tells of calls that are overdue while they are: who waits for their end learns of a dead link too late."""
+        """Tells of calls that are overdue while they are: who waits for their end learns of a dead link too late.
+
+        Where this process was late itself, the answer may have come and wait to be read: the next look will tell.
+        """
         while True:
+            looked_at = self.clock()
             await asyncio.sleep(LOOK_SECONDS)
-            if self.target.overdue:
+            if self.clock() - looked_at < 1.5 * LOOK_SECONDS and self.target.overdue:
                 self.heard()
 
 

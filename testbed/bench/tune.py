@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from device_agent.switching import SwitchRule
-from services.tier import PATIENCE
+from services.patience import PATIENCE
 from testbed.bench import conduct, study
 from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, ORACLE, OURS

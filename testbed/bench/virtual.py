@@ -18,8 +18,8 @@ import simpy
 
 from device_agent.plans import Plans
 from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
+from services.patience import MIN_PATIENCE_SECONDS
 from services.profile import Profiler
-from services.tier import MIN_PATIENCE_SECONDS
 from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
 from testbed.bench.statistics import Runs

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.domain import Tier
-from services.tier import PATIENCE
+from services.patience import PATIENCE
 from testbed.traces import ConstantRate, Rate, parse_rate
 
 Floats = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from device_agent.switching import SwitchRule
 from services import bundle, codec
 from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
 from services.model import Model
-from services.tier import PATIENCE
+from services.patience import PATIENCE
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate, staying
 from testbed.bench.costs import CodecAt, Costs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class Road:
     quiet: float = QUIET
     unused: float = math.inf
     late: bool = False
+    stalls: dict[int, float] = field(default_factory=dict)  # seconds by number of the probe
     clock: FakeClock = field(default_factory=lambda: FakeClock(100))
     estimator: LinkEstimator = field(init=False)
     sent: list[int] = field(default_factory=list)
@@ -50,8 +52,8 @@ class Road:
         self.estimator = LinkEstimator(Tier.DEVICE, self.clock)
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
+        seconds = self.rtt + nbytes / self.rate + self.stalls.get(len(self.sent), 0.0)
         self.sent.append(nbytes)
-        seconds = self.rtt + nbytes / self.rate
         self.clock.now += min(seconds, timeout_seconds)
         if self.cut or seconds > timeout_seconds:
             self.estimator.failed()
@@ -271,8 +273,49 @@ async def test_a_link_that_is_planned_over_is_watched_closely_with_little() -> N
     await road.run(prober, 60)
     sent = road.sent[begun:]
     assert len(sent) > 60 / (3 * WATCHED_SECONDS)
-    assert max(sent) <= 4096
+    assert sum(nbytes > 4096 for nbytes in sent) <= 60  # one a second, which shows the rate
     assert sum(nbytes + 150 for nbytes in sent) < 0.01 * road.rate * 60
+
+
+async def test_small_probes_leave_enough_for_one_a_second_or_two_that_shows_the_rate() -> None:
+    road, prober = started(20)
+    await road.run(prober, 5)
+    road.unused, begun = 0.0, len(road.sent)
+    await road.run(prober, 20)
+    assert sum(0.003 * road.rate < nbytes for nbytes in road.sent[begun:]) >= 10
+
+
+@pytest.mark.parametrize("mbit", [0.5, 2, 5])
+async def test_no_probe_is_sent_that_has_bytes_but_too_few_to_tell(mbit: float) -> None:
+    road, prober = started(mbit)
+    await road.run(prober, 5)
+    road.unused, begun = 0.0, len(road.sent)
+    await road.run(prober, 20)
+    sent = [nbytes for nbytes in road.sent[begun:] if nbytes]
+    assert sent
+    assert min(sent) >= min(0.002 * road.rate, 1024)
+
+
+@pytest.mark.parametrize("unused", [0.0, math.inf])
+async def test_a_first_probe_that_stalled_is_not_believed_for_long(unused: float) -> None:
+    road, prober = started(20, rtt=0.012, unused=unused)
+    road.stalls = {4: 0.014}
+    await road.run(prober, 2.5)
+    assert road.sent[3:6] == [1024, 4096, 4096]
+    assert road.link().up_bytes_per_second == pytest.approx(road.rate, rel=0.35)
+
+
+async def test_who_wakes_up_late_takes_no_call_for_overdue_before_the_next_look() -> None:
+    heard: list[int] = []
+    clock = FakeClock(100, step=1.0)  # every look finds that a second has passed
+    prober = Prober(Stuck(MBIT, late=True), heard=lambda: heard.append(1), clock=clock)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(prober._watch_forever(), 0.2)
+    assert not heard
+    clock.step = 0.0
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(prober._watch_forever(), 0.2)
+    assert heard
 
 
 async def test_a_link_lost_by_calls_is_felt_out_from_the_beginning() -> None:

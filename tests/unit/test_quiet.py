@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+SET_BY_SERVICES = ("ORT_DISABLE_TELEMETRY", "OPENBLAS_NUM_THREADS")
+NOT_BEFORE_THEY_ARE_ASKED_FOR = {"PIL", "aiohttp", "cryptography", "opentelemetry", "rich", "simpy", "typer"}
+
 
 def _python(code: str, home: Path) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | {"HOME": str(home)}
+    environment = {k: v for k, v in os.environ.items() if k not in SET_BY_SERVICES} | {"HOME": str(home)}
     environment.pop("XDG_CACHE_HOME", None)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
@@ -29,3 +32,9 @@ def test_a_tier_imports_neither_torch_nor_matplotlib_nor_sklearn(tmp_path: Path)
     code = "import sys, edge_node.__main__, cloud_node.__main__, device_agent.__main__; print(*sys.modules)"
     modules = {name.partition(".")[0] for name in _python(code, tmp_path).split()}
     assert not modules & {"torch", "matplotlib", "sklearn", "scipy", "pandas", "training", "testbed"}
+    assert not modules & NOT_BEFORE_THEY_ARE_ASKED_FOR
+
+
+def test_importing_a_tier_starts_no_threads(tmp_path: Path) -> None:
+    code = "import os, edge_node.__main__; print(len(os.listdir('/proc/self/task')))"
+    assert _python(code, tmp_path).strip() == "1"
