@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from services import interrupt
+
+if __name__ == "__main__":
+    interrupt.quietly()
+
 import asyncio
 
 from services import process, security

@@ -18,6 +18,7 @@ import numpy as np
 
 from services.batch_queue import Batching, BatchQueue, Run, Taken
 from services.domain import Clock, Deadline, FloatArray, Segment
+from services.errors import DeadlineExceeded
 from services.model import SegmentOutput
 from services.profile import Profiler
 
@@ -100,7 +101,7 @@ class Batcher:
     async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline) -> Ran:
         """Runs `piece` on `tensor`, [N, …], maybe in one batch with others.
 
-        Raises DeadlineExceeded where the deadline passed before it could run, QueueFull where too much waits or it
+        Raises DeadlineExceeded where the deadline passed before it had run, QueueFull where too much waits or it
         waited longer than settings allow, and whatever the model raises.
         """
         since = self.clock()
@@ -108,15 +109,19 @@ class Batcher:
         short, joins = self._is_short(piece, len(tensor)), most > len(tensor)
         if short and not (joins and self._crowded()):
             return self._at_once(piece, tensor, since)
-        answer: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Ran] = loop.create_future()
         run = Run(answer, piece, tensor, deadline, since, most)
         queue = self._short if short else self._long
         queue.put(run)
         delay = self.batching.delay_seconds if joins else 0.0
+        ends = None if short else loop.call_later(max(deadline.remaining(), 0.0), _end, answer)
         try:
             self._start(short, 0.0 if delay and queue.fills(run) else delay)
             return await answer
         finally:
+            if ends is not None:
+                ends.cancel()
             queue.discard(run)
 
     def pays(self, piece: Segment) -> int:
@@ -230,3 +235,8 @@ class Batcher:
         for run in (*self._long.rest(), *self._short.rest()):
             run.owner.cancel()
         self.workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _end(answer: asyncio.Future[Ran]) -> None:
+    if not answer.done():
+        answer.set_exception(DeadlineExceeded("no time left to compute"))

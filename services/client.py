@@ -50,7 +50,7 @@ class GrpcNextTier:
         rtt = _fresh_rtt(self.link())
         remaining = _spendable(request.deadline.remaining(), rtt)
         payload = self._payload(request, codec_name)
-        header = _header(request, remaining - rtt / 2, members)  # what is left when it arrives
+        header = _header(request, remaining - rtt, members)  # what is given at its very deadline is back in time
         message = Framed(header, wire.payload_to_pb(payload), payload.data)
         encoded = self._clock()
         call = await self._uplink.infer(message, remaining, request.plan.expected_seconds)

@@ -174,6 +174,8 @@ class _Stream:
 
     def _message(self) -> bytes:
         """The next one; empty where there is nothing to say."""
+        if not self._outbox and not self._cancelled:
+            return b""
         calls = []
         for ask in self._outbox.take():
             if not ask.outcome.done():  # else its caller has left while it waited

@@ -14,13 +14,14 @@ import grpc
 
 from services import eager, exchange_frames, wire
 from services.domain import Clock
-from services.errors import DeadlineExceeded, InvalidInput
+from services.errors import DeadlineExceeded, InvalidInput, QueueFull
 from services.exchange_frames import Asked
 from services.framing import Framed
 from services.guard import refusal
 from services.observing import Observers
 from services.outbox import Outbox
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.room import Room
 
 Answer = Callable[[Framed, float], Awaitable[pb.InferReply]]
 """Runs one request that arrived at a time of the clock; what `Infer` does."""
@@ -48,7 +49,12 @@ class ExchangeService:
         self._observers = observers
         self.clock = clock
         self._streams: set[_Stream] = set()
+        self._room: Room | None = None
         self._leaving = False
+
+    def within(self, room: Room) -> None:
+        """What the requests of all streams take, they take of `room`."""
+        self._room = room
 
     async def exchange(self, requests: object, context: Context) -> None:
         """Serves one stream until its caller ends it, or this tier does."""
@@ -79,10 +85,19 @@ class ExchangeService:
 
     async def outcome(self, number: int, framed: Framed, arrived: float) -> bytes:
         """Runs one request: its outcome, serialised."""
+        room, size = self._room, framed.nbytes
+        try:
+            if room is not None:
+                room.take(size)
+        except QueueFull as error:
+            return self.refused(number, framed, error)
         try:
             reply = await self._answer(framed, arrived)
         except Exception as error:
             return self.refused(number, framed, error)
+        finally:
+            if room is not None:
+                room.give(size)
         return exchange_frames.outcome(number, reply.SerializeToString())
 
     def refused(self, number: int, framed: Framed, error: Exception) -> bytes:
@@ -203,6 +218,8 @@ class _Stream:
 
     def _message(self) -> bytes:
         """The next one; empty where there is nothing to say."""
+        if not self._outbox and not self._tells:
+            return b""
         outcomes = self._outbox.take()
         old = bool(outcomes) and self._clock() >= self._old_at
         tells, self._tells = self._tells or old, False

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from services import log, screening, wire
 from services.errors import BundleError, InternalError, OfframpError
 from services.observing import Observers, Refused
+from services.room import Room
 
 MAX_REQUEST_ID = 200
 
@@ -23,6 +24,9 @@ Trailing = tuple[tuple[str, str | bytes], ...]
 
 class Streams(Protocol):
     """Long-lived streams of a service, which a draining server has to bring to an end."""
+
+    def within(self, room: Room) -> None:
+        """Their requests share `room` with everybody else's."""
 
     def leave(self) -> None:
         """Tells callers to go elsewhere with new requests."""

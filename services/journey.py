@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from services.domain import NO_EXIT, Clock, FloatArray, Predictions, Request, Response, Segment
+from services.domain import Clock, FloatArray, Predictions, Request, Response, Segment
 
 Early = Callable[[Predictions], None]
 """Takes a copy of the answers so far."""
@@ -43,7 +44,10 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Journey:
-    """One request on this tier: who still travels, with what, and the best answer each has so far."""
+    """One request on this tier: who still travels, with what, and the best answer each has so far.
+
+    allowed_seconds: what it had left when it came. passed: whether it has been through an exit here.
+    """
 
     request: Request
     watch: Stopwatch
@@ -51,6 +55,8 @@ class Journey:
     travelling: npt.NDArray[np.intp]
     activation: FloatArray
     at: int
+    allowed_seconds: float = math.inf
+    passed: bool = False
     ran: list[tuple[Segment, int]] = field(default_factory=list)
     forwarded: Forwarded | None = None
     early: Early | None = None
@@ -58,7 +64,7 @@ class Journey:
     @property
     def answered(self) -> bool:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
-        return bool((self.answers.exits[self.travelling] != NO_EXIT).all())
+        return self.passed or not len(self.travelling)
 
     def unpack(self) -> None:
         """Decodes what was to be passed on as it came, and is to be run here after all. Raises CorruptPayload."""

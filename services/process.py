@@ -23,6 +23,7 @@ from services.errors import BundleError, NotHeld, SettingsError
 from services.gradient_limit import GradientLimit
 from services.guard import Service
 from services.hardware import Hardware, check_providers, cores
+from services.interrupt import INTERRUPTED
 from services.limiter import Limiter
 from services.model import Model
 from services.plan_rules import stage_of
@@ -46,7 +47,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
-    """Reads settings and serves. Exit codes: 0 drained, 1 a bundle that must not be served, 2 settings."""
+    """Reads settings and serves.
+
+    Exit codes: 0 drained, 1 a bundle that must not be served, 2 settings, 130 Ctrl-C before it served or after it did.
+    """
     try:
         given = settings.read(kind)
         log.configure(tier.label, given.log_level)
@@ -56,6 +60,8 @@ def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, Non
         sys.exit(_complain(tier, error, 2))
     except BundleError as error:
         sys.exit(_complain(tier, error, 1))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _complain(tier: Tier, error: Exception, code: int) -> int:

@@ -205,6 +205,11 @@ class Profiler:
             found = self._batches[key] = self._expectation.batch(segment, most)
         return found
 
+    def queue_seconds(self) -> float:
+        """How long runs waited lately; 0 after a quiet time."""
+        self._forget_the_old()
+        return self._queue.value() or 0.0
+
     def profile(self, runs: Iterable[Key]) -> TierProfile:
         """Queue and slowdown now, and what `runs` took lately: those seconds have the slowdown in them.
 

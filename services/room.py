@@ -3,6 +3,7 @@
 gRPC takes a message in whole before a handler sees it, as many side by side as peers send: 64 messages of 64 MiB
 are 4 GiB before anyone could refuse. So a message is read only when there is room for the largest; once it is here
 it takes what it takes, until it is answered. Who finds no room waits, which costs nothing but the call's own time.
+On a stream nobody can wait with reading without keeping up those behind: there, what finds no room is refused.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ class Room:
             yield settle
         finally:
             self._leave(taken)
+
+    def take(self, size: int) -> None:
+        """Holds room for a request of a stream, which is here already, until `give`. Raises QueueFull."""
+        limit = self.capacity - (self.message_bytes if self._waiting else 0)
+        if self.held and self.held + size > limit:
+            raise QueueFull(f"{self.held} bytes of requests are here already; try again shortly")
+        self.held += size
+
+    def give(self, size: int) -> None:
+        """The request that `take` held room for is answered."""
+        self._leave(size)
 
     async def _enter(self) -> None:
         if not self._waiting and self._fits():

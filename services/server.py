@@ -48,6 +48,8 @@ class TierServer:
         self._limiter = limiter
         self._names = [service.name for service in services]
         self._streams = [service.streams for service in services if service.streams is not None]
+        for streams in self._streams:
+            streams.within(room)
         self._health = Health()
         gates = self._security.interceptors(self._names, observers or Observers())
         self._server = grpc.aio.server(interceptors=[*first, *gates], options=_server_options(room.message_bytes))

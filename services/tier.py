@@ -47,14 +47,13 @@ from services.errors import (
 from services.fallback import degraded_by, is_callers
 from services.journey import Early, Forwarded, Journey, Stopwatch
 from services.model import Model, SegmentOutput
+from services.patience import Lag, Patience
 from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
 from services.trace_context import HandOn
 
-PATIENCE = 2.0
-MIN_PATIENCE_SECONDS = 0.2
-"""How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
-finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
+_AMPLE_SECONDS = 2.0
+"""Whoever has so long left begins the next piece, however long that takes; its deadline ends it then."""
 
 
 class NextTier(Protocol):
@@ -86,6 +85,7 @@ class TierRuntime:
         self.hand_on: HandOn = trace_context.unchanged
         self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
         self.backlog = backlog or Backlog()
+        self.patience, self.lag = Patience(), Lag()
         self.holds = holds or Segment(0, model.last)
         self._clock = clock
 
@@ -124,7 +124,8 @@ class TierRuntime:
         watch.lap("decode")
         count = len(request.activation)
         answers = Predictions.empty(count, len(self.model.manifest.labels))
-        return Journey(request, watch, answers, np.arange(count), request.activation, request.at)
+        allowed = request.deadline.remaining()
+        return Journey(request, watch, answers, np.arange(count), request.activation, request.at, allowed)
 
     def check_model(self, model_hash: str) -> None:
         """Raises ModelMismatch naming both hashes. Comes first: another model makes everything else look wrong."""
@@ -146,11 +147,12 @@ class TierRuntime:
         for piece in self.model.pieces(segment):
             if not len(journey.travelling):
                 return
-            if journey.request.deadline.remaining() <= 0:
+            until = self._until(journey)
+            if self._too_late(journey, piece, until.remaining()):
                 self._stop(journey, DegradedReason.DEADLINE, DeadlineExceeded("no time left to compute"))
                 return
             try:
-                journey.activation, logits = await self._compute(journey, piece)
+                journey.activation, logits = await self._compute(journey, piece, until)
             except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run
                 journey.watch.lap("queue")
                 self._stop(journey, DegradedReason.DEADLINE, error)
@@ -162,17 +164,31 @@ class TierRuntime:
                 journey.offer()
             journey.watch.lap("compute")
 
-    async def _compute(self, journey: Journey, piece: Segment) -> SegmentOutput:
+    def _until(self, journey: Journey) -> Deadline:
+        """Until when to compute: who has an answer needs time for it to leave; who has none has nothing to lose."""
+        deadline = journey.request.deadline
+        if not journey.passed:
+            return deadline
+        return Deadline(deadline.at - self.lag.margin_seconds(journey.allowed_seconds), deadline.clock)
+
+    def _too_late(self, journey: Journey, piece: Segment, left: float) -> bool:
+        """Whether not to begin `piece` any more: who has an answer does not wait for a run that would end too late."""
+        if left <= 0 or left > _AMPLE_SECONDS or not journey.passed:
+            return left <= 0
+        return left < (self.profiler.expected(piece, len(journey.travelling)) or 0.0)
+
+    async def _compute(self, journey: Journey, piece: Segment, until: Deadline) -> SegmentOutput:
         samples = len(journey.activation)
         self.backlog.runs += 1
         try:
-            ran = await self.batcher.run(piece, journey.activation, journey.request.deadline)
+            ran = await self.batcher.run(piece, journey.activation, until)
         finally:
             self.backlog.runs -= 1
         self.backlog.took((ran.finished - ran.started) * samples / ran.samples)
         journey.watch.lap("queue", until=ran.started)
         journey.watch.lap("compute", until=ran.finished)
         journey.watch.lap("queue")
+        self.lag.took(journey.watch.last - ran.finished)
         journey.ran.append((piece, ran.samples))
         return ran.output
 
@@ -183,6 +199,7 @@ class TierRuntime:
             raise InvalidInput("the input makes this network overflow; its scores are not finite")
         confidences = exits.confidence(scores, self.model.manifest.confidence)
         rows, answers = journey.travelling, journey.answers
+        journey.passed = True
         answers.scores[rows], answers.confidences[rows] = scores, confidences
         answers.exits[rows], answers.tiers[rows] = spec.index, int(self.tier)
         final = spec.split_point == self.model.last
@@ -203,6 +220,7 @@ class TierRuntime:
             deadline=self._spared(journey),
             traceparent=self.hand_on(journey.request),
         )
+        asked, count = self._clock(), len(journey.travelling)
         try:
             forwarded = await self._call(request, following)
         except OfframpError as error:
@@ -210,36 +228,39 @@ class TierRuntime:
                 raise  # no fallback may hide it
             journey.watch.lap("network")
             reason = degraded_by(error)
-            if (
-                reason is DegradedReason.DEADLINE
-                and self._seconds_of_rest(journey) < journey.request.deadline.remaining()
-            ):
-                reason = DegradedReason.UPSTREAM_UNAVAILABLE  # there is time left, but not for waiting
+            if reason is DegradedReason.DEADLINE:
+                self.patience.took(request.plan, count, self._clock() - asked)
+                if self._seconds_of_rest(journey) < journey.request.deadline.remaining():
+                    reason = DegradedReason.UPSTREAM_UNAVAILABLE  # there is time left, but not for waiting
             await self._without_next(journey, reason, error)
             return
+        self.patience.took(request.plan, count, self._clock() - asked)
         journey.answers.put(journey.travelling, forwarded.response.predictions)
         journey.forwarded = forwarded
         self._book(journey, forwarded)
 
     def _spared(self, journey: Journey) -> Deadline:
         """The deadline of those above: it leaves time to finish here, or to reach an exit that somebody still needs."""
-        deadline, expected = journey.request.deadline, journey.request.plan.expected_seconds
+        deadline = self._until(journey)
         remaining, rest = deadline.remaining(), self._seconds_of_rest(journey)
-        if expected is not None and rest < remaining / 2:
-            spare = remaining - max(PATIENCE * expected, MIN_PATIENCE_SECONDS)
-            return replace(deadline, at=deadline.at - max(spare, rest))
+        patience = self.patience.seconds(journey.request.plan, len(journey.travelling))
+        if patience is not None and rest < remaining / 2:
+            return replace(deadline, at=deadline.at - max(remaining - patience, rest))
         piece = self._to_exit(journey)
         if journey.answered or not self._held(piece):
             return deadline
-        seconds = self.profiler.at_most(piece, len(journey.travelling)) or 0.0
-        seconds += self.profiler.profile(()).queue_seconds
+        seconds = (self.profiler.at_most(piece, len(journey.travelling)) or 0.0) + self._queue_seconds()
         return deadline if seconds > remaining / 2 else replace(deadline, at=deadline.at - seconds)
 
     def _seconds_of_rest(self, journey: Journey) -> float:
-        """What the rest of the network should take here; infinite where it is not held, or not known."""
+        """What the rest of the network should take here, its wait included; infinite where it is not held or known."""
         rest = Segment(journey.at, self.model.last)
         seconds = self.profiler.at_most(rest, len(journey.travelling)) if self._held(rest) else None
-        return math.inf if seconds is None else seconds
+        return math.inf if seconds is None else seconds + self._queue_seconds()
+
+    def _queue_seconds(self) -> float:
+        """How long a run should wait here: as long as lately, or behind what is here now."""
+        return max(self.profiler.queue_seconds(), self.backlog.ahead_seconds())
 
     def _to_exit(self, journey: Journey) -> Segment:
         return self.model.pieces(Segment(journey.at, self.model.last))[0]

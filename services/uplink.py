@@ -19,7 +19,7 @@ from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import Draining, Unavailable, UpstreamUnavailable
+from services.errors import Draining, QueueFull, Unavailable, UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
@@ -178,7 +178,7 @@ class Uplink:
     async def _answer(self, ask: _Ask, replica: Replica) -> Call:
         """Asks `replica`, then others, until one answers or must not be asked."""
         while True:
-            began = self._clock()
+            began, pushback = self._clock(), None
             try:
                 call = await replica.infer(ask.message, max(ask.until - began, 0.0), ask.expected_seconds)
             except Silence as silence:
@@ -186,11 +186,15 @@ class Uplink:
                 error, free = silence.error, True
             except Unavailable as refusal:
                 error, free = refusal, isinstance(refusal, Draining)
+                if isinstance(refusal, QueueFull) and all(each in ask.tried for each in self._replicas):
+                    pushback = refusal.retry_seconds
             else:
                 self.retries["answered"] += ask.again
                 return call
             self.retries["failed"] += ask.again
             found = self._elsewhere(ask, free) if isinstance(error, Unavailable) else None
+            if found is None and pushback is not None:
+                found = await self._later(ask, replica, pushback)
             if found is None:
                 try:
                     raise error
@@ -217,6 +221,20 @@ class Uplink:
             self.retries["over_budget"] += 1
             return None
         return found
+
+    async def _later(self, ask: _Ask, replica: Replica, seconds: float) -> Replica | None:
+        """The same replica, after the time that it asked for, where that leaves time and the budget allows it."""
+        left = ask.until - self._clock() - seconds
+        if len(ask.tried) >= MOST_ATTEMPTS or left <= (ask.expected_seconds or 0.0):
+            return None
+        if not self._budget.take():
+            self.retries["over_budget"] += 1
+            return None
+        await asyncio.sleep(seconds)
+        if not replica.breaker.allows():
+            return None
+        ask.tried.append(replica)
+        return replica
 
     def _next(self, ask: _Ask) -> Replica | None:
         """Whose turn it is of those not tried: of those that say they serve, or else of all that may still answer."""

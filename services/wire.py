@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 import grpc
 import numpy as np
-from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from services.domain import (
@@ -90,20 +89,25 @@ DETAILS_KEY = "grpc-status-details-bin"
 def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
     """(code, message, trailing metadata) that tell a client about `error`, with an ErrorInfo."""
     code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
-    info = any_pb2.Any()
-    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
     message = str(error)[:_MAX_MESSAGE]
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[info])
-    metadata: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
+    pushback: tuple[tuple[str, str | bytes], ...] = ()
     if isinstance(error, QueueFull):
-        pushback = min(max(round(1000 * error.retry_seconds), LEAST_PUSHBACK_MS), MOST_PUSHBACK_MS)
-        metadata += (("grpc-retry-pushback-ms", str(pushback)),)
-    return code, message, metadata
+        milliseconds = min(max(round(1000 * error.retry_seconds), LEAST_PUSHBACK_MS), MOST_PUSHBACK_MS)
+        delay = error_details_pb2.RetryInfo()
+        delay.retry_delay.FromMilliseconds(milliseconds)
+        status.details.add().Pack(delay)  # a call on a stream has no metadata of its own
+        pushback = (("grpc-retry-pushback-ms", str(milliseconds)),)
+    return code, message, ((DETAILS_KEY, status.SerializeToString()), *pushback)
 
 
 def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str | bytes]) -> OfframpError:
     """The domain error behind a failed call: by its ErrorInfo where there is one, else by its code."""
-    kind = _BY_REASON.get(_reason(metadata.get(DETAILS_KEY)), _BY_STATUS.get(code, InternalError))
+    reason, retry_seconds = _details(metadata.get(DETAILS_KEY))
+    kind = _BY_REASON.get(reason, _BY_STATUS.get(code, InternalError))
+    if kind is QueueFull and retry_seconds is not None:
+        return QueueFull(message, retry_seconds)
     return kind(message)
 
 
@@ -122,14 +126,16 @@ def status_in(trailing: Iterable[tuple[str, str | bytes]]) -> bytes:
     return next((value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)), b"")
 
 
-def _reason(details: str | bytes | None) -> str:
+def _details(details: str | bytes | None) -> tuple[str, float | None]:
+    """Our reason, empty where there is none, and when to ask again."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     try:
         status = status_pb2.Status.FromString(details) if isinstance(details, bytes) else status_pb2.Status()
+        found = [any(detail.Unpack(each) for detail in status.details) for each in (info, retry)]
     except Exception:  # a foreign peer may put anything here; the code still tells
-        return ""
-    info = error_details_pb2.ErrorInfo()
-    found = any(detail.Unpack(info) for detail in status.details)
-    return info.reason if found and info.domain == ERROR_DOMAIN else ""
+        return "", None
+    reason = info.reason if found[0] and info.domain == ERROR_DOMAIN else ""
+    return reason, max(retry.retry_delay.ToMilliseconds() / 1000, 0.0) if found[1] else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from device_agent.console import calls, pictures, safety
 from device_agent.console.calls import Calls
+from device_agent.console.doorway import MAX_CONNECTIONS, Doorway
 from device_agent.console.feed import MAX_SECONDS
 from device_agent.console.links import LinkControls
 from device_agent.console.listeners import Listener, Listeners, encode
@@ -45,6 +46,8 @@ class ConsoleServer:
         self._listeners = Listeners()
         self._tasks: list[asyncio.Task[None]] = []
         self._runner: web.AppRunner | None = None
+        self._doorway = Doorway(self._handler)
+        self._listening: asyncio.Server | None = None
         self._started = time.time()
 
     async def start(self, listen: str) -> str:
@@ -55,7 +58,9 @@ class ConsoleServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=15.0)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, int(port), backlog=64).start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._doorway, host, int(port), backlog=MAX_CONNECTIONS
+            )
         except OSError as error:
             await self._runner.cleanup()
             await self._calls.close()
@@ -66,7 +71,7 @@ class ConsoleServer:
         self._go_on("console", self._tick())
         if self._testbed:
             self._go_on("console links", self._watch_links())
-        return _address(host, self._runner.addresses[0][1])
+        return _address(host, self._listening.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Ends every page's events, then the server."""
@@ -75,8 +80,16 @@ class ConsoleServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listeners.end()
         await self._calls.close()
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _handler(self) -> asyncio.BaseProtocol:
+        """The web server's side of a new connection."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        return self._runner.server()
 
     def _go_on(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
@@ -85,7 +98,7 @@ class ConsoleServer:
 
     def _app(self, names: set[str]) -> web.Application:
         app = web.Application(
-            middlewares=[safety.guard(names), calls.sentences, self._calls.bounded],
+            middlewares=[self._doorway.noticed, safety.guard(names), calls.sentences, self._calls.bounded],
             client_max_size=pictures.MAX_UPLOAD_BYTES,
         )
         app.on_response_prepare.append(safety.add_headers)

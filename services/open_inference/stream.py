@@ -18,6 +18,7 @@ from services.guard import refusal
 from services.observing import Observers
 from services.open_inference import messages
 from services.open_inference.replies import FINAL
+from services.room import Room
 
 IN_FLIGHT = 16
 """Requests of one stream that run side by side."""
@@ -38,10 +39,16 @@ class OpenStreams:
 
     def __init__(self) -> None:
         self._open: set[Stream] = set()
+        self._room: Room | None = None
+
+    def within(self, room: Room) -> None:
+        """What the requests of all streams take, they take of `room`."""
+        self._room = room
 
     async def run(self, stream: Stream, requests: Any) -> None:
         """Runs `stream`; raises what it raises."""
         self._open.add(stream)
+        stream.room = self._room
         try:
             await stream.run(requests)
         finally:
@@ -63,6 +70,7 @@ class Stream:
         self._infer = infer
         self._context = context
         self._observers = observers
+        self.room: Room | None = None
         self._outbox: asyncio.Queue[Any] = asyncio.Queue(_OUTBOX)
         self._places = asyncio.Semaphore(IN_FLIGHT)
         self._reading: asyncio.Task[None] | None = None
@@ -108,13 +116,24 @@ class Stream:
         try:
             if isinstance(request, OfframpError):  # it came, and was no message
                 raise request
-            await self._outbox.put(_wrapped(await self._infer(request, self._early), final=True))
+            await self._outbox.put(_wrapped(await self._held(request), final=True))
         except Exception as error:
             if self._ends_with_status:
                 raise
             await self._outbox.put(self._failed(request, error))
         finally:
             self._places.release()
+
+    async def _held(self, request: Any) -> Any:
+        """The last answer to `request`, which takes its room meanwhile; raises QueueFull where there is none."""
+        if self.room is None:
+            return await self._infer(request, self._early)
+        size = request.ByteSize()
+        self.room.take(size)
+        try:
+            return await self._infer(request, self._early)
+        finally:
+            self.room.give(size)
 
     def _early(self, reply: Any) -> None:
         if not self._outbox.full():

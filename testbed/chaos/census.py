@@ -24,18 +24,22 @@ Sample = tuple[str, Mapping[str, str], float]
 
 async def usage(parts: Iterable[Part]) -> dict[str, Usage]:
     """What each part holds now, by its name. Raises OSError for one that is gone or does not answer."""
-    return {part.name: await asyncio.to_thread(_held, part) for part in parts}
+    return {part.name: await asyncio.to_thread(_of_part, part) for part in parts}
 
 
 async def counters(device: Part) -> Counters:
     """What the device has counted since it was started."""
-    return _counters(await asyncio.to_thread(scrape, device.announced["metrics"]))
+    return counted(await asyncio.to_thread(scrape, device.announced["metrics"]))
 
 
 def scrape(url: str) -> list[Sample]:
     """Everything on a page of metrics; blocks."""
     with urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
-        text = reply.read().decode()
+        return parsed(reply.read().decode())
+
+
+def parsed(text: str) -> list[Sample]:
+    """Everything on a page of metrics, which may be empty."""
     return [
         (sample.name, sample.labels, sample.value)
         for family in text_string_to_metric_families(text)
@@ -77,16 +81,19 @@ def of_process(process: int) -> Usage:
     return Usage(process, kilobytes << 10, len(os.listdir(folder / "fd")), int(fields["Threads"]))
 
 
-def _held(part: Part) -> Usage:
-    found, metrics = of_process(part.process.pid), part.announced.get("metrics")
-    if metrics is None:  # a link has none
-        return found
-    page = scrape(metrics)
+def held(found: Usage, page: list[Sample]) -> Usage:
+    """The same, with what the part's page of metrics says of itself; a link has none."""
     gauges = (_total(page, f"offramp_{name}") for name in ("in_flight", "queue_length", "tasks"))
     return Usage(found.process, found.rss_bytes, found.descriptors, found.threads, *gauges)
 
 
-def _counters(page: list[Sample]) -> Counters:
+def _of_part(part: Part) -> Usage:
+    found, metrics = of_process(part.process.pid), part.announced.get("metrics")
+    return found if metrics is None else held(found, scrape(metrics))
+
+
+def counted(page: list[Sample]) -> Counters:
+    """What the device's page of metrics says of calls and answers."""
     handled: Counter[str] = Counter()
     degraded: Counter[str] = Counter()
     for name, labels, value in page:

@@ -72,9 +72,9 @@ class Faults:
                 await world.drain(target)
                 await world.start(target)
             case Action.PAUSE:
-                world.pause(target)
+                await world.pause(target)
                 await asyncio.sleep(fault.seconds)
-                world.resume(target)
+                await world.resume(target)
             case Action.CUT:
                 await self._cut(target, fault.seconds)
             case Action.FLAP:

@@ -138,9 +138,9 @@ def counts_agree(history: History) -> Verdict:
 def recovers(history: History) -> Verdict:
     """`RECOVERY_SECONDS` after a fault was undone, answers are as good as before it, until the next fault.
 
-    No canary is degraded, and there was at least one in each such time. Of the others a few may be: a device loses
-    patience with the tiers above where the machine of the testbed is busy, faults or not. Whoever set a deadline
-    shorter than recovery may be short of time.
+    There was a canary in each such time, and at most one in fifty of them, or one, is degraded; the same of the others:
+    a device loses patience with the tiers above where the machine of the testbed is busy, faults or not. Whoever set a
+    deadline shorter than recovery may be short of time.
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
@@ -197,8 +197,8 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
 
 def _recovered(found: Mapping[str, Any]) -> bool:
     after = found["after_bound"]
-    few = max(1, IMPATIENT_SHARE * after["others"])
-    return bool(after["canaries"] > 0 and after["canaries_degraded"] == 0 and after["others_degraded"] <= few)
+    patient = all(after[f"{who}_degraded"] <= max(1, IMPATIENT_SHARE * after[who]) for who in ("canaries", "others"))
+    return bool(after["canaries"] > 0 and patient)
 
 
 def _ended_once(record: Record) -> bool:

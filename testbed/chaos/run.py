@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from device_agent.client import AsyncClient
 from services import bundle
 from services.errors import InvalidInput
 from services.model import Model
-from testbed.chaos import census, invariants, report, timeline, world
+from testbed.chaos import census, invariants, processes, report, timeline
 from testbed.chaos.faults import Faults
 from testbed.chaos.history import History, Usage
 from testbed.chaos.pool import Pool
@@ -26,7 +26,8 @@ from testbed.chaos.progress import Progress
 from testbed.chaos.replay import Replay
 from testbed.chaos.schedule import Fault, schedule
 from testbed.chaos.traffic import Mix, Traffic
-from testbed.local import Part, TestbedError, TestbedSettings
+from testbed.chaos.world import Start
+from testbed.local import TestbedError, TestbedSettings
 
 CLIENTS = 3
 WARM_SECONDS = 3.0
@@ -35,6 +36,7 @@ _IDLE_WITHIN_SECONDS = 15.0
 
 
 Settled = Callable[[Mapping[str, Usage]], bool]
+Look = Callable[[], Awaitable[dict[str, Usage]]]
 
 
 def at_rest(found: Mapping[str, Usage]) -> bool:
@@ -44,13 +46,14 @@ def at_rest(found: Mapping[str, Usage]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A run as asked for."""
+    """A run as asked for. start: what it is done to."""
 
     testbed: TestbedSettings
     minutes: float
     seed: int
     callers: int
     out: Path
+    start: Start = processes.running
 
     @property
     def seconds(self) -> float:
@@ -83,18 +86,18 @@ async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Con
     progress = Progress(asked.seconds)
     for old in asked.testbed.logs.glob("*.jsonl"):
         old.unlink()
-    async with world.running(asked.testbed) as running, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(AsyncClient(running.device.address)) for _ in range(CLIENTS)]
+    async with asked.start(asked.testbed) as world, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AsyncClient(world.door)) for _ in range(CLIENTS)]
         await _warmed(mix, clients, asked)
-        before, counted = await idle(running.parts), await census.counters(running.device)
+        before, counted = await idle(world.usage), await world.counters()
         progress.began = time.monotonic()
         traffic = Traffic(mix, clients, asked.seed, progress.began, progress.ended)
-        nemesis = Faults(running, asked.testbed, progress.began, progress.fault)
+        nemesis = Faults(world, asked.testbed, progress.began, progress.fault)
         with Live(progress, console=console, refresh_per_second=4, transient=True):
             await _driven(traffic, nemesis, faults, asked)
-        after = await idle(running.parts)
-        counters = census.difference(await census.counters(running.device), counted)
-        died = tuple(part.name for part in running.gone())
+        after = await idle(world.usage)
+        counters = census.difference(await world.counters(), counted)
+        died = await world.gone()
     return History(
         asked.seed,
         asked.minutes,
@@ -118,26 +121,28 @@ async def _warmed(mix: Mix, clients: list[AsyncClient], asked: Asked) -> None:
 async def _driven(traffic: Traffic, nemesis: Faults, faults: Sequence[Fault], asked: Asked) -> None:
     """Traffic for as long as was asked for, and until every fault is undone and recovery could be seen."""
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(traffic.run(asked.callers, stop))
-        try:
-            await asyncio.gather(nemesis.run(faults), asyncio.sleep(asked.seconds))
-        finally:
-            stop.set()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(traffic.run(asked.callers, stop))
+            try:
+                await asyncio.gather(nemesis.run(faults), asyncio.sleep(asked.seconds))
+            finally:
+                stop.set()
+    except* TestbedError as failed:
+        raise failed.exceptions[0] from None
 
 
-async def idle(parts: Sequence[Part], settled: Settled = at_rest) -> dict[str, Usage]:
+async def idle(look: Look, settled: Settled = at_rest) -> dict[str, Usage]:
     """What the parts hold when they have settled, or after some time although they have not.
 
-    A part that is gone is left out. Raises TestbedError for one that does not say what it holds.
+    Raises TestbedError for one that does not say what it holds.
     """
     until = time.monotonic() + _IDLE_WITHIN_SECONDS
     while True:
         await asyncio.sleep(_SETTLE_SECONDS)
-        living = [part for part in parts if part.process.returncode is None]
         try:
-            found = await census.usage(living)
-        except OSError as error:
+            found = await look()
+        except (OSError, TestbedError) as error:
             if time.monotonic() > until:
                 raise TestbedError(f"a part of the testbed does not say what it holds: {error}") from None
             continue

@@ -38,10 +38,13 @@ def chaos(
     edges: Annotated[
         int, typer.Option("--edges", min=1, max=8, help="Edge nodes; faults come to the first of them.")
     ] = 1,
+    in_containers: Annotated[
+        bool, typer.Option("--containers", help="Break containers, brought up for this by Docker Compose.")
+    ] = False,
 ) -> None:
     """Kill, pause, restart and drain tiers, cut, slow and flap links, under traffic; 1 if anything gave way."""
     from services.bundle import load
-    from testbed.chaos import report, run
+    from testbed.chaos import containers, processes, report, run
     from testbed.demo import with_channels
     from testbed.samples import held_out
 
@@ -50,7 +53,8 @@ def chaos(
     console = Console()
     settings = _settings(bundle, device_edge, edge_cloud, seed, out, device_slowdown, edges)
     images = with_channels(held_out(load(bundle), data).images)
-    found = wait_for(run.run(run.Asked(settings, minutes, seed, callers, out), images, console))
+    start = containers.running if in_containers else processes.running
+    found = wait_for(run.run(run.Asked(settings, minutes, seed, callers, out, start), images, console))
     if file is not None:
         file.write_text(json.dumps(found, indent=2) + "\n")
     console.print(report.table(found))

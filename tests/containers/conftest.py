@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -24,6 +23,14 @@ REQUIRE = "TEST_REQUIRE_CONTAINERS"
 DIGITS = {"BUNDLE": "models/digits", "SPLITS": "8,14", "DEVICE_SLOWDOWN": "1", "EDGE_SLOWDOWN": "1"}
 """A fixed plan, so that every tier answers some."""
 BUILD_SECONDS = 900
+PUBLISHED = {
+    "PUBLIC_PORT": ("device-agent", 8001),
+    "CONSOLE_PORT": ("device-agent", 8000),
+    "DEVICE_EDGE_CONTROL_PORT": ("link-device-edge", 8474),
+    "EDGE_CLOUD_CONTROL_PORT": ("link-edge-cloud", 8474),
+    "PROMETHEUS_PORT": ("prometheus", 9090),
+}
+"""What the compose file calls a port on the host, with whose it is, and which one it is there."""
 
 
 @dataclass(slots=True)
@@ -32,7 +39,6 @@ class Stack:
 
     project: str
     image: str
-    ports: dict[str, int]
     healthy_after_seconds: float = field(default=float("inf"))
     files: tuple[str, ...] = ("docker-compose.yml",)
     values: dict[str, str] = field(default_factory=dict)
@@ -40,10 +46,15 @@ class Stack:
     @property
     def target(self) -> str:
         """The public door, as the host sees it."""
-        return f"127.0.0.1:{self.ports['PUBLIC_PORT']}"
+        return f"127.0.0.1:{self.port('PUBLIC_PORT')}"
+
+    def port(self, name: str) -> int:
+        """The engine chose it, free as it was just then, and chooses another for a container made anew."""
+        service, port = PUBLISHED[name]
+        return int(self.compose("port", service, str(port)).rpartition(":")[2])
 
     def compose(self, *arguments: str, seconds: float = 120, **more: str) -> str:
-        ports = {name: str(port) for name, port in self.ports.items()}
+        ports = dict.fromkeys(PUBLISHED, "0")
         given = DIGITS | {"IMAGE": self.image} | ports | self.values | more
         project = ("--project-name", self.project, *(f"--file={ROOT / name}" for name in self.files))
         # What the file itself says is tested, not what somebody's .env makes of it.
@@ -85,7 +96,7 @@ def started(files: tuple[str, ...] = ("docker-compose.yml",), values: dict[str, 
     """All services, healthy, from an image built of this working tree; removed with the image at the end."""
     need_engine()
     name = f"offramp-test-{uuid.uuid4().hex[:8]}"
-    running = Stack(name, f"{name}:latest", _free_ports(), files=files, values=values or {})
+    running = Stack(name, f"{name}:latest", files=files, values=values or {})
     try:
         running.compose("build", seconds=BUILD_SECONDS)
         began = time.monotonic()
@@ -137,15 +148,6 @@ def cannot(reason: str) -> NoReturn:
     if os.environ.get(REQUIRE) == "1":
         pytest.fail(f"{REQUIRE}=1, but {reason}")
     pytest.skip(reason)
-
-
-def _free_ports() -> dict[str, int]:
-    """Ports that nobody listens on, held at once so that all differ."""
-    links = ("DEVICE_EDGE_CONTROL_PORT", "EDGE_CLOUD_CONTROL_PORT")
-    names = ("PUBLIC_PORT", "CONSOLE_PORT", "PROMETHEUS_PORT", *links)
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
 
 
 def run(*command: str, seconds: float, more: dict[str, str] | None = None) -> str:

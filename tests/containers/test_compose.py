@@ -189,7 +189,7 @@ def test_a_device_without_fixed_splits_plans_from_what_it_measured(
 def test_the_links_can_be_asked_from_the_host(stack: Stack, whole: list[Prediction]) -> None:
     shapes = {}
     for name in ("DEVICE_EDGE", "EDGE_CLOUD"):
-        with urlopen(f"http://127.0.0.1:{stack.ports[f'{name}_CONTROL_PORT']}/link", timeout=10) as reply:
+        with urlopen(f"http://127.0.0.1:{stack.port(f'{name}_CONTROL_PORT')}/link", timeout=10) as reply:
             shapes[name] = json.load(reply)
     assert all(shape["stats"]["up_bytes"] > 0 for shape in shapes.values())
     rates = {name: (shape["up"]["rate"], shape["up"]["delay"]) for name, shape in shapes.items()}

@@ -57,7 +57,7 @@ class Prometheus:
 @pytest.fixture(scope="module")
 def prometheus(stack: Stack, images: npt.NDArray[np.uint8]) -> Iterator[Prometheus]:
     """It has seen easy and hard inputs, bad ones, a cloud that went and came back, and a plan that changed."""
-    watching = Prometheus(f"127.0.0.1:{stack.ports['PROMETHEUS_PORT']}")
+    watching = Prometheus(f"127.0.0.1:{stack.port('PROMETHEUS_PORT')}")
     try:
         until(lambda: _sees(stack, "count(up == 1) == 3"))
         asyncio.run(ask(stack, images))
@@ -99,7 +99,7 @@ def _change_the_plan(stack: Stack, images: npt.NDArray[np.uint8]) -> None:
 
 
 def _link(stack: Stack, **shape: str) -> None:
-    door = f"http://127.0.0.1:{stack.ports['DEVICE_EDGE_CONTROL_PORT']}/link"
+    door = f"http://127.0.0.1:{stack.port('DEVICE_EDGE_CONTROL_PORT')}/link"
     urlopen(Request(door, json.dumps(shape).encode(), method="PUT"), timeout=10).close()
 
 

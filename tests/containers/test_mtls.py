@@ -119,7 +119,7 @@ def test_new_certificates_are_served_without_a_restart(
 
     def served() -> bool:
         assert not any(answer.degraded for answer in ask(stack, images[:20], client))
-        return presented(stack.ports["PUBLIC_PORT"], certs) == new
+        return presented(stack.port("PUBLIC_PORT"), certs) == new
 
     until(served)
     assert {service: stack.inspect(service)["State"]["StartedAt"] for service in TIERS} == began

@@ -77,6 +77,17 @@ def change(sound: History, number: int, **changes: Any) -> History:
     return replace(sound, records=tuple(records))
 
 
+def changed(sound: History, *numbers: int, **changes: Any) -> History:
+    for number in numbers:
+        sound = change(sound, number, **changes)
+    return sound
+
+
+def test_one_canary_that_lost_patience_long_after_shows_nothing(sound: History, replay: Replay) -> None:
+    impatient = change(sound, 58, reason="upstream_unavailable", degraded_below=1)
+    assert verdicts(impatient, replay)["recovers"].passed
+
+
 def counted(sound: History, **changes: Any) -> History:
     return replace(sound, counters=replace(sound.counters, **changes))
 
@@ -102,8 +113,8 @@ DOCTORED: dict[str, tuple[str, Callable[[History], History]]] = {
     "an answer not counted": ("counts_agree", lambda h: counted(h, requests=57)),
     "samples counted twice": ("counts_agree", lambda h: counted(h, samples=118)),
     "a degraded one not counted": ("counts_agree", lambda h: counted(h, degraded={})),
-    "degraded long after": ("recovers", lambda h: change(h, 58, reason="upstream_unavailable", degraded_below=1)),
-    "an error long after": ("recovers", lambda h: change(h, 27, ending=Ending.FAILED, error="x")),
+    "degraded long after": ("recovers", lambda h: changed(h, 57, 58, reason="upstream_unavailable", degraded_below=1)),
+    "an error long after": ("recovers", lambda h: changed(h, 26, 27, ending=Ending.FAILED, error="x")),
     "nobody asked the cloud": ("recovers", lambda h: replace(h, records=h.records[:32])),
     "no fault": ("recovers", lambda h: replace(h, events=())),
     "memory": ("back_to_baseline", lambda h: after(h, rss_bytes=300 << 20)),

@@ -101,3 +101,26 @@ def test_the_memory_there_is_is_what_the_container_allows(tmp_path: Path, text: 
     (tmp_path / "memory.max").write_text(text)
     assert memory.limit_bytes(tmp_path) == (expected or whole)
     assert whole > 256 * MEGABYTE
+
+
+def test_what_came_on_a_stream_has_room_until_it_is_answered_or_is_refused() -> None:
+    place = Room(capacity=100, message_bytes=10)
+    place.take(60)
+    with pytest.raises(QueueFull):
+        place.take(60)
+    place.give(60)
+    place.take(500)  # one is always let in
+    place.give(500)
+    assert place.held == 0
+
+
+async def test_streams_leave_room_for_a_message_that_waits_to_be_read() -> None:
+    place, leave = Room(capacity=100, message_bytes=60), asyncio.Event()
+    place.take(50)
+    tasks, taken = await crowd(place, 1, leave)
+    with pytest.raises(QueueFull):
+        place.take(10)
+    place.give(50)
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert taken[0].is_set()

@@ -33,8 +33,9 @@ from services.errors import (
 )
 from services.fallback import degraded_by
 from services.model import Model
+from services.patience import MIN_PATIENCE_SECONDS
 from services.profile import Measured
-from services.tier import MIN_PATIENCE_SECONDS, NextTier, TierRuntime
+from services.tier import TierRuntime
 from tests.fakes import FakeClock, FakeNext
 from tests.journeys import (
     NEVER,
@@ -132,16 +133,18 @@ async def test_a_deadline_over_before_the_first_exit_is_exceeded(model: Model, c
 
 
 async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, clock: FakeClock) -> None:
-    def slow(next_tier: NextTier | None) -> TierRuntime:
-        return TierRuntime(Tier.DEVICE, model, Busy(clock, 0, after=10), next_tier, clock=clock)
-
     above = FakeNext(answering)
-    given = (await slow(above).infer(request(model, clock, seconds=5))).predictions
+    late = TierRuntime(Tier.DEVICE, model, Busy(clock, 0, after=10), above, clock=clock)
+    given = (await late.infer(request(model, clock, seconds=5))).predictions
     assert not above.asked
     assert set(given.exits.tolist()) == {0}
     assert set(given.reasons.tolist()) == {0, DegradedReason.DEADLINE}
-    alone = request(model, clock, seconds=15, plan=stages((D, 0, 8)), thresholds=NEVER)
-    given = (await slow(None).infer(alone)).predictions
+
+
+async def test_of_several_exits_that_there_was_time_for_the_last_one_answers(model: Model, clock: FakeClock) -> None:
+    alone = TierRuntime(Tier.DEVICE, model, Busy(clock, 10), clock=clock)
+    asked = request(model, clock, seconds=25, plan=stages((D, 0, 8)), thresholds=NEVER)
+    given = (await alone.infer(asked)).predictions
     assert set(given.exits.tolist()) == {1}
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
 
@@ -164,7 +167,7 @@ async def test_a_deadline_missed_above_before_any_exit_is_answered_by_the_next_e
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
 
 
-@pytest.mark.parametrize(("seconds", "first", "left"), [(10, 0, 7), (5, 0, 5), (10, 2, 10)])
+@pytest.mark.parametrize(("seconds", "first", "left"), [(10, 0, 7), (5, 0, 5), (10, 2, 9.95)])
 async def test_a_hop_without_an_answer_leaves_time_for_one_where_that_is_less_than_half(
     model: Model, clock: FakeClock, seconds: float, first: int, left: float
 ) -> None:
