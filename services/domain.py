@@ -102,11 +102,17 @@ class Plan:
         return cls(tuple(stages))
 
     def stage(self, tier: Tier) -> Stage | None:
-        return next((stage for stage in self.stages if stage.tier is tier), None)
+        for stage in self.stages:
+            if stage.tier is tier:
+                return stage
+        return None
 
     def after(self, tier: Tier) -> Stage | None:
         """The next stage above `tier`, or None where the plan ends."""
-        return next((stage for stage in self.stages if stage.tier > tier), None)
+        for stage in self.stages:
+            if stage.tier > tier:
+                return stage
+        return None
 
 
 @dataclass(frozen=True, slots=True)

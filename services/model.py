@@ -54,6 +54,7 @@ class Model:
         sleep: Callable[[float], object] = time.sleep,
     ):
         self.manifest, self._file = bundle.manifest, bundle.path / bundle.manifest.graph
+        self.last = bundle.manifest.last
         self._exits = {spec.split_point: spec for spec in bundle.manifest.exits}
         store = WeightStore()
         graph, weights = _graph(bundle, store)
@@ -65,10 +66,6 @@ class Model:
         self._slowdown, self._clock, self._sleep = slowdown, clock, sleep
         self._fastest: dict[tuple[Segment, int], float] = {}
         self._pace: Callable[[Segment, int], float | None] = lambda piece, batch_size: None
-
-    @property
-    def last(self) -> int:
-        return self.manifest.last
 
     def exit_at(self, split_point: int) -> ExitSpec | None:
         return self._exits.get(split_point)

@@ -200,8 +200,9 @@ class TierRuntime:
         confidences = exits.confidence(scores, self.model.manifest.confidence)
         rows, answers = journey.travelling, journey.answers
         journey.passed = True
-        answers.scores[rows], answers.confidences[rows] = scores, confidences
-        answers.exits[rows], answers.tiers[rows] = spec.index, int(self.tier)
+        whose = slice(None) if len(rows) == len(answers) else rows
+        answers.scores[whose], answers.confidences[whose] = scores, confidences
+        answers.exits[whose], answers.tiers[whose] = spec.index, int(self.tier)
         final = spec.split_point == self.model.last
         chosen = journey.request.thresholds
         if final:
@@ -316,11 +317,16 @@ class TierRuntime:
         above = forwarded.response if forwarded else Response(journey.answers, Trace())
         profile = self.profiler.profile(journey.ran)
         journey.watch.lap("encode")
+        spent = journey.watch.spent
         hop = HopTrace(
             self.tier,
-            **{f"{stage}_seconds": seconds for stage, seconds in journey.watch.spent.items()},
-            bytes_up=forwarded.bytes_up if forwarded else 0,
-            bytes_down=forwarded.bytes_down if forwarded else 0,
+            spent["queue"],
+            spent["decode"],
+            spent["compute"],
+            spent["encode"],
+            spent["network"],
+            forwarded.bytes_up if forwarded else 0,
+            forwarded.bytes_down if forwarded else 0,
         )
         return Response(
             journey.answers,
