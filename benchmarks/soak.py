@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import idle_connections
+from benchmarks import idle_connections, memory
 from benchmarks.growth import drift
 from benchmarks.rude import Rude
 from device_agent.client import AsyncClient
@@ -51,7 +52,10 @@ _ERRORS = 20
 
 @dataclass(slots=True)
 class Soak:
-    """A running testbed, its clients, and what was seen of its parts: minutes and bytes by name."""
+    """A running testbed, its clients, and what was seen of its parts: minutes and bytes by name.
+
+    own: of the resident bytes, those that are no pages of files.
+    """
 
     testbed: Testbed
     mix: Mix
@@ -59,6 +63,7 @@ class Soak:
     seed: int
     minutes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     resident: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    own: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
@@ -98,6 +103,7 @@ class Soak:
             for part in self.testbed.parts:
                 self.minutes[part.name].append((time.monotonic() - began) / 60)
                 self.resident[part.name].append(census.of_process(part.process.pid).rss_bytes)
+                self.own[part.name].append(memory.own_bytes(part.process.pid))
             await asyncio.sleep(_SAMPLE_SECONDS)
 
 
@@ -111,9 +117,10 @@ async def measure(path: Path, minutes: float, seed: int, connections: int, logs:
         clients = [await stack.enter_async_context(AsyncClient(testbed.device.address)) for _ in range(3)]
         run = Soak(testbed, Mix(pool, model.manifest), clients, seed)
         await run.traffic(WARM_SECONDS)
-        before = await idle(testbed.parts)
+        look = partial(census.usage, testbed.parts)
+        before = await idle(look)
         rude = await run.soak(60 * minutes)
-        after = await idle(testbed.parts, lambda found: all(_given_back(before[n], found[n]) for n in found))
+        after = await idle(look, lambda found: all(_given_back(before[n], found[n]) for n in found))
         parts = {name: _part(run, name, before[name], after[name]) for name in before}
         beside = await _idle(run, connections) if connections else None
         testbed.check()
@@ -132,10 +139,15 @@ async def measure(path: Path, minutes: float, seed: int, connections: int, logs:
 def _part(run: Soak, name: str, before: Usage, after: Usage) -> dict[str, Any]:
     return {
         "rss": asdict(drift(run.minutes[name], run.resident[name])),
+        "own": asdict(drift(run.minutes[name], run.own[name])),
         "rss_bytes": [before.rss_bytes, after.rss_bytes],
         **{each: [getattr(before, each), getattr(after, each)] for each in SLACK},
         "back_to_baseline": _given_back(before, after),
-        "samples": {"minutes": run.minutes[name][::10], "rss_bytes": run.resident[name][::10]},
+        "samples": {
+            "minutes": run.minutes[name][::10],
+            "rss_bytes": run.resident[name][::10],
+            "own_bytes": run.own[name][::10],
+        },
     }
 
 
@@ -155,7 +167,7 @@ async def _idle(run: Soak, wanted: int) -> dict[str, Any]:
         beside = await run.traffic(IDLE_PHASE_SECONDS)
     finally:
         await asyncio.to_thread(held.__exit__, None, None, None)
-    after = (await idle([device]))[device.name]
+    after = (await idle(partial(census.usage, [device])))[device.name]
     return {
         "wanted": wanted,
         "opened": opened.count,

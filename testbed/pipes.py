@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from testbed.pacer import LinkShape, Pacer, Parcel
+from testbed.pacer import MAX_QUANTUM_BYTES, LinkShape, Pacer, Parcel
 
 BACKLOG_SECONDS = 0.02
 MAX_PIPE_BYTES = 64 * 1024 * 1024
@@ -70,9 +70,11 @@ class Pipe:
 
     def read_all(self) -> None:
         """Take bytes from the source as fast as the link lets them go, until it ends or the pipe stops."""
+        # One buffer for all: a `recv` of so many bytes gives most of them back, which leaves holes all over the heap.
+        buffer = memoryview(bytearray(MAX_QUANTUM_BYTES))
         while size := self._room():
             try:
-                payload, resets = self._source.recv(size), False
+                payload, resets = bytes(buffer[: self._source.recv_into(buffer[:size])]), False
             except OSError:
                 payload, resets = b"", True
             self.enter(payload, resets=resets)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from testbed.link_control import ControlError, LinkControl
 from testbed.links import EmulatedLink, LinkShape, format_address, main, parse_address, symmetric
 from testbed.pacer import Pacer
+from testbed.pipes import Lane, Pipe
 from testbed.traces import ConstantRate, QuantityError, RateTrace
 
 
@@ -120,6 +121,23 @@ def test_an_outage_holds_the_end_of_a_connection_too() -> None:
 
 def test_a_quantum_is_a_millisecond_between_a_packet_and_64_kib() -> None:
     assert [a_pacer(rate=rate).quantum(0.0) for rate in (100.0, 1e7, 1e9)] == [1500, 10_000, 65_536]
+
+
+def test_a_pipe_reads_into_one_buffer_and_keeps_only_what_came() -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.buffers: list[Any] = []
+
+        def recv_into(self, buffer: memoryview) -> int:
+            self.buffers.append(buffer.obj)
+            return [3, 5, 0][len(self.buffers) - 1]
+
+    source: Any = Source()
+    lane = Lane(LinkShape(ConstantRate(1e9)), 0, lambda: 0.0)
+    pipe = Pipe(lane, source, source)
+    pipe.read_all()
+    assert all(each is source.buffers[0] for each in source.buffers)
+    assert [len(parcel.payload) for parcel in pipe._line] == [3, 5, 0]
 
 
 def test_symmetric_halves_the_round_trip() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy")
-
 from benchmarks import idle_connections
 from benchmarks.growth import drift
 
@@ -22,6 +20,15 @@ def noise(seed: int) -> np.ndarray:
     return 100e6 + wandering
 
 
+def spells(seed: int) -> np.ndarray:
+    """Bytes that rise or fall for minutes on end, as where load comes and goes, and for no longer."""
+    pushes = np.random.default_rng(seed).normal(0, 60, len(MINUTES))
+    pace = np.zeros(len(MINUTES))
+    for at in range(1, len(MINUTES)):
+        pace[at] = 0.997 * pace[at - 1] + pushes[at]
+    return 100e6 + pace.cumsum()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_memory_that_only_wanders_is_flat(seed: int) -> None:
     found = drift(MINUTES.tolist(), noise(seed).tolist())
@@ -34,6 +41,16 @@ def test_memory_that_grows_is_not_flat(leak: int) -> None:
     found = drift(MINUTES.tolist(), (noise(0) + leak * MINUTES).tolist())
     assert not found.flat
     assert found.low <= leak <= found.high
+
+
+def test_spells_of_growth_seldom_pass_for_a_trend() -> None:
+    found = [drift(MINUTES.tolist(), spells(seed).tolist()).flat for seed in range(100)]
+    assert sum(found) >= 85
+
+
+def test_growth_among_spells_is_seen() -> None:
+    found = [drift(MINUTES.tolist(), (spells(seed) + 300_000 * MINUTES).tolist()).flat for seed in range(100)]
+    assert sum(found) <= 5
 
 
 def test_one_step_is_no_trend() -> None:
