@@ -185,6 +185,7 @@ async def test_a_second_signal_ends_at_once(tiny: Path) -> None:
 async def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tiny: Path) -> None:
     async with device(tiny) as front:
         command = [sys.executable, "-m", "cloud_node", "--bundle", str(tiny), "--listen", front.address]
+        command += ["--metrics-listen", "-"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
         process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE

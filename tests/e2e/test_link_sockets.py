@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -264,7 +264,8 @@ def ask(
 ) -> tuple[int, dict[str, object]]:
     connection = http.client.HTTPConnection(control, timeout=PATIENCE)
     try:
-        connection.request(method, path, body)
+        with suppress(BrokenPipeError):  # refused before it was sent whole: the answer says why
+            connection.request(method, path, body)
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:

@@ -14,7 +14,7 @@ from services.bundle import Bundle, load, load_samples
 from services.domain import Segment
 from services.errors import InvalidInput
 from services.model import Model
-from training import card, datasets, evaluate, export, train
+from training import card, codec_accuracy, datasets, evaluate, export, train
 from training.calibrate import NEVER, Contract, calibrate_bundle, calibrate_codecs
 from training.datasets import Dataset
 from training.models import NetworkConfig, ThreePartNetwork
@@ -31,6 +31,12 @@ SMALL = NetworkConfig(
 def _one_thread() -> None:
     """Tiny tensors: several threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _few_bytes_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean over 20 samples tells a test as much as one over 500."""
+    monkeypatch.setattr(codec_accuracy, "BYTES_SAMPLES", 20)
 
 
 @pytest.fixture(scope="module")
