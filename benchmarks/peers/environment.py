@@ -87,7 +87,8 @@ async def running(installed: Installed, variant: Variant, started: Started) -> A
     started.folder.mkdir(parents=True, exist_ok=True)
     first, *rest = variant.command(started)
     program = [str(installed.bin / "python"), first, *rest] if first == "-m" else [str(installed.bin / first), *rest]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OFFRAMP_", "VIRTUAL_ENV"))}
+    ours = ("OFFRAMP_", "VIRTUAL_ENV", "OPENBLAS_NUM_THREADS")  # what our own modules set is not theirs
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     given = environment(variant, started) | dict(installed.peer.variables)
     path = os.pathsep.join((str(installed.bin), kept.get("PATH", "")))
     with (started.folder / "log").open("wb") as log:
