@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from device_agent.planner import Options
 from device_agent.plans import FixedPlan, Plans
+from device_agent.queues import Queues
 from device_agent.replan import Replanner
 from services import log
 from services.bundle import Manifest
@@ -145,8 +147,12 @@ class Planning:
     def _of(self, options: Options) -> Replanner:
         replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
         if self._uplink is not None:
-            replanner.asked, replanner.wait = self._uplink.used, self._runtime.backlog.ahead_seconds
+            replanner.asked, replanner.queues = self._uplink.used, partial(_queues, self._runtime, self._uplink)
         return replanner
+
+
+def _queues(runtime: TierRuntime, uplink: Uplink) -> Queues:
+    return Queues(runtime.backlog.ahead_seconds(), uplink.ahead_seconds())
 
 
 def probing(uplink: Uplink, plannings: Sequence[Planning]) -> asyncio.Task[None]:

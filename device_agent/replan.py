@@ -17,6 +17,7 @@ from typing import Protocol
 
 from device_agent import planner
 from device_agent.planner import Beliefs, Options, PlanCost
+from device_agent.queues import Queueing, Queues, quickest
 from device_agent.switching import RULE, Switcher, SwitchRule
 from services import log
 from services.bundle import Manifest
@@ -27,7 +28,7 @@ REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
 _MAX_CHOICES = 32
 _IN_USE_SECONDS, _UNUSED_SECONDS = 2.0, 1.0
-_SPARE_SHARE = 0.85
+_WAITED_SECONDS = 30.0
 
 
 class Prepares(Protocol):
@@ -36,29 +37,43 @@ class Prepares(Protocol):
     async def prepare(self, plan: Plan, deadline: Deadline) -> None: ...
 
 
+_HERE = frozenset({Tier.DEVICE})
+_AWAY = frozenset(Tier) - _HERE
+
+
+@dataclass(slots=True)
+class _Spare:
+    """The best plan for which only `tiers` compute, once it is ready, where requests had to wait for others lately."""
+
+    tiers: frozenset[Tier]
+    ready: Queueing | None = None
+    wanted_at: float = -math.inf
+    preparing: asyncio.Task[None] | None = None
+
+
 @dataclass(slots=True)
 class _Choice:
     """The plan of one policy and batch size; `switcher` decides when to leave it.
 
-    spare: the best plan that runs nothing on the device, once it is ready, for requests that would wait for the device.
+    known: what is expected of the plan, once that can be told. spares: the best plans that run nothing on the device,
+    and nothing elsewhere, for requests that would wait for the device or for the link.
     """
 
     plan: Plan
     switcher: Switcher
-    spare: Plan | None = None
-    waited_at: float = -math.inf
+    known: Queueing | None = None
+    spares: tuple[_Spare, _Spare] = field(default_factory=lambda: (_Spare(_AWAY), _Spare(_HERE)))
     asked_at: float = -math.inf
     considered_at: float = -math.inf
     switching: asyncio.Task[None] | None = None
-    sparing: asyncio.Task[None] | None = None
 
 
 def _nothing() -> None:
     pass
 
 
-def _no_wait() -> float:
-    return 0.0
+def _no_queues() -> Queues:
+    return Queues()
 
 
 @dataclass(slots=True)
@@ -66,7 +81,7 @@ class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
     `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
-    `asked` hears of each request that is given a plan. `wait` tells how long a run would wait for the device now.
+    `asked` hears of each request that is given a plan. `queues` tells what a request would wait for now.
     """
 
     manifest: Manifest
@@ -76,7 +91,7 @@ class Replanner:
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
     asked: Callable[[], None] = _nothing
-    wait: Callable[[], float] = _no_wait
+    queues: Callable[[], Queues] = _no_queues
     changes: int = 0
     _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
     _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
@@ -141,19 +156,20 @@ class Replanner:
         await self.settle()
 
     def _switches(self) -> list[asyncio.Task[None]]:
-        tasks = (task for choice in self._choices.values() for task in (choice.switching, choice.sparing))
-        return [task for task in tasks if task]
+        choices = self._choices.values()
+        sparing = [spare.preparing for choice in choices for spare in choice.spares]
+        return [task for task in (*(choice.switching for choice in choices), *sparing) if task]
 
     def _unless_it_waits(self, choice: _Choice) -> Plan:
-        """The spare plan, where waiting for the device makes that much quicker."""
-        wait, plan = self.wait(), choice.plan
-        if wait <= 0 or plan.stages[0].segment.empty:
-            return plan
-        choice.waited_at = self.clock()
-        spare, expected = choice.spare, plan.expected_seconds
-        if spare is None or spare.expected_seconds is None or expected is None:
-            return plan
-        return spare if spare.expected_seconds < _SPARE_SHARE * (wait + expected) else plan
+        """A spare plan, where its queues make the chosen one that much slower."""
+        queues, known = self.queues(), choice.known
+        if known is None or known.expected(queues) <= known.seconds:
+            return choice.plan
+        for spare, seconds in zip(choice.spares, (queues.device, queues.link), strict=True):
+            if seconds > 0:
+                spare.wanted_at = self.clock()
+        ready = [spare.ready for spare in choice.spares if spare.ready is not None]
+        return quickest(known, ready, queues).plan
 
     def _choice(self, policy: Policy, size: int) -> _Choice:
         key = (policy, size)
@@ -170,36 +186,42 @@ class Replanner:
         if choice.switching is not None and not choice.switching.done():
             return
         beliefs = self.beliefs()
-        self._look_for_spare(choice, beliefs, policy, size)
+        for spare in choice.spares:
+            self._look_for_spare(spare, beliefs, policy, size)
         ranked = planner.rank(beliefs, policy, size, count=1, options=self.options)
         if not ranked:
             return
         if ranked[0].plan.stages == choice.plan.stages:
             choice.plan = ranked[0].plan  # the same, with what is expected of it now
+            choice.known = self._queueing(ranked[0], size)
             choice.switcher.kept(_needed(ranked[0], policy))
             return
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
+        choice.known = self._queueing(current, size)
         if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):
             choice.switching = asyncio.ensure_future(self._switch(choice, ranked[0], current, policy, size))
 
-    def _look_for_spare(self, choice: _Choice, beliefs: Beliefs, policy: Policy, size: int) -> None:
-        """Where requests had to wait lately; who saves energy or bytes waits."""
-        waits = self.clock() - choice.waited_at < _IN_USE_SECONDS and policy.objective is Objective.LATENCY
-        options = replace(self.options, tiers=self.options.tiers - {Tier.DEVICE})
-        found = planner.rank(beliefs, policy, size, count=1, options=options) if waits else []
-        if not found:
-            choice.spare = None
-        elif choice.spare is not None and choice.spare.stages == found[0].plan.stages:
-            choice.spare = found[0].plan
-        elif choice.sparing is None or choice.sparing.done():
-            choice.sparing = asyncio.ensure_future(self._spare(choice, found[0].plan))
+    def _queueing(self, found: PlanCost | None, size: int) -> Queueing | None:
+        return None if found is None else Queueing.of(found, self.manifest, size)
 
-    async def _spare(self, choice: _Choice, plan: Plan) -> None:
+    def _look_for_spare(self, spare: _Spare, beliefs: Beliefs, policy: Policy, size: int) -> None:
+        """Where requests had to wait lately; who saves energy or bytes waits."""
+        wanted = self.clock() - spare.wanted_at < _WAITED_SECONDS and policy.objective is Objective.LATENCY
+        options = replace(self.options, tiers=self.options.tiers & spare.tiers)
+        found = planner.rank(beliefs, policy, size, count=1, options=options) if wanted else []
+        if not found:
+            spare.ready = None
+        elif spare.ready is not None and spare.ready.plan.stages == found[0].plan.stages:
+            spare.ready = self._queueing(found[0], size)
+        elif spare.preparing is None or spare.preparing.done():
+            spare.preparing = asyncio.ensure_future(self._prepare(spare, Queueing.of(found[0], self.manifest, size)))
+
+    async def _prepare(self, spare: _Spare, found: Queueing) -> None:
         """Where nobody can prepare it, there is none; the next try comes."""
-        choice.spare = None
+        spare.ready = None
         with suppress(OfframpError):
-            await self.preparer.prepare(plan, Deadline.after(PREPARE_SECONDS, self.clock))
-            choice.spare = plan
+            await self.preparer.prepare(found.plan, Deadline.after(PREPARE_SECONDS, self.clock))
+            spare.ready = found
 
     async def _switch(
         self, choice: _Choice, better: PlanCost, current: PlanCost | None, policy: Policy, size: int
@@ -210,7 +232,7 @@ class Replanner:
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
-        choice.plan = better.plan
+        choice.plan, choice.known = better.plan, self._queueing(better, size)
         self.changes += 1
         choice.switcher.switched(_needed(better, policy))
         log.event(

@@ -213,6 +213,11 @@ class Connection:
         """Notes that a request was planned over this link."""
         self._traffic.used()
 
+    def ahead_seconds(self) -> float:
+        """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown."""
+        rate = self.link().up_bytes_per_second
+        return self._traffic.ahead_seconds(rate) if rate else 0.0
+
     @property
     def doubtful(self) -> bool:
         """Whether one more measurement would decide what the link has become."""

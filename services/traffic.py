@@ -63,6 +63,13 @@ class Traffic:
         """Seconds since it began, less what the far side should need."""
         return self.clock() - crossing.began - crossing.beyond_seconds
 
+    def ahead_seconds(self, bytes_per_second: float) -> float:
+        """Until the link has carried what is in flight, one call after the other; 0 where it should have by now."""
+        free = -math.inf
+        for each in self._crossings:
+            free = max(free, each.began) + each.nbytes / bytes_per_second
+        return max(free - self.clock(), 0.0)
+
     def used(self) -> None:
         """Notes that a request was planned over this link, whether it crossed it or not."""
         self._used_at = self.clock()

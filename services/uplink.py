@@ -150,6 +150,10 @@ class Uplink:
         for replica in self._replicas:
             replica.connection.used()
 
+    def ahead_seconds(self) -> float:
+        """Until the link has carried what is in flight."""
+        return self._leading().connection.ahead_seconds() if self._replicas else 0.0
+
     @property
     def doubtful(self) -> bool:
         """Whether one more measurement would decide what the link has become."""

@@ -18,7 +18,17 @@ from testbed.bench import costs as measured
 from testbed.bench import policies
 from testbed.bench.costs import Costs
 from testbed.bench.journeys import Journeys
-from testbed.bench.policies import BEST_STATIC, ORACLE, OURS, DynamicSplit, Oracle, Ours, Static
+from testbed.bench.policies import (
+    BEST_STATIC,
+    LATE_ORACLE,
+    ORACLE,
+    OURS,
+    DynamicSplit,
+    LateOracle,
+    Oracle,
+    Ours,
+    Static,
+)
 from testbed.bench.routes import Choices, Network, choices, crosses, over_trace
 from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Simulation, VirtualPolicy, drawn, poisson
@@ -139,8 +149,9 @@ def maker(each: Bench, name: str) -> Maker:
     if name in static:
         return lambda simulation: Static(static[name])
     makers: dict[str, Maker] = {
-        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.wait, each.options, each.rule),
+        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.queues, each.options, each.rule),
         ORACLE: lambda s: Oracle(each.choices, s.situation),
+        LATE_ORACLE: lambda s: LateOracle(each.choices, s.situation),
         "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: s.rate.rate_at(s.clock())),
     }
     return makers[name]

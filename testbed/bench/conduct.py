@@ -38,7 +38,8 @@ HOW = (
     "this very trace, known afterwards. exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split "
     "Computing as published, device and cloud only, no exits, told the current rate. oracle: for each request the "
     "plan that answers first in expectation, with the link's present and future, the queues and all costs known, but "
-    "not where the sample will leave.",
+    "not where the sample will leave. oracle-late: the same, but of the link it knows only the rate half a second ago, "
+    "and takes it to last: about what can be found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
     "codec makes of its activations was measured on the photos and is in its bundle.",
     "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from services.domain import Plan
-from testbed.bench.policies import ORACLE, OURS
+from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
 from testbed.bench.statistics import Runs
 from testbed.traces import Rate
 
@@ -19,6 +19,7 @@ _INK = "#264653"
 _COLOURS = {
     OURS: "#e76f51",
     ORACLE: "#264653",
+    LATE_ORACLE: "#8ab17d",
     "best-static": "#2a9d8f",
     "device": "#8d99a6",
     "cloud-raw": "#6d597a",

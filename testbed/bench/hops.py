@@ -45,6 +45,11 @@ class VirtualHop:
     def link(self) -> LinkEstimate:
         return self.estimator.estimate(self.traffic.waiting())
 
+    def ahead_seconds(self) -> float:
+        """Until the link has carried what is in flight, at the rate believed."""
+        rate = self.link().up_bytes_per_second
+        return self.traffic.ahead_seconds(rate) if rate else 0.0
+
     @property
     def overdue(self) -> bool:
         return self.estimator.overdue(self.traffic.waiting())

@@ -35,7 +35,7 @@ from services.tier import TierRuntime
 from services.uplink import Uplink
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Outcome, Trial
-from testbed.bench.policies import BEST_STATIC, ORACLE, OURS, DynamicSplit, Oracle, Static
+from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS, DynamicSplit, LateOracle, Oracle, Static
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Situation, drawn, poisson
@@ -177,8 +177,10 @@ def _plans(each: Bench, trial: Trial, name: str, virtual: Outcome, began: float)
     def now() -> float:
         return time.monotonic() - began
 
-    if name == ORACLE:
-        return Oracle(each.choices, Situation(now, lambda: 0.0, Line(trial.rate, world.near_rtt_seconds / 2)))
+    if name in (ORACLE, LATE_ORACLE):
+        line = Line(trial.rate, world.near_rtt_seconds / 2)
+        situation = Situation(now, lambda: 0.0, line, lambda rate: 0.0)
+        return (Oracle if name == ORACLE else LateOracle)(each.choices, situation)
     return DynamicSplit(manifest, each.costs, world, lambda: trial.rate.rate_at(now()))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from device_agent.costs import Options
+from device_agent.queues import Queues
 from device_agent.replan import REPLAN_SECONDS, Replanner
 from device_agent.switching import SwitchRule
 from services.bundle import Manifest
@@ -30,10 +31,13 @@ from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
 from testbed.bench.world import FastRate, World
+from testbed.traces import ConstantRate
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
-NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE)
+LATE_ORACLE, LATE_SECONDS = "oracle-late", 0.5
+NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE, LATE_ORACLE)
 _POLICY = Policy()
+_LEAST_RATE = 1.0  # bytes per second: an outage is no rate
 RAW, JPEG, QUANTISED = "pixels", "jpeg90", "int8+zstd"
 
 
@@ -74,6 +78,33 @@ class Oracle:
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows everything already."""
+
+
+@dataclass(slots=True)
+class LateOracle:
+    """The oracle, half a second late: a yardstick for planners that have no foresight, and have to find out.
+
+    Every cost and the device's queue it knows as the oracle does. Of the link it knows the rate that was, believes that
+    it still is, and how long what is in flight would then take. A rate shows in what calls take, so that whoever asks
+    a few times a second seldom knows it much earlier. No bound: it does not notice calls that are overdue.
+    """
+
+    choices: Choices
+    situation: Situation
+    late_seconds: float = LATE_SECONDS
+    with_exits: bool = True
+
+    def plan(self, policy: Policy, batch_size: int) -> Plan:
+        at, seen = self.situation.clock(), self.situation
+        rate = max(seen.line.rate.rate_at(max(0.0, at - self.late_seconds)), _LEAST_RATE)
+        free = np.array([at + seen.ahead(rate)])
+        wait = max(0.0, seen.device_free() - at)
+        seconds = self.choices.seconds(FastRate(ConstantRate(rate)), np.array([at]), free, wait)
+        best = int(seconds.argmin())
+        return replace(self.choices.plans[best], expected_seconds=float(seconds[best]))
+
+    def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
+        """It knows what it may know."""
 
 
 @dataclass(slots=True)
@@ -200,12 +231,12 @@ def ours(
     costs: Costs,
     world: World,
     clock: Clock,
-    wait: Clock,
+    queues: Callable[[], Queues],
     options: Options,
     rule: SwitchRule,
 ) -> Ours:
     """Our policy, knowing of the machines what they would tell it at start, and nothing of the links."""
-    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock, wait=wait)
+    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock, queues=queues)
     replanner.believe([profile(costs, tier, world) for tier in Tier], [])
     return Ours(replanner, clock)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from testbed.bench.policies import BEST_STATIC, ORACLE, OURS
+from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS
 from testbed.bench.statistics import Summary
 from testbed.bench.world import Loop
 
@@ -64,6 +64,7 @@ class Comparison:
                 for name, found in self.traces.items()
             },
             "oracle_ratio": self.ratios(ORACLE),
+            "late_oracle_ratio": self.ratios(LATE_ORACLE),
             "best_static_ratio": self.ratios(BEST_STATIC),
             "crosses_break_even": self.crossing,
             "best_static_plan": self.static_plans,

@@ -8,7 +8,7 @@ the live loop, link estimators, probes and profiles that run live, on the clock 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -17,6 +17,7 @@ import numpy as np
 import simpy
 
 from device_agent.plans import Plans
+from device_agent.queues import Queues
 from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
 from services.patience import MIN_PATIENCE_SECONDS
 from services.profile import Profiler
@@ -64,11 +65,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What there is to know at one moment, in full: only the oracle looks at it."""
+    """What there is to know at one moment, in full: only the oracles look at it.
+
+    ahead: until the link has carried what is in flight on it, at a rate.
+    """
 
     clock: Clock
     device_free: Clock
     line: Line
+    ahead: Callable[[float], float]
 
 
 @dataclass(slots=True)
@@ -100,13 +105,15 @@ class Simulation:
     def clock(self) -> float:
         return float(self.env.now)
 
-    def wait(self) -> float:
-        """Seconds until a run that came now would begin on the device."""
-        return max(0.0, self.machines[Tier.DEVICE].free - self.clock())
+    def queues(self) -> Queues:
+        """What a request that came now would find before it."""
+        wait = max(0.0, self.machines[Tier.DEVICE].free - self.clock())
+        return Queues(wait, self.hops[Tier.DEVICE].ahead_seconds())
 
     @property
     def situation(self) -> Situation:
-        return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, self.hops[Tier.DEVICE].line)
+        hop = self.hops[Tier.DEVICE]
+        return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, hop.line, hop.traffic.ahead_seconds)
 
     def closed(self, policy: VirtualPolicy, samples: Iterator[int], seconds: float) -> Runs:
         """One request after the other."""

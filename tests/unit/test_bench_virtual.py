@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from device_agent.costs import Options
+from device_agent.queues import Queues
 from device_agent.switching import SwitchRule
 from services import bundle, codec
 from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
@@ -148,6 +149,39 @@ def test_nobody_beats_the_oracle_and_hindsight_beats_what_is_fixed_beforehand(ea
     mean = {name: float(np.mean(runs.seconds)) for name, runs in run(each, trial, NAMES).runs.items()}
     assert all(mean[ORACLE] <= 1.01 * other for other in mean.values())
     assert mean[BEST_STATIC] <= 1.01 * min(mean[name] for name in ("device", "cloud-raw", "cloud-jpeg"))
+
+
+def test_the_late_oracle_learns_of_a_change_half_a_second_later(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    simulation = Simulation(each.world, each.journeys, RateTrace.from_rates([1e6, 0.0, 1e6]))
+    found = {}
+    for at in (0.9, 1.4, 1.6, 2.4, 2.6):
+        simulation.env.run(at)
+        found[at] = policies.LateOracle(each.choices, simulation.situation).plan(Policy(), 1)
+    local = plan_of(last, last).stages
+    assert [plan.stages == local for plan in found.values()] == [False, False, True, True, False]
+
+
+def test_the_late_oracle_makes_way_for_what_is_in_flight(each: Bench) -> None:
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e6))
+    late = policies.LateOracle(each.choices, simulation.situation)
+    assert late.plan(Policy(), 1).after(Tier.DEVICE) is not None
+    with simulation.hops[Tier.DEVICE].traffic.crossing(10_000_000):
+        assert late.plan(Policy(), 1).after(Tier.DEVICE) is None
+
+
+def test_ours_is_told_of_the_queues_that_its_requests_make(each: Bench) -> None:
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
+    policy = maker(each, OURS)(simulation)
+    assert isinstance(policy, policies.Ours)
+    simulation.open(policy, repeat(0), [0.5, 1.0, 1.5])
+    policy.close()
+    assert simulation.queues() == Queues()
+    simulation.machines[Tier.DEVICE].book(simulation.clock(), 0.3)
+    with simulation.hops[Tier.DEVICE].traffic.crossing(40_000):
+        queues = simulation.queues()
+    assert queues.device == pytest.approx(0.3)
+    assert queues.link == pytest.approx(0.4, rel=0.3)
 
 
 def test_ours_finds_the_link_by_itself_and_leaves_it_when_it_collapses(each: Bench) -> None:

@@ -42,6 +42,9 @@ class _Edge:
     def quiet_seconds(self) -> float:
         return 0.0
 
+    def ahead_seconds(self) -> float:
+        return 0.0
+
     def used(self) -> None:
         """A plan was asked for."""
 

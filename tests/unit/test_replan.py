@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from device_agent.planner import Options
+from device_agent.queues import Queues
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from services import bundle
 from services.bundle import Manifest
@@ -261,7 +262,7 @@ MODERATE = LinkEstimate(Tier.DEVICE, 0.9, 1e8)
 async def _waited(replanner: Replanner, clock: FakeClock, seconds: float) -> Plan:
     """The plan of a request that finds the device busy for so long, after others did."""
     await _learnt(replanner, clock, MODERATE)
-    replanner.wait = lambda: seconds
+    replanner.queues = lambda: Queues(device=seconds)
     replanner.plan(POLICY, 1)
     return await _learnt(replanner, clock, MODERATE)
 
@@ -269,7 +270,7 @@ async def _waited(replanner: Replanner, clock: FakeClock, seconds: float) -> Pla
 async def test_a_request_that_would_wait_for_the_device_goes_without_it(replanner: Replanner, clock: FakeClock) -> None:
     assert (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
     assert not replanner.chosen(POLICY, 1).stages[0].segment.empty
-    replanner.wait = lambda: 0.0
+    replanner.queues = Queues
     assert not replanner.plan(POLICY, 1).stages[0].segment.empty
 
 
@@ -285,9 +286,17 @@ async def test_what_nobody_prepared_is_not_gone_without_the_device_for(
     assert not (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
 
 
+async def test_a_request_that_would_wait_for_the_link_stays(replanner: Replanner, clock: FakeClock) -> None:
+    assert (await _learnt(replanner, clock, FAST)).stages[0].segment.empty
+    replanner.queues = lambda: Queues(link=10.0)
+    replanner.plan(POLICY, 1)
+    assert [stage.tier for stage in (await _learnt(replanner, clock, FAST)).stages] == [Tier.DEVICE]
+    assert replanner.chosen(POLICY, 1).stages[-1].tier is Tier.EDGE
+
+
 async def test_who_saves_energy_waits_for_the_device(replanner: Replanner, clock: FakeClock) -> None:
     frugal = Policy(Objective.ENERGY)
-    replanner.wait = lambda: 10.0
+    replanner.queues = lambda: Queues(device=10.0)
     for _ in range(3):
         clock.now += 1
         replanner.learn(_told(MODERATE), frugal, 1)
