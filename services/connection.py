@@ -260,9 +260,11 @@ class Connection:
             except Crowded as error:
                 raise Silence(QueueFull(str(error))) from None
             except Broken:
-                spent = self._clock() - asked
+                spent, given = self._clock() - asked, message.header.remaining_seconds
+                if 0 < given <= spent:
+                    raise Silence(DeadlineExceeded("the stream broke, and no time is left to ask again")) from None
                 timeout_seconds = max(timeout_seconds - spent, 0.0)
-                message.header.remaining_seconds -= spent
+                message.header.remaining_seconds = given - spent if given else 0.0
         return await self._alone(message, timeout_seconds, crossing)
 
     async def _alone(self, message: Framed, timeout_seconds: float, crossing: Crossing) -> pb.InferReply:

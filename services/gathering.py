@@ -20,9 +20,10 @@ from typing import Protocol
 import numpy as np
 
 from services import eager, log
-from services.domain import Clock, Plan, Request, Response
-from services.errors import OfframpError, TooLarge, Unavailable
+from services.domain import Clock, Plan, Request, Response, Tier
+from services.errors import OfframpError, QueueFull, TooLarge, Unavailable
 from services.journey import Forwarded
+from services.outbox import GATHERED_BYTES
 
 MOST_TOGETHER = 64
 TOGETHER_SECONDS = 0.002
@@ -35,6 +36,8 @@ _CROWD = 2
 _LEAST_HALF = 8
 _FORGETTING = 0.01
 _MOST_HELD_SECONDS = 0.002
+_REDUCED_SECONDS = 10.0
+_LEAST_SECONDS = 1e-7
 _MOST_PLANS = 64
 
 
@@ -49,7 +52,7 @@ _Place = asyncio.Future[Forwarded | None]
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Requests that want the same; `most` of them. A place without an answer tells its owner to ask alone."""
+    """Up to `most` requests that want the same. A place without an answer tells its owner to ask alone."""
 
     head: Request
     codec: str
@@ -119,9 +122,10 @@ class Gathering:
         self._send = send
         self._clock = clock
         self._groups: list[_Group] = []
-        self._most = MOST_TOGETHER
-        self._worth: dict[Plan, int] = {}
-        self._last: tuple[Plan, int] | None = None
+        self._limit = MOST_TOGETHER
+        self._limited_until = -math.inf
+        self._seconds: dict[Plan, float] = {}
+        self._last: tuple[Plan, float] | None = None
         self._asked, self._before = 0, 0
         self._under_way = 0
         self._crowding = Crowding()
@@ -141,7 +145,7 @@ class Gathering:
 
     async def _alone(self, request: Request, codec: str) -> Forwarded:
         forwarded = await self._sent(request, codec)
-        self._learn(request.plan, len(request.activation), forwarded.response)
+        self._learn(request.plan, forwarded.response)
         return forwarded
 
     async def _sent(self, request: Request, codec: str, members: Sequence[str] = ()) -> Forwarded:
@@ -161,11 +165,20 @@ class Gathering:
         """How many requests like this one are worth sending as one; 1 where it is to travel alone."""
         plan = request.plan
         if self._last is None or plan is not self._last[0]:
-            self._last = plan, self._worth.get(plan, 1)
-        most = self._last[1]
-        if most < _CROWD or request.traceparent or request.passing is not None:
+            self._last = plan, self._seconds.get(plan, math.inf)
+        seconds = self._last[1] * len(request.activation)
+        if seconds >= SHORT_SECONDS or request.traceparent or request.passing is not None:
             return 1
-        return most if request.deadline.remaining() >= PATIENCE_SECONDS else 1
+        if request.deadline.remaining() < PATIENCE_SECONDS:
+            return 1
+        if self._clock() >= self._limited_until:
+            self._limit = MOST_TOGETHER
+        most = min(self._limit, TOGETHER_SECONDS / seconds, GATHERED_BYTES / max(request.activation.nbytes, 1))
+        return int(most)
+
+    def _reduce(self, tried: int) -> None:
+        """The tier above has no place for so many at once: half, for some time."""
+        self._limit, self._limited_until = max(tried // 2, 1), self._clock() + _REDUCED_SECONDS
 
     def _crowded(self) -> bool:
         """Whether requests come several at a time, or sooner than the tier above answers."""
@@ -214,14 +227,15 @@ class Gathering:
         try:
             if len(waiting) > 1:
                 parts = await self._parts(group, [request for request, _ in waiting])
+        except (QueueFull, TooLarge):
+            self._reduce(len(waiting))
         except Unavailable as error:
             for _, place in waiting:
                 if not place.done():
                     place.set_exception(copy.copy(error))
             return
-        except OfframpError as error:
-            if isinstance(error, TooLarge):
-                self._most = max(len(waiting) // 2, 1)
+        except OfframpError:  # of one of them, or of the time of one: each is told alone
+            pass
         except Exception:  # each, asking alone, meets it again, and whoever asked is told
             log.event("failed", logging.ERROR, exc_info=True, task="gathering")
         finally:
@@ -232,26 +246,27 @@ class Gathering:
         whole = np.concatenate([request.activation for request in requests])
         joined = replace(group.head, activation=whole, deadline=nearest)
         forwarded = await self._sent(joined, group.codec, [request.request_id for request in requests])
-        self._learn(group.head.plan, len(group.head.activation), forwarded.response)
+        self._learn(group.head.plan, forwarded.response)
         if forwarded.response.predictions.reasons.any():
             return [None] * len(requests)
         return _split(forwarded, len(requests))
 
-    def _learn(self, plan: Plan, samples: int, response: Response) -> None:
-        """How many requests of so many samples are worth sending as one, from what the tier above says runs take."""
+    def _learn(self, plan: Plan, response: Response) -> None:
+        """What one sample by `plan` takes at the tier above, by its own word; infinite where it goes on from there."""
         hop = response.trace.hops[0] if response.trace.hops else None
         profile = response.profiles[0] if response.profiles else None
-        most = 1
-        if hop is not None and profile is not None and plan.after(hop.tier) is None:
-            seconds = sum(run.seconds / run.batch_size for run in profile.segments)
-            short = 0 < seconds < SHORT_SECONDS
-            most = min(int(TOGETHER_SECONDS / (seconds * samples)), self._most) if short else 1
-        if self._last == (plan, most):
-            return
-        if len(self._worth) >= _MOST_PLANS and plan not in self._worth:
-            self._worth.clear()
-        self._worth[plan] = most
-        self._last = plan, most
+        seconds = math.inf
+        if hop is not None and profile is not None and profile.segments and _ends_at(plan, hop.tier):
+            seconds = max(sum(run.seconds / run.batch_size for run in profile.segments), _LEAST_SECONDS)
+        if len(self._seconds) >= _MOST_PLANS and plan not in self._seconds:
+            self._seconds.clear()
+        self._seconds[plan] = seconds
+        self._last = plan, seconds
+
+
+def _ends_at(plan: Plan, tier: Tier) -> bool:
+    """Whether nothing is left to run above `tier`."""
+    return all(stage.segment.empty for stage in plan.stages if stage.tier > tier)
 
 
 def _hand_out(waiting: Sequence[tuple[Request, _Place]], parts: Sequence[Forwarded | None]) -> None:

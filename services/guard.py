@@ -17,6 +17,8 @@ from services.observing import Observers, Refused
 from services.room import Room
 
 MAX_REQUEST_ID = 200
+_MOST_TOLD = 64
+"""Requests that travel as one and are refused with it; a caller's lies are not worth more lines."""
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 Trailing = tuple[tuple[str, str | bytes], ...]
@@ -78,7 +80,8 @@ def refusal(error: Exception, request: Any, observers: Observers) -> tuple[grpc.
         name = name or uuid.uuid4().hex
         log.event("failed", level=40, exc_info=error, request_id=name)
         error = InternalError(f"internal error, id={name}")
-    observers.refused(Refused(name, error.reason, str(error), _model_of(request)))
+    for each in _members_of(request) or (name,):
+        observers.refused(Refused(each, error.reason, str(error), _model_of(request)))
     return wire.status_of(error)
 
 
@@ -110,6 +113,13 @@ def _end(context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, mes
     context.set_code(code)
     context.set_details(message)
     context.set_trailing_metadata(trailing)
+
+
+def _members_of(request: Any) -> tuple[str, ...]:
+    """The ids of the requests that travel as this one, where several do."""
+    header = getattr(request, "header", None)
+    found = header.members.request_ids[:_MOST_TOLD] if header is not None else ()
+    return tuple(each[:MAX_REQUEST_ID] for each in found)
 
 
 def _id_of(request: Any) -> str:

@@ -83,7 +83,7 @@ class Limiter:
         if refusal is not None:
             for each in (self, self.whole):
                 if each is not None:
-                    each.rejected[refusal.reason] += 1
+                    each.rejected[refusal.reason] += places
             raise refusal
 
     def _refusal(self, limit: int, places: int, seconds: float) -> Unavailable | None:

@@ -45,9 +45,9 @@ class Served:
     def manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    def answering(self) -> Answering:
-        """Counts the body of a `with` as a failed request where it ends with an error."""
-        return Answering(self)
+    def answering(self, requests: int = 1) -> Answering:
+        """Counts the body of a `with` as so many failed requests where it ends with an error."""
+        return Answering(self, requests)
 
     def close(self) -> None:
         """Lets go of what prepares and what runs."""
@@ -56,20 +56,21 @@ class Served:
 
 
 class Answering:
-    """One request, while it is answered: a class, since every request has one."""
+    """Requests that travel as one, or one, while they are answered: a class, since every request has one."""
 
-    __slots__ = ("_served", "_started")
+    __slots__ = ("_requests", "_served", "_started")
 
-    def __init__(self, served: Served):
+    def __init__(self, served: Served, requests: int):
         self._served = served
+        self._requests = requests
 
     def __enter__(self) -> None:
         self._started = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         if kind is not None and issubclass(kind, Exception):
-            self._served.failed += 1
-            self._served.failed_seconds += time.monotonic() - self._started
+            self._served.failed += self._requests
+            self._served.failed_seconds += self._requests * (time.monotonic() - self._started)
 
 
 class Models:

@@ -59,10 +59,11 @@ class TierService:
         """Runs one request, whichever way it came. `arrived`: when, in monotonic time; `remaining`: what gRPC says."""
         header = framed.header
         served, members = self._models.by_hash(header.model_hash), tuple(header.members.request_ids)
-        with served.answering():
+        places = len(members) or 1
+        with served.answering(places):
             deadline = self._deadline(header.remaining_seconds, remaining)
-            _check_members(members, framed.activation.shape)
-            with served.limiter.admit(places=len(members) or 1, seconds=deadline.remaining()):
+            _check_members(members, framed.activation.shape, served.limiter.limit)
+            with served.limiter.admit(places=places, seconds=deadline.remaining()):
                 request = self._request(framed, served, deadline)
                 response = await served.runtime.infer(request, arrived)
         tier, plan = served.runtime.tier, request.plan
@@ -139,8 +140,10 @@ class TierService:
         return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
 
 
-def _check_members(members: tuple[str, ...], shape: Sequence[int]) -> None:
-    """Raises InvalidInput where so many requests cannot have equal parts of the samples."""
+def _check_members(members: tuple[str, ...], shape: Sequence[int], limit: int) -> None:
+    """Raises InvalidInput where so many requests cannot have equal parts of the samples, TooLarge above the limit."""
+    if len(members) > limit:
+        raise TooLarge(f"{len(members)} requests travel as one, this tier holds {limit}")
     if members and (not shape or shape[0] % len(members) or max(map(len, members)) > MAX_REQUEST_ID):
         raise InvalidInput(
             f"{len(members)} members need as many equal parts of the samples, and ids of at most {MAX_REQUEST_ID}"

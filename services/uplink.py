@@ -9,6 +9,7 @@ one of them, the lead, for as long as it is in use and known: replicas are taken
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -37,13 +38,26 @@ OUTCOMES = ("answered", "failed", "over_budget", "unneeded")
 
 @dataclass(slots=True)
 class _Ask:
-    """One request on its way to some replica. until: of the clock. again: whether it is not its first time."""
+    """One request on its way to some replica. again: whether it is not its first time.
+
+    until: of the clock, how long to wait for an answer; due: when the far side should have given it, which is sooner.
+    """
 
     message: Framed
     until: float
+    due: float
     expected_seconds: float | None
     tried: list[Replica] = field(default_factory=list)
     again: bool = False
+
+    def leaves(self, now: float) -> bool:
+        """Whether there is time enough to ask again."""
+        return now < self.due and self.until - now > (self.expected_seconds or 0.0)
+
+    def resent(self, now: float) -> None:
+        """Says in the message what is left of its time."""
+        if self.due < math.inf:
+            self.message.header.remaining_seconds = self.due - now
 
 
 class Uplink:
@@ -95,7 +109,8 @@ class Uplink:
         failed lately.
         """
         self._budget.asked()
-        ask = _Ask(message, self._clock() + timeout_seconds, expected_seconds)
+        now, given = self._clock(), message.header.remaining_seconds
+        ask = _Ask(message, now + timeout_seconds, now + given if given else math.inf, expected_seconds)
         if self._hedge_after is None or len(self._replicas) < 2:
             return await self._answer(ask, self._first(ask))
         return await self._hedged(ask, self._hedge_after)
@@ -205,7 +220,7 @@ class Uplink:
                 finally:
                     del error  # or its traceback would keep this frame, and the message, for long
             replica, ask.again = found, True
-            ask.message.header.remaining_seconds -= self._clock() - began
+            ask.resent(self._clock())
 
     def _first(self, ask: _Ask) -> Replica:
         """Raises UpstreamUnavailable where nobody is to be asked."""
@@ -216,8 +231,7 @@ class Uplink:
 
     def _elsewhere(self, ask: _Ask, free: bool) -> Replica | None:
         """Who may be asked instead; free: whether the one before did no work for it, so that no budget is spent."""
-        left = ask.until - self._clock()
-        if len(ask.tried) >= MOST_ATTEMPTS or left <= (ask.expected_seconds or 0.0):
+        if len(ask.tried) >= MOST_ATTEMPTS or not ask.leaves(self._clock()):
             return None
         found = self._next(ask)
         if found is not None and not free and not self._budget.take():
@@ -228,14 +242,13 @@ class Uplink:
 
     async def _later(self, ask: _Ask, replica: Replica, seconds: float) -> Replica | None:
         """The same replica, after the time that it asked for, where that leaves time and the budget allows it."""
-        left = ask.until - self._clock() - seconds
-        if len(ask.tried) >= MOST_ATTEMPTS or left <= (ask.expected_seconds or 0.0):
+        if len(ask.tried) >= MOST_ATTEMPTS or not ask.leaves(self._clock() + seconds):
             return None
         if not self._budget.take():
             self.retries["over_budget"] += 1
             return None
         await asyncio.sleep(seconds)
-        if not replica.breaker.allows():
+        if not ask.leaves(self._clock()) or not replica.breaker.allows():
             return None
         ask.tried.append(replica)
         return replica
@@ -261,7 +274,7 @@ class Uplink:
         try:
             await asyncio.wait(asking, timeout=after_seconds)
             if not asking[0].done() and (second := self._elsewhere(ask, free=False)) is not None:
-                asking.append(asyncio.create_task(self._answer(_copy(ask, after_seconds), second)))
+                asking.append(asyncio.create_task(self._answer(_copy(ask, self._clock()), second)))
             return await _first_answer(asking)
         finally:
             self.retries["unneeded"] += len(asking) > 1 and not asking[1].done()
@@ -323,13 +336,14 @@ async def _heard(answer: Awaitable[T]) -> T:
         raise silence.error from None
 
 
-def _copy(ask: _Ask, spent_seconds: float) -> _Ask:
+def _copy(ask: _Ask, now: float) -> _Ask:
     """To be asked as well; who is tried is known to both."""
     header = pb.InferRequest()
     header.CopyFrom(ask.message.header)
-    header.remaining_seconds -= spent_seconds
     message = Framed(header, ask.message.activation, ask.message.payload)
-    return _Ask(message, ask.until, ask.expected_seconds, ask.tried, again=True)
+    copied = _Ask(message, ask.until, ask.due, ask.expected_seconds, ask.tried, again=True)
+    copied.resent(now)
+    return copied
 
 
 async def _first_answer(asking: list[asyncio.Task[T]]) -> T:

@@ -49,6 +49,8 @@ def _read(message: pb.TierProfile) -> TierProfile:
     slowdown = message.slowdown if message.HasField("slowdown") else 1.0
     if slowdown <= 0 or not _times((message.queue_seconds, slowdown, *(t.seconds for t in message.segments))):
         raise ValueError("a profile with times that cannot be")
+    if not all(t.batch_size for t in message.segments):
+        raise ValueError("a profile of runs without samples")
     return TierProfile(
         tier_from_pb(message.tier),
         message.queue_seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from services.domain import (
+    Clock,
     Deadline,
     DegradedReason,
     HopTrace,
+    Passing,
+    Payload,
     Plan,
     Predictions,
     Request,
@@ -24,11 +28,13 @@ from services.domain import (
     TierProfile,
     Trace,
 )
-from services.errors import DeadlineExceeded, InvalidInput, QueueFull, TooLarge
+from services.errors import DeadlineExceeded, InvalidInput, QueueFull, TooLarge, UpstreamUnavailable
 from services.gathering import MOST_TOGETHER, Crowding, Gathering
 from services.journey import Forwarded
+from tests.fakes import FakeClock
 
 HERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4))))
+ELSEWHERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4), "int8")))
 BEYOND = Plan((*HERE.stages[:1], Stage(Tier.EDGE, Segment(0, 2)), Stage(Tier.CLOUD, Segment(2, 4))))
 
 
@@ -77,9 +83,9 @@ async def asked(gathering: Gathering, requests: Sequence[Request]) -> list[Forwa
     return list(await asyncio.gather(*(gathering.infer(request, "fp32") for request in requests)))
 
 
-async def crowded(far: Far) -> Gathering:
+async def crowded(far: Far, clock: Clock = time.monotonic) -> Gathering:
     """Where requests have come several at a time, and their runs are known to be as long as `far` says."""
-    gathering = Gathering(far.send)
+    gathering = Gathering(far.send, clock)
     for _ in range(2):
         await asked(gathering, [asking(0), asking(0)])
     far.sizes.clear()
@@ -130,15 +136,32 @@ async def test_a_group_is_bounded() -> None:
         asking(9, seconds=0.05),
         replace(asking(9), traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01"),
         replace(asking(9), thresholds=(0.5,)),
+        replace(asking(9), at=1),
+        replace(asking(9), passing=Passing(Payload((1, 3), "fp32", b""), lambda payload: np.zeros((1, 3), np.float32))),
+        asking(9, ELSEWHERE),
         asking(9, count=2),
     ],
-    ids=["hurried", "traced", "surer", "larger"],
+    ids=["hurried", "traced", "surer", "further", "passing", "otherwise planned", "larger"],
 )
 async def test_who_wants_something_else_travels_apart(odd: Request) -> None:
     gathering = await crowded(far := Far())
     await asked(gathering, [asking(1), odd, asking(2)])
     assert ("r1", "r2") in far.members
     assert len(far.members) == 2
+
+
+async def test_who_is_encoded_otherwise_travels_apart() -> None:
+    gathering = await crowded(far := Far())
+    names = ("fp32", "int8", "fp32")
+    await asyncio.gather(*(gathering.infer(asking(number), name) for number, name in enumerate(names)))
+    assert ("r0", "r2") in far.members
+
+
+async def test_who_is_answered_late_makes_the_next_wait() -> None:
+    gathering = await crowded(Far())
+    gathering._crowding.seconds, before = 60.0, gathering._crowding
+    await gathering.infer(asking(1), "fp32")
+    assert before.seconds < 0.01
 
 
 async def test_who_has_much_more_time_does_not_share_a_deadline() -> None:
@@ -162,7 +185,9 @@ async def test_a_group_has_the_nearest_deadline_of_its_members() -> None:
     assert far.deadlines == [requests[1].deadline]
 
 
-@pytest.mark.parametrize("error", [InvalidInput("no"), DeadlineExceeded("late"), ValueError("a fault")])
+@pytest.mark.parametrize(
+    "error", [InvalidInput("no"), DeadlineExceeded("late"), QueueFull("no place for so many"), ValueError("a fault")]
+)
 async def test_where_a_group_fails_each_asks_again_alone(error: Exception) -> None:
     gathering = await crowded(far := Far(fails=[]))
     far.fails.append(error)
@@ -179,23 +204,55 @@ async def test_where_a_group_is_cut_short_each_asks_again_alone() -> None:
     assert not any(each.response.predictions.reasons.any() for each in found)
 
 
-async def test_a_tier_that_is_full_or_gone_is_not_asked_again_by_each() -> None:
+async def test_a_tier_that_is_gone_is_not_asked_again_by_each() -> None:
     gathering = await crowded(far := Far())
-    far.fails.append(QueueFull("full"))
+    far.fails.append(UpstreamUnavailable("gone"))
     ended = await asyncio.gather(*(gathering.infer(asking(n), "fp32") for n in (1, 2)), return_exceptions=True)
-    assert [type(error) for error in ended] == [QueueFull, QueueFull]
+    assert [type(error) for error in ended] == [UpstreamUnavailable, UpstreamUnavailable]
     assert ended[0] is not ended[1]
     assert far.sizes == [2]
 
 
-async def test_a_tier_that_takes_fewer_samples_is_sent_fewer_from_then_on() -> None:
-    gathering = await crowded(far := Far())
-    far.fails.append(TooLarge("too many"))
-    await asked(gathering, [asking(number) for number in range(8)])
-    await asked(gathering, [asking(number) for number in range(8)])
+@pytest.mark.parametrize("error", [TooLarge("too many"), QueueFull("too many")])
+async def test_a_tier_with_fewer_places_is_sent_fewer_for_some_time(error: Exception) -> None:
+    clock = FakeClock(1.0)
+    gathering = await crowded(far := Far(), clock)
+    far.fails.append(error)
+    for _ in range(2):
+        await asked(gathering, [asking(number) for number in range(8)])
     far.sizes.clear()
     await asked(gathering, [asking(number) for number in range(8)])
     assert max(far.sizes) == 4
+    clock.now += 11
+    far.sizes.clear()
+    await asked(gathering, [asking(number) for number in range(8)])
+    assert max(far.sizes) == 8
+
+
+async def test_large_requests_are_joined_to_no_more_samples_or_bytes_than_small_ones() -> None:
+    gathering = await crowded(far := Far())
+    await asked(gathering, [asking(number, count=16) for number in range(20)])
+    assert max(far.sizes) * far.seconds <= 0.002
+    wide = [replace(asking(number), activation=np.zeros((1, 20_000), np.float32)) for number in range(20)]
+    far.sizes.clear()
+    await asked(gathering, wide)
+    assert max(far.sizes) * 80_000 <= 1 << 18
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-320])
+async def test_times_that_cannot_be_do_no_harm(seconds: float) -> None:
+    gathering = await crowded(far := Far(seconds=seconds))
+    await asked(gathering, [asking(number) for number in range(4)])
+    assert sum(far.sizes) == 4
+
+
+async def test_a_plan_whose_last_stage_is_empty_ends_before_it() -> None:
+    plan = Plan((*HERE.stages, Stage(Tier.CLOUD, Segment(4, 4))))
+    far = Far()
+    gathering = Gathering(far.send)
+    for _ in range(3):
+        await asked(gathering, [asking(number, plan) for number in range(4)])
+    assert 4 in far.sizes
 
 
 async def test_who_leaves_a_group_changes_nothing_for_the_others() -> None:
