@@ -28,7 +28,7 @@ from services.outbox import GATHERED_BYTES
 MOST_TOGETHER = 64
 TOGETHER_SECONDS = 0.002
 """What the samples of one group may take one by one, all together."""
-SHORT_SECONDS = 0.0002
+SHORT_SECONDS = 0.001
 """A request whose run takes longer costs little else; it travels alone."""
 PATIENCE_SECONDS = 0.1
 """A request with less time left travels alone: none may end late, or by half, for the sake of another."""

@@ -57,10 +57,10 @@ class _Stream(logging.StreamHandler[TextIO]):
 
 
 def configure(tier: str, level: str) -> None:
-    """Sends Offramp's log to standard error as JSON lines."""
+    """Sends Offramp's log to standard error as JSON lines; nowhere where that was closed before the start."""
     logging._srcfile = None  # the documented way to skip looking up the caller
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    _log.handlers[:] = [_Stream(sys.stderr, _JsonLine(tier))]
+    _log.handlers[:] = [_Stream(sys.stderr, _JsonLine(tier)) if sys.stderr is not None else logging.NullHandler()]
     _log.setLevel(level.upper())
     _log.propagate = False
 

@@ -5,10 +5,11 @@ A plan says what it expects; of one that does not (fixed splits), what earlier a
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from services.domain import Plan, Stage
+from services.domain import Clock, Plan, Stage
 
 PATIENCE = 2.0
 MIN_PATIENCE_SECONDS = 0.2
@@ -23,7 +24,8 @@ _WINDOW, _LEAST, _MAX_KEYS = 64, 3, 64
 _LEAST_MARGIN_SECONDS, _LEAST_MARGIN_SHARE = 0.05, 0.05
 """The lesser of the two: nobody knows how busy a loop will be that was idle until now."""
 _MOST_MARGIN_SHARE = 0.8
-_KEPT = 0.97
+_KEPT, _HALF_LIFE_SECONDS = 0.97, 5.0
+"""Of a lag, from run to run and with time: where few requests come, one stall would outlast many minutes of them."""
 
 _Key = tuple[tuple[Stage, ...], int]
 
@@ -44,13 +46,22 @@ class Patience:
         return max(SEEN_PATIENCE * sorted(seen)[int(_SHARE * len(seen))], SEEN_LEAST_SECONDS)
 
     def took(self, plan: Plan, samples: int, seconds: float) -> None:
-        """Notes what an answer took, or how long one did not come: where all have become slow, patience grows."""
+        """Notes what an answer took."""
         if plan.expected_seconds is not None:
             return
         key = _key(plan, samples)
         if key not in self._seen and len(self._seen) >= _MAX_KEYS:
             self._seen.pop(next(iter(self._seen)))
         self._seen.setdefault(key, deque(maxlen=_WINDOW)).append(seconds)
+
+    def in_vain(self, plan: Plan, samples: int, seconds: float) -> None:
+        """Notes how long no answer came, where patience grows by it: it would have taken longer, who knows how much.
+
+        Who had little time, and gave up sooner than answers come, tells nothing of them.
+        """
+        known = self.seconds(plan, samples)
+        if known is not None and SEEN_PATIENCE * seconds > known:
+            self.took(plan, samples, seconds)
 
 
 @dataclass(slots=True)
@@ -60,16 +71,23 @@ class Lag:
     On a busy machine that is what an answer in hand waits for before it leaves.
     """
 
-    worst_seconds: float = 0.0
+    clock: Clock = time.monotonic
+    _worst: float = 0.0
+    _at: float = 0.0
 
     def took(self, seconds: float) -> None:
         """A run had ended for so long when its request went on."""
-        self.worst_seconds = max(seconds, _KEPT * self.worst_seconds)
+        now = self.clock()
+        self._worst, self._at = max(seconds, _KEPT * self._left(now)), now
 
     def margin_seconds(self, allowed_seconds: float) -> float:
         """How long before its deadline an answer should leave; a share, at most, of what its request was allowed."""
         least = min(_LEAST_MARGIN_SECONDS, _LEAST_MARGIN_SHARE * allowed_seconds)
-        return min(max(self.worst_seconds, least), _MOST_MARGIN_SHARE * allowed_seconds)
+        return min(max(self._left(self.clock()), least), _MOST_MARGIN_SHARE * allowed_seconds)
+
+    def _left(self, now: float) -> float:
+        """Of the worst, seconds."""
+        return self._worst * 0.5 ** (max(now - self._at, 0.0) / _HALF_LIFE_SECONDS)
 
 
 def _key(plan: Plan, samples: int) -> _Key:

@@ -85,7 +85,7 @@ class TierRuntime:
         self.hand_on: HandOn = trace_context.unchanged
         self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
         self.backlog = backlog or Backlog()
-        self.patience, self.lag = Patience(), Lag()
+        self.patience, self.lag = Patience(), Lag(clock)
         self.holds = holds or Segment(0, model.last)
         self._clock = clock
 
@@ -230,7 +230,7 @@ class TierRuntime:
             journey.watch.lap("network")
             reason = degraded_by(error)
             if reason is DegradedReason.DEADLINE:
-                self.patience.took(request.plan, count, self._clock() - asked)
+                self.patience.in_vain(request.plan, count, self._clock() - asked)
                 if self._seconds_of_rest(journey) < journey.request.deadline.remaining():
                     reason = DegradedReason.UPSTREAM_UNAVAILABLE  # there is time left, but not for waiting
             await self._without_next(journey, reason, error)
