@@ -1,15 +1,17 @@
 """Mixed traffic for a long time, some of it rude: does memory grow, and is everything given back?
 
-Three tiers and two links as processes. Beside ordinary requests, one client in a hundred hangs up before its answer,
-others vanish in the middle of a call, or leave a stream half open. Resident memory is sampled all the time; its drift
-comes with a confidence interval. In the end descriptors, threads, tasks and requests in flight must be what they were
-before. Then thousands of idle connections are opened, beside which requests must still be answered.
+Three tiers and two links as processes. First many requests at speed, since bounded tables and caches take so many to
+fill. Then, beside ordinary requests, one client in a hundred hangs up before its answer, others vanish in the middle of
+a call, or leave a stream half open. Resident memory is sampled all the time; its drift comes with a confidence
+interval. In the end descriptors, threads, tasks and requests in flight must be what they were before. Then thousands of
+idle connections are opened, beside which requests must still be answered.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -36,18 +38,36 @@ from testbed.chaos.history import Ending, Record, Usage
 from testbed.chaos.invariants import DESCRIPTOR_SLACK, THREAD_SLACK
 from testbed.chaos.pool import Pool
 from testbed.chaos.run import idle
-from testbed.chaos.traffic import Mix, Traffic
+from testbed.chaos.traffic import Mix, OnEnd, Traffic
 from testbed.demo import with_channels
 from testbed.links import parse_address
 from testbed.local import Testbed, TestbedSettings
 from testbed.samples import held_out
 
 CALLERS = 8
+WARM_CALLERS = 48
+"""They pause as the others do; some 32 of them wait for an answer at any time, as if 32 did not pause."""
 WARM_SECONDS = 10.0
+"""At the usual pace, behind the requests at speed: what only speed needs is given back before anything is compared."""
 IDLE_PHASE_SECONDS = 10.0
 SLACK = {"descriptors": DESCRIPTOR_SLACK, "threads": THREAD_SLACK, "tasks": 8, "in_flight": 0}
 _SAMPLE_SECONDS = 0.5
 _ERRORS = 20
+_TURN_SECONDS, _TURN_REQUESTS = 60.0, 5000
+"""Of one run of traffic, so that records do not pile up here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A soak as asked for. warm_up: requests before it; rude: seconds between rude visits, 0 for none."""
+
+    bundle: Path
+    minutes: float
+    warm_up: int
+    rude: float
+    seed: int
+    connections: int
+    logs: Path
 
 
 @dataclass(slots=True)
@@ -67,29 +87,48 @@ class Soak:
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
+    async def warm(self, requests: int) -> dict[str, float]:
+        """At least so many ordinary requests, at speed; how they ended, and the seconds they took."""
+        began, counts = time.monotonic(), Counter[str]()
+        while (left := requests - counts.total()) > 0:
+            counts.update(record.ending for record in await self._at_speed(min(left, _TURN_REQUESTS)))
+        return {**{str(name): counts[name] for name in Ending}, "seconds": round(time.monotonic() - began, 1)}
+
+    async def _at_speed(self, requests: int) -> list[Record]:
+        stop, ended = asyncio.Event(), itertools.count(1)
+
+        def count(record: Record) -> None:
+            if next(ended) >= requests:
+                stop.set()
+
+        return await self._traffic(WARM_CALLERS, stop, count)
+
     async def traffic(self, seconds: float) -> list[Record]:
         """Ordinary requests for so long."""
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, stop.set)
-        self.seed += 1
-        return await Traffic(self.mix, self.clients, self.seed, time.monotonic(), self._count).run(CALLERS, stop)
+        return await self._traffic(CALLERS, stop, self._count)
 
-    async def soak(self, seconds: float) -> Counter[str]:
+    async def _traffic(self, callers: int, stop: asyncio.Event, on_end: OnEnd) -> list[Record]:
+        self.seed += 1
+        return await Traffic(self.mix, self.clients, self.seed, time.monotonic(), on_end).run(callers, stop)
+
+    async def soak(self, seconds: float, rude_every: float) -> Counter[str]:
         """Ordinary and rude clients for so long, while memory is sampled; what the rude ones did."""
         stop = asyncio.Event()
         rude = Rude(self.testbed.device.address, self.mix.manifest.name, self.mix.pool.images, self.seed)
         async with asyncio.TaskGroup() as group:
-            group.create_task(rude.run(stop))
+            if rude_every:
+                group.create_task(rude.run(stop, rude_every))
             group.create_task(self._sample(stop))
             await self._counted(seconds)
             stop.set()
         return rude.counts
 
     async def _counted(self, seconds: float) -> None:
-        """In turns of a minute, so that records do not pile up here."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            await self.traffic(min(left, 60.0))
+            await self.traffic(min(left, _TURN_SECONDS))
 
     def _count(self, record: Record) -> None:
         self.counts[record.ending] += 1
@@ -107,26 +146,28 @@ class Soak:
             await asyncio.sleep(_SAMPLE_SECONDS)
 
 
-async def measure(path: Path, minutes: float, seed: int, connections: int, logs: Path) -> dict[str, Any]:
+async def measure(asked: Asked) -> dict[str, Any]:
     """All of it, as JSON."""
-    loaded = bundle.load(path)
+    loaded = bundle.load(asked.bundle)
     model = Model(loaded)
-    pool = Pool.of(with_channels(held_out(loaded, None).images), model, seed)
-    settings = TestbedSettings(path, seed=seed, logs=logs, device_slowdown=80.0, edge_slowdown=2.0)
+    pool = Pool.of(with_channels(held_out(loaded, None).images), model, asked.seed)
+    settings = TestbedSettings(asked.bundle, seed=asked.seed, logs=asked.logs, device_slowdown=80.0, edge_slowdown=2.0)
     async with local.running(settings) as testbed, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(AsyncClient(testbed.device.address)) for _ in range(3)]
-        run = Soak(testbed, Mix(pool, model.manifest), clients, seed)
+        run = Soak(testbed, Mix(pool, model.manifest), clients, asked.seed)
+        warm_up = await run.warm(asked.warm_up)
         await run.traffic(WARM_SECONDS)
         look = partial(census.usage, testbed.parts)
         before = await idle(look)
-        rude = await run.soak(60 * minutes)
+        rude = await run.soak(60 * asked.minutes, asked.rude)
         after = await idle(look, lambda found: all(_given_back(before[n], found[n]) for n in found))
         parts = {name: _part(run, name, before[name], after[name]) for name in before}
-        beside = await _idle(run, connections) if connections else None
+        beside = await _idle(run, asked.connections) if asked.connections else None
         testbed.check()
     return {
-        "minutes": minutes,
-        "seed": seed,
+        "minutes": asked.minutes,
+        "seed": asked.seed,
+        "warm_up": warm_up,
         "requests": {str(name): run.counts[name] for name in (*Ending, "degraded")},
         "errors": run.errors,
         "rude": dict(rude),
@@ -219,17 +260,22 @@ def main() -> int:
     """Measures, prints a table, writes JSON. Exit code 1 where something grows, is kept, or fails."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long")
+    parser.add_argument("--warm-up", type=int, default=40_000, help="requests before it, at speed; 0: none")
+    parser.add_argument("--rude", type=float, default=0.5, help="seconds between visits of rude clients; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the requests and of the rude clients")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--bundle", type=Path, default=Path("models/digits"), help="bundle to serve")
     parser.add_argument("--idle-connections", type=int, default=10_000, help="idle connections; 0: none")
     parser.add_argument("--logs", type=Path, default=Path("out/soak/logs"), help="where the parts write")
     given = parser.parse_args()
+    asked = Asked(
+        given.bundle, given.minutes, given.warm_up, given.rude, given.seed, given.idle_connections, given.logs
+    )
     idle_connections.raise_descriptor_limit()
-    found = asyncio.run(measure(given.bundle, given.minutes, given.seed, given.idle_connections, given.logs))
+    found = asyncio.run(measure(asked))
     console = Console()
     console.print(table(found))
-    for name in ("requests", "errors", "rude", "idle_connections"):
+    for name in ("warm_up", "requests", "errors", "rude", "idle_connections"):
         console.print(f"{name.replace('_', ' ')}: {found[name]}")
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ A plan says what it expects; of one that does not (fixed splits), what earlier a
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Lag:
 
     def _left(self, now: float) -> float:
         """Of the worst, seconds."""
-        return self._worst * 0.5 ** (max(now - self._at, 0.0) / _HALF_LIFE_SECONDS)
+        return self._worst * math.exp2(-max(now - self._at, 0.0) / _HALF_LIFE_SECONDS)
 
 
 def _key(plan: Plan, samples: int) -> _Key:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,12 +88,13 @@ async def _called(
     process = await _launched(command, environment, stdout=asyncio.subprocess.PIPE, held=held)
     try:
         output, _ = await asyncio.wait_for(process.communicate(), seconds)
-    except TimeoutError:
-        raise TestbedError(f"`{' '.join(command)}` took more than {seconds:g} seconds") from None
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the engine's command line has children of its own
-            await process.wait()
+    except BaseException as error:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the command line has children of its own, which may outlive it
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            raise TestbedError(f"`{' '.join(command)}` took more than {seconds:g} seconds") from None
+        raise
     text = output.decode(errors="replace")
     if process.returncode:
         last = "\n".join(text.strip().splitlines()[-_LAST_LINES:])

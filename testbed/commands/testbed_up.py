@@ -74,8 +74,6 @@ def run(
 ) -> None:
     """Start three tiers and two emulated links, send held-out inputs, show what happened and how the plan changed."""
     from services.bundle import load
-    from testbed import demo, report
-    from testbed.samples import held_out
 
     console = Console()
     changed = None if then == "-" else then
@@ -93,6 +91,9 @@ def run(
         edge_slowdown,
         changed,
     )
+    from testbed import demo, report  # which takes a second: what is wrong with a call is said before
+    from testbed.samples import held_out
+
     if serve:
         wait_for(demo.serve(settings, console))
         return
@@ -121,8 +122,6 @@ def up(
     seed: SeedOption = 0,
 ) -> None:
     """Start three tiers and two emulated links and leave them up until Ctrl-C."""
-    from testbed import demo
-
     settings = _settings(
         bundle,
         device_edge,
@@ -137,6 +136,8 @@ def up(
         edge_slowdown,
         None,
     )
+    from testbed import demo
+
     wait_for(demo.serve(settings, Console()))
 
 
@@ -156,6 +157,8 @@ def _settings(
 ) -> TestbedSettings:
     from testbed.local import LinkAsked, TestbedSettings
 
+    if splits:
+        _check_splits(bundle, splits)
     default_port = 8001 if serve else 0
     return TestbedSettings(
         bundle,
@@ -170,6 +173,16 @@ def _settings(
         None if then is None else LinkAsked.parse(then),
         _console(console_port, serve),
     )
+
+
+def _check_splits(bundle: Path, splits: str) -> None:
+    """Raises SettingsError where the device would refuse them, before anything is started."""
+    from services.bundle import read_manifest
+    from services.fixed import fixed_plan
+    from services.settings import DeviceSettings, read
+
+    given = read(DeviceSettings, ["--splits", splits])
+    fixed_plan(read_manifest(bundle), given.split_points, given.hop_codecs)
 
 
 def _console(port: int | None, serve: bool) -> str:

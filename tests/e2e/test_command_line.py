@@ -98,6 +98,17 @@ def test_a_wrong_call_is_one_clear_line(arguments: tuple[str, ...], code: int, s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("run",), ("run", "--serve"), ("up",)], ids=" ".join)
+@pytest.mark.parametrize("splits", ["99,99", "9"])
+def test_splits_that_do_not_fit_are_refused_before_anything_starts(
+    command: tuple[str, ...], splits: str, tmp_path: Path
+) -> None:
+    done = call(OFFRAMP, *command, "--splits", splits, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("offramp: splits")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def taken() -> Iterator[str]:
     """An address that somebody else listens on."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import select
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 
 from services.errors import SettingsError
 from testbed.chaos import containers
-from testbed.chaos.engine import Project, docker
+from testbed.chaos.engine import Project, _called, docker
 from testbed.local import TestbedError, TestbedSettings
 
 SETTINGS = TestbedSettings(Path("models/digits"), device_slowdown=80.0)
@@ -55,6 +58,20 @@ async def test_without_an_engine_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TestbedError, match="install Docker, or run without --containers"):
         await docker("ps")
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(0.5, TestbedError), (60.0, TimeoutError)])
+async def test_what_a_call_left_behind_ends_with_it(seconds: float, error: type[Exception]) -> None:
+    """Where it took too long, and where its caller did not wait: the command line's own end is no sign of the rest."""
+    ours, theirs = os.pipe()
+    try:
+        with pytest.raises(error):
+            async with asyncio.timeout(min(seconds + 0.5, 1)):
+                await _called(("sh", "-c", "sleep 30 & exit 0"), seconds, held=(theirs,))
+    finally:
+        os.close(theirs)
+    with os.fdopen(ours, "rb") as end:
+        assert select.select([end], [], [], 5)[0], "somebody still holds the other end"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +51,30 @@ def test_a_request_is_one_line_with_its_id_and_tier(capsys: pytest.CaptureFixtur
         "degraded": 1,
         "milliseconds": 12.5,
     }
+
+
+def test_where_standard_error_was_closed_before_the_start_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    log.configure("edge", "info")
+    log.answered_together([("r1", Tier.EDGE, response().predictions, response().trace)])
+    log.event("failed", level=logging.ERROR)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_requests_go_on_when_nobody_reads_the_log_any_more(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    class Gone(io.StringIO):
+        asked = 0
+
+        def write(self, _text: str) -> int:
+            self.asked += 1
+            raise error
+
+    gone = Gone()
+    monkeypatch.setattr(sys, "stderr", gone)
+    log.configure("edge", "info")
+    for _ in range(2):
+        log.answered_together([("r1", Tier.EDGE, response().predictions, response().trace)])
+    assert gone.asked == 2
 
 
 def test_a_level_silences_what_is_below_it(capsys: pytest.CaptureFixture[str]) -> None:

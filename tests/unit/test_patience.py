@@ -75,10 +75,26 @@ def test_where_all_has_become_slow_patience_grows() -> None:
     for _ in range(5):
         before = patience.seconds(PLAN, 1)
         assert before is not None
-        patience.took(PLAN, 1, before)  # none came for so long
+        patience.in_vain(PLAN, 1, 0.95 * before)  # who asks above keeps a little for its own answer
     after = patience.seconds(PLAN, 1)
     assert after is not None
     assert after > SEEN_PATIENCE
+
+
+def test_what_was_waited_for_in_vain_never_lowers_patience() -> None:
+    patience = Patience()
+    for _ in range(5):
+        patience.took(PLAN, 1, 2.0)
+    for seconds in [0.0, 0.3] * 64:
+        patience.in_vain(PLAN, 1, seconds)
+    assert patience.seconds(PLAN, 1) == SEEN_PATIENCE * 2.0
+
+
+def test_who_gave_up_before_any_answer_tells_nothing_of_answers() -> None:
+    patience = Patience()
+    for _ in range(10):
+        patience.in_vain(PLAN, 1, 0.3)
+    assert patience.seconds(PLAN, 1) is None
 
 
 def test_other_plans_and_larger_batches_have_answers_of_their_own() -> None:
@@ -115,6 +131,31 @@ async def test_a_silent_tier_is_left_after_three_times_what_answers_took(model: 
     assert left[0] > 8
 
 
+@pytest.mark.parametrize("hurried", [1e-6, 0.3])
+async def test_requests_in_a_hurry_leave_the_others_their_patience(
+    model: Model, clock: FakeClock, hurried: float
+) -> None:
+    def above(request: Request) -> Response:
+        left = request.deadline.remaining()
+        clock.now += min(left, 2.0)
+        if left < 2.0:
+            raise DeadlineExceeded("late")
+        return answering(request)
+
+    device = runtime(model, clock, FakeNext(above))
+    device.profiler.learn(REST)
+    for turn in range(200):
+        patient = turn < 5 or turn % 50 == 0
+        seconds = 10 if patient else hurried
+        asked = request(model, clock, seconds=seconds, plan=plan(first=0), thresholds=NEVER)
+        try:
+            given = (await device.infer(asked)).predictions
+        except DeadlineExceeded:
+            assert not patient
+        else:
+            assert not patient or not given.reasons.any(), f"given up on in turn {turn}"
+
+
 async def test_who_lost_patience_finishes_here_and_says_why(model: Model, clock: FakeClock) -> None:
     device = runtime(model, clock, FakeNext(DeadlineExceeded("silent")))
     device.profiler.learn(REST)
@@ -135,7 +176,7 @@ async def test_patience_leaves_time_for_the_wait_here_too(model: Model, clock: F
 
 
 def test_a_margin_follows_the_worst_lag_of_lately_down_again() -> None:
-    lag = Lag()
+    lag = Lag(FakeClock())
     least = lag.margin_seconds(10)
     lag.took(0.2)
     busy = lag.margin_seconds(10)
@@ -145,8 +186,22 @@ def test_a_margin_follows_the_worst_lag_of_lately_down_again() -> None:
     assert lag.margin_seconds(10) == least < busy
 
 
+def test_one_stall_is_forgotten_with_time_however_few_runs_follow(clock: FakeClock) -> None:
+    lag = Lag(clock)
+    least = lag.margin_seconds(10)
+    lag.took(5.0)
+    clock.now += 5
+    assert lag.margin_seconds(10) == pytest.approx(2.5)
+    for _ in range(3):
+        clock.now += 10
+        lag.took(0.0)
+    assert lag.margin_seconds(10) < 0.1
+    clock.now += 60
+    assert lag.margin_seconds(10) == least
+
+
 def test_a_margin_takes_no_more_than_a_share_of_what_a_request_is_allowed() -> None:
-    lag = Lag()
+    lag = Lag(FakeClock())
     lag.took(5.0)
     assert lag.margin_seconds(1.0) == 0.8
 

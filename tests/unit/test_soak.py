@@ -1,12 +1,18 @@
-"""What the soak benchmark concludes from samples of memory, and what it may open."""
+"""What the soak benchmark concludes from samples of memory, how it warms up, and what it may open."""
 
 from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from benchmarks import idle_connections
+from benchmarks import idle_connections, soak
 from benchmarks.growth import drift
+from testbed.chaos.history import Ending
+from testbed.chaos.traffic import OnEnd
 
 MINUTES = np.linspace(0, 20, 2400)
 
@@ -66,6 +72,44 @@ def test_what_grows_only_while_warming_up_is_flat() -> None:
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="too few"):
         drift([0.0, 1.0], [1.0, 1.0])
+
+
+class Instant:
+    """Traffic whose requests end at once, one in ten because its client hangs up; each run is kept."""
+
+    runs: ClassVar[list[tuple[int, int, int]]]
+
+    def __init__(self, mix: Any, clients: list[Any], seed: int, began: float, on_end: OnEnd):
+        self._seed, self._on_end = seed, on_end
+
+    async def run(self, callers: int, until: asyncio.Event) -> list[Any]:
+        records: list[Any] = []
+        while not until.is_set():
+            records.append(SimpleNamespace(ending=Ending.ANSWERED if len(records) % 10 else Ending.CANCELLED))
+            self._on_end(records[-1])
+        self.runs.append((self._seed, callers, len(records)))
+        return records
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> soak.Soak:
+    monkeypatch.setattr(Instant, "runs", [], raising=False)
+    monkeypatch.setattr(soak, "Traffic", Instant)
+    nothing: Any = None
+    return soak.Soak(nothing, nothing, [], seed=7)
+
+
+async def test_a_soak_warms_up_by_requests_in_turns_that_differ(run: soak.Soak) -> None:
+    found = await run.warm(12_000)
+    callers = soak.WARM_CALLERS
+    assert Instant.runs == [(8, callers, 5000), (9, callers, 5000), (10, callers, 2000)]
+    assert (found["answered"], found["cancelled"], found["failed"]) == (10_800, 1200, 0)
+    assert not run.counts.total()
+
+
+async def test_a_soak_without_warm_up_sends_nothing_before_it(run: soak.Soak) -> None:
+    assert (await run.warm(0))["answered"] == 0
+    assert not Instant.runs
 
 
 def test_no_more_connections_are_tried_than_there_are_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
