@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.found import Json
 from benchmarks.targets import Row
@@ -28,6 +29,7 @@ def targets_plot(rows: Sequence[Row], path: Path) -> None:
     axes.axvline(1, color=_INK, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rows)), [each.what for each in reversed(rows)], fontsize=8)
     axes.set(xscale="log", xlabel="of the target (log scale): left of the line is met")
+    _numbered(axes)
     _plain(axes)
     figure.savefig(path, dpi=_DPI)
 
@@ -49,11 +51,19 @@ def peers_plot(found: Json, network: str, path: Path) -> None:
     ):
         _bars(axes, [one["over_bare"][network][key] for one in shown], [one["server"] == "offramp" for one in shown])
         axes.set(xscale="log", xlabel=label)
+        _numbered(axes)
         _plain(axes)
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.invert_yaxis()
     figure.suptitle(f"{network}, {found['crowd']} callers on the right; log scales", fontsize=10)
     figure.savefig(path, dpi=_DPI)
+
+
+def _numbered(axes: Axes) -> None:
+    """Plain numbers below a log axis, few enough to be read."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _bars(axes: Axes, spreads: Sequence[Sequence[float]], ours: Sequence[bool]) -> None:
