@@ -40,7 +40,7 @@ lint: .venv/.installed-dev ## Style, types, import contracts, and stubs that mat
 proto: .venv/.installed-dev ## Generate services/pb from proto/
 	@$(BIN)/python deploy/stubs.py
 
-bench: .venv/.installed-dev ## Benchmarks, side by side with other servers, into out/bench: JSON, a table, plots (15 minutes)
+bench: .venv/.installed-dev ## Benchmarks, side by side with other servers, into out/bench: JSON, a table, plots (20 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 up: ## The testbed in containers, with Prometheus, and Grafana where its image can be had

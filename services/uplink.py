@@ -2,8 +2,7 @@
 
 Requests take turns among the replicas that say they serve. One that is about to leave, or whose connection breaks,
 costs no request: that moves on to another while its time allows. One that is merely busy is left for another within a
-budget, so that retries do not multiply an overload. Each replica has a link estimate of its own; the hop's is that of
-one of them, the lead, for as long as it is in use and known: replicas are taken to stand behind the same link.
+budget, so that retries do not multiply an overload.
 """
 
 from __future__ import annotations
@@ -11,25 +10,24 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from services import log, targets
+from services import targets
 from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import Draining, QueueFull, Unavailable, UpstreamUnavailable
+from services.errors import Draining, QueueFull, Unavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
+from services.replicas import Replicas
 from services.retry_budget import RetryBudget
 from services.secure_channel import Trust
 
 MOST_ATTEMPTS = 3
-LINGER_SECONDS = 30.0
-"""What is under way to an address that a name has no more may take so long to end."""
 T = TypeVar("T")
 
 OUTCOMES = ("answered", "failed", "over_budget", "unneeded")
@@ -88,19 +86,11 @@ class Uplink:
         self._trust = trust
         self._hedge_after = hedge_after_seconds
         self._budget = RetryBudget()
-        self._turn = 0
-        self._lead: Replica | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lookout: targets.Lookout | None = None
-        self._replicas: list[Replica] = []
         self.retries = dict.fromkeys(OUTCOMES, 0)
         found = targets.parse(target)
         if isinstance(found, targets.Name):
             self._trust = trust and Trust(trust.files, trust.server_name or found.host)
-            self._lookout = targets.Lookout(found, self._moved)
-            self._go_on(self._lookout.run())
-        else:
-            self._replicas = [self._replica(name, watched=len(found) > 1) for name in found]
+        self.replicas = Replicas(found, self._replica)
 
     async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
         """Sends one request and waits for its reply; raises what the far side raised.
@@ -111,7 +101,7 @@ class Uplink:
         self._budget.asked()
         now, given = self._clock(), message.header.remaining_seconds
         ask = _Ask(message, now + timeout_seconds, now + given if given else math.inf, expected_seconds)
-        if self._hedge_after is None or len(self._replicas) < 2:
+        if self._hedge_after is None or len(self.replicas) < 2:
             return await self._answer(ask, self._first(ask))
         return await self._hedged(ask, self._hedge_after)
 
@@ -121,78 +111,73 @@ class Uplink:
 
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
         """Has all replicas, and the tiers above, make ready what `plan` runs there; raises where none is."""
-        asked = self._usable() or self._replicas
+        asked = self.replicas.usable() or self.replicas
         each = (_heard(one.connection.prepare(model_hash, plan, seconds)) for one in asked)
         ended = await asyncio.gather(*each, return_exceptions=True)
         failed = [end for end in ended if isinstance(end, BaseException)]
         if not ended:
-            raise self._nobody()
+            raise self.replicas.nobody()
         if len(failed) == len(ended):
             raise failed[0]
 
     async def describe(self, timeout_seconds: float, model_hash: str = "") -> Description:
         """What the next tier and those above believe of themselves and a model; raises what the next tier raised."""
-        return await _heard(self._leading().connection.describe(timeout_seconds, model_hash))
+        return await _heard(self.replicas.lead().connection.describe(timeout_seconds, model_hash))
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
         """Times a call of `nbytes` that does nothing, for the link estimate; raises what the next tier raised.
 
         Where there is no answer, another replica is probed next.
         """
-        lead = self._leading()
+        lead = self.replicas.lead()
         try:
             await lead.connection.probe(nbytes, timeout_seconds)
         except Silence as silence:
-            others = [replica for replica in self._usable() if replica is not lead]
-            self._lead = others[0] if others else lead
+            self.replicas.pass_lead(lead)
             raise silence.error from None
         lead.breaker.healthy()
 
     def check(self) -> None:
         """Raises UpstreamUnavailable where nobody would be asked, before anything is made ready to be sent."""
-        if not any(replica.usable for replica in self._replicas):
-            raise self._nobody()
+        if not any(replica.usable for replica in self.replicas):
+            raise self.replicas.nobody()
 
     def states(self) -> list[tuple[str, int]]:
         """Each replica, with 0: asked; 1: being tried; 2: left alone, or not reached."""
-        return [(replica.name, replica.state) for replica in self._replicas]
+        return [(replica.name, replica.state) for replica in self.replicas]
 
     def link(self) -> LinkEstimate:
-        return self._leading().connection.link() if self._replicas else LinkEstimate(self._source)
+        return self.replicas.lead().connection.link() if self.replicas else LinkEstimate(self._source)
 
     def used(self) -> None:
         """Notes that a request was planned over this hop, whether it crossed it or not."""
-        for replica in self._replicas:
+        for replica in self.replicas:
             replica.connection.used()
 
     def ahead_seconds(self) -> float:
         """Until the link has carried what is in flight."""
-        return self._leading().connection.ahead_seconds() if self._replicas else 0.0
+        return self.replicas.lead().connection.ahead_seconds() if self.replicas else 0.0
 
     @property
     def doubtful(self) -> bool:
         """Whether one more measurement would decide what the link has become."""
-        return bool(self._replicas) and self._leading().connection.doubtful
+        return bool(self.replicas) and self.replicas.lead().connection.doubtful
 
     @property
     def overdue(self) -> bool:
         """Whether a call in flight takes longer than is plausible."""
-        return any(replica.connection.overdue for replica in self._replicas)
+        return any(replica.connection.overdue for replica in self.replicas)
 
     def unused_seconds(self) -> float:
         """Since a request was planned over this hop."""
-        return min((replica.connection.unused_seconds() for replica in self._replicas), default=float("inf"))
+        return min((replica.connection.unused_seconds() for replica in self.replicas), default=float("inf"))
 
     def quiet_seconds(self) -> float:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""
-        return min((replica.connection.quiet_seconds() for replica in self._replicas), default=float("inf"))
+        return min((replica.connection.quiet_seconds() for replica in self.replicas), default=float("inf"))
 
     async def close(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(replica.close() for replica in self._replicas))
+        await self.replicas.close()
 
     async def _answer(self, ask: _Ask, replica: Replica) -> Call:
         """Asks `replica`, then others, until one answers or must not be asked."""
@@ -201,11 +186,11 @@ class Uplink:
             try:
                 call = await replica.infer(ask.message, max(ask.until - began, 0.0), ask.expected_seconds)
             except Silence as silence:
-                self._look_again()
+                self.replicas.look_again()
                 error, free = silence.error, True
             except Unavailable as refusal:
                 error, free = refusal, isinstance(refusal, Draining)
-                if isinstance(refusal, QueueFull) and all(each in ask.tried for each in self._replicas):
+                if isinstance(refusal, QueueFull) and all(each in ask.tried for each in self.replicas):
                     pushback = refusal.retry_seconds
             else:
                 self.retries["answered"] += ask.again
@@ -226,7 +211,7 @@ class Uplink:
         """Raises UpstreamUnavailable where nobody is to be asked."""
         found = self._next(ask)
         if found is None:
-            raise self._nobody()
+            raise self.replicas.nobody()
         return found
 
     def _elsewhere(self, ask: _Ask, free: bool) -> Replica | None:
@@ -254,19 +239,10 @@ class Uplink:
         return replica
 
     def _next(self, ask: _Ask) -> Replica | None:
-        """Whose turn it is of those not tried: of those that say they serve, or else of all that may still answer."""
-        count = len(self._replicas)
-        if count == 1 and not ask.tried and self._replicas[0].breaker.allows():
-            ask.tried.append(self._replicas[0])
-            return self._replicas[0]
-        turns = [self._replicas[(self._turn + step) % count] for step in range(count)]
-        self._turn += not ask.tried
-        for serving in (True, False):
-            for replica in turns:
-                if replica.serving is serving and replica not in ask.tried and replica.breaker.allows():
-                    ask.tried.append(replica)
-                    return replica
-        return None
+        found = self.replicas.take(ask.tried)
+        if found is not None:
+            ask.tried.append(found)
+        return found
 
     async def _hedged(self, ask: _Ask, after_seconds: float) -> Call:
         """The first answer of one replica and, if that takes long, of another; the other call is cancelled."""
@@ -282,51 +258,8 @@ class Uplink:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
 
-    def _usable(self) -> list[Replica]:
-        return [replica for replica in self._replicas if replica.usable]
-
-    def _leading(self) -> Replica:
-        """Whose link estimate is the hop's. Raises UpstreamUnavailable where there are no replicas."""
-        if not self._replicas:
-            raise self._nobody()
-        if len(self._replicas) == 1:
-            return self._replicas[0]
-        lead = self._lead
-        if lead is None or not _leads(lead):
-            better = next(filter(_leads, self._replicas), None)
-            lead = self._lead = better or lead or self._replicas[0]
-        return lead
-
     def _replica(self, name: str, watched: bool) -> Replica:
         return Replica(name, self._connect(name), watched, self._clock)
-
-    def _moved(self, found: frozenset[str]) -> None:
-        """The name stands for other addresses than before: those that stay keep what is known of them."""
-        known = {replica.name: replica for replica in self._replicas}
-        self._replicas = [
-            known.pop(name) if name in known else self._replica(name, watched=True) for name in sorted(found)
-        ]
-        for gone in known.values():
-            self._go_on(gone.close(LINGER_SECONDS))
-
-    def _look_again(self) -> None:
-        if self._lookout is not None:
-            self._lookout.again()
-
-    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="uplink")
-        task.add_done_callback(log.ended)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _nobody(self) -> UpstreamUnavailable:
-        if not self._replicas:
-            return UpstreamUnavailable("the name of the next tier stands for no address")
-        return UpstreamUnavailable("the next tier has not answered lately; it is checked on in the background")
-
-
-def _leads(replica: Replica) -> bool:
-    return replica.usable and replica.serving and replica.connection.link().rtt_seconds is not None
 
 
 async def _heard(answer: Awaitable[T]) -> T:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from testbed.dsc import BATCHES, Array, gains
+from testbed.scales import plain_numbers
 
 _COLOURS = ("#8d99a6", "#264653", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51")
 
@@ -56,3 +57,4 @@ def _megabytes(rates: Sequence[float]) -> Array:
 
 def _label(axes: Axes, title: str) -> None:
     axes.set(xscale="log", xlabel="data rate, MB/s", ylabel="batch size", title=title)
+    plain_numbers(axes.xaxis)

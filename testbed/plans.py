@@ -16,6 +16,7 @@ from services.bundle import Manifest
 from services.domain import LinkEstimate, Policy, Tier, TierProfile
 from testbed.load import Outcome
 from testbed.local import LinkAsked
+from testbed.scales import plain_numbers
 from testbed.traces import parse_duration, parse_rate
 
 _STAGES = ("queue", "decode", "compute", "encode", "network")
@@ -79,6 +80,7 @@ def plans_figure(outcomes: Sequence[Outcome], legs: Sequence[Leg], title: str, p
     rates = [8 * parse_rate(leg.device_edge.rate) / 1e6 for leg in legs]
     top.step(times, [*rates, rates[-1]], where="post", color="#264653", linewidth=2)
     top.set(ylabel="device-edge\nMbit/s", yscale="log", title=title)
+    plain_numbers(top.yaxis)
     for index, plan in enumerate(dict.fromkeys(map(_plan_of, answered))):
         mine = [o for o in answered if _plan_of(o) == plan]
         colour = _COLOURS[index % len(_COLOURS)]

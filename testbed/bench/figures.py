@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from services.domain import Plan
 from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
 from testbed.bench.statistics import Runs
+from testbed.scales import plain_numbers
 from testbed.traces import Rate
 
 _INK = "#264653"
@@ -44,7 +44,7 @@ def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
             share = np.linspace(0, 1, len(seconds))
             axes.plot(1000 * seconds, share, color=_COLOURS.get(policy, _INK), linewidth=wide, label=policy)
         axes.set(xscale="log", ylim=(0, 1))
-        axes.xaxis.set_minor_formatter(NullFormatter())  # over less than a decade they would overlap
+        plain_numbers(axes.xaxis)
         axes.set_title(_short(name), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels:
@@ -62,6 +62,7 @@ def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -
     times = np.arange(0, seconds, max(0.25, seconds / 2000))
     top.plot(times, [8e-6 * rate.rate_at(float(t)) for t in times], color=_INK, linewidth=1)
     top.set(ylabel="uplink, Mbit/s", yscale="symlog", title=title)
+    plain_numbers(top.yaxis)
     names = _plan_names([plan for each in runs.values() for plan in each.plans])
     for policy, runs_of in runs.items():
         level = [names[str(plan)] for plan in runs_of.plans]
@@ -72,6 +73,7 @@ def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -
         )
     middle.set_yticks(range(len(names)), [_short(name, 46) for name in names], fontsize=7)
     bottom.set(ylabel="latency, ms", xlabel="seconds", yscale="log")
+    plain_numbers(bottom.yaxis)
     figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", fontsize=9, ncols=4, frameon=False)
     for axes in (top, middle, bottom):
         axes.spines[["top", "right"]].set_visible(False)
@@ -90,6 +92,7 @@ def regimes(rates: Sequence[float], batches: Sequence[int], best: Sequence[Seque
     x, y = 8e-6 * np.array(rates), np.arange(len(batches))
     axes.pcolormesh(x, y, table, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) - 0.5, shading="nearest")
     axes.set(xscale="log", xlabel="uplink, Mbit/s", ylabel="batch size", title=title)
+    plain_numbers(axes.xaxis)
     axes.set_yticks(y, [str(batch) for batch in batches])
     for name, colour in zip(names, colours, strict=True):
         axes.plot([], [], "s", color=colour, label=name)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from services.domain import Tier
 from testbed.chaos.history import Ending, Event, History, Record
 from testbed.chaos.schedule import Action, Target
+from testbed.scales import plain_numbers
 
 _TIERS = {Tier.DEVICE: "#2a9d8f", Tier.EDGE: "#e9c46a", Tier.CLOUD: "#264653"}
 _DEGRADED, _FAILED, _CANCELLED = "#e76f51", "#b00020", "#8d99a6"
@@ -37,6 +38,7 @@ def timeline_figure(history: History, title: str, path: Path) -> None:
     for event in history.events:
         top.axvspan(event.began, event.ended, color=_FAULTS[event.action], alpha=0.12, linewidth=0)
     top.set(yscale="log", ylabel="answered after, ms", title=textwrap.fill(title, 110))
+    plain_numbers(top.yaxis)
     figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=6, markerscale=1.5)
     _bars(bottom, history.events)
     for axes in (top, bottom):

@@ -37,7 +37,7 @@ def uplink_of(front: Running) -> Uplink:
 
 async def all_serve(front: Running) -> None:
     async def serve() -> bool:
-        return all(replica.serving for replica in uplink_of(front)._replicas)
+        return all(replica.serving for replica in uplink_of(front).replicas)
 
     await until(serve)
 

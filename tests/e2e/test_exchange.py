@@ -282,7 +282,7 @@ def told(uplink: Uplink) -> Callable[[], Awaitable[bool]]:
     """Whether the far side's farewell has come."""
 
     async def closed() -> bool:
-        stream = uplink._replicas[0].connection._exchange._stream
+        stream = uplink.replicas.lead().connection._exchange._stream
         return stream is None or not stream.open
 
     return closed

@@ -60,8 +60,8 @@ async def replicas(*far: FarSide, hedge_after_seconds: float | None = None) -> A
 
 def all_serve(uplink: Uplink, count: int | None = None) -> Callable[[], Awaitable[bool]]:
     async def serve() -> bool:
-        wanted = len(uplink._replicas) if count is None else count
-        return sum(replica.serving for replica in uplink._replicas) == wanted
+        wanted = len(uplink.replicas) if count is None else count
+        return sum(replica.serving for replica in uplink.replicas) == wanted
 
     return serve
 

@@ -19,7 +19,7 @@ async def test_a_hop_too_slow_for_the_deadline_is_skipped_only_while_that_is_fre
     uplink = Uplink(Tier.DEVICE, "127.0.0.1:1", clock=clock)
     tier = GrpcNextTier(uplink, 2, clock=clock)
     for _ in range(3):
-        uplink._replicas[0].connection._estimator.record(0, 5.0)
+        uplink.replicas.lead().connection._estimator.record(0, 5.0)
     request = Request("r", "hash", PLAN, 0, np.zeros((1, 4), np.float32), Deadline.after(2.0))
     with pytest.raises(DeadlineExceeded):
         await tier.infer(request, "fp32")
