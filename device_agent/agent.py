@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
+from services.bundle import Manifest
 from services.domain import Deadline, FloatArray, Plan, Policy, Predictions, Response, Trace
 from services.errors import InvalidInput, OfframpError
 from services.fixed import DEFAULT_CODECS, held_plan
@@ -36,7 +38,7 @@ class Agent:
         early: Early | None = None,
     ) -> Answer:
         """Answers float32 [N, *input shape] by the plan that suits the policy and `wishes` best."""
-        policy = merged(self.policy, wishes)
+        policy = merged(self.policy, wishes, self.runtime.model.manifest)
         plan = self._plan(policy, wishes, len(samples))
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         try:
@@ -64,10 +66,11 @@ class Agent:
         asyncio.get_running_loop().call_soon(self.plans.learn, response, policy, batch_size)
 
 
-def merged(policy: Policy, wishes: Wishes) -> Policy:
+def merged(policy: Policy, wishes: Wishes, manifest: Manifest) -> Policy:
     """The policy of one request. A wish takes the place of a setting, except that it lifts no promise.
 
-    What must stay on the device stays, and an accuracy that the settings ask for is only ever raised.
+    What must stay on the device stays, and an accuracy that the settings ask for is only ever raised. Who leaves
+    earlier or later than calibrated wants another plan, too.
     """
     if wishes == NO_WISHES:
         return policy
@@ -77,4 +80,5 @@ def merged(policy: Policy, wishes: Wishes) -> Policy:
         max(floors, default=None),
         policy.deadline_seconds,
         policy.privacy or wishes.privacy,
+        policy.leaving if wishes.thresholds is None else expected_leaving(manifest, wishes.thresholds),
     )

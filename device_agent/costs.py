@@ -28,6 +28,7 @@ from services.exits import expected_rate
 Indices = npt.NDArray[np.intp]
 
 _ROUNDING = 1e-9
+_MOST_LEAVING = 15 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Costs:
 def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names, Names], options: Options) -> Costs:
     """The costs of every plan for a batch. Raises InvalidInput for an unknown codec, ValueError for a bad `stay`."""
     manifest, profiles, links = beliefs.manifest, beliefs.profiles, beliefs.links
-    travellers = Travellers.of(stay(manifest) if beliefs.stay is None else beliefs.stay, batch_size)
+    travellers = Travellers.of(stay(manifest, policy.leaving) if beliefs.stay is None else beliefs.stay, batch_size)
     if len(travellers.share) != len(manifest.split_points):
         raise ValueError(f"{len(travellers.share)} stay rates for {len(manifest.split_points)} split points")
     device, edge, cloud = (_compute(beliefs, tier, travellers, options) for tier in Tier)
@@ -155,19 +156,41 @@ def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names
     return Costs(device[0], edge, cloud[:, -1], (near, far), _most_loss(manifest, policy, options), options)
 
 
-def stay(manifest: Manifest) -> tuple[float, ...]:
-    """The probability that a sample still travels after each split point, by the exits' curves at their thresholds."""
-    return _stay(Same(manifest))
+def stay(manifest: Manifest, leaving: tuple[float, ...] | None = None) -> tuple[float, ...]:
+    """The probability that a sample still travels after each split point.
+
+    leaving: the share that leaves at each exit; None: by the exits' curves at their thresholds.
+    """
+    return _stay(Same(manifest), leaving)
 
 
-@lru_cache(maxsize=16)
-def _stay(manifest: Same[Manifest]) -> tuple[float, ...]:
+@lru_cache(maxsize=64)
+def _stay(manifest: Same[Manifest], leaving: tuple[float, ...] | None) -> tuple[float, ...]:
     spec, share = manifest.value, np.ones(len(manifest.value.split_points))
-    for each in spec.exits:
-        curve = ((point.threshold, point.exit_rate) for point in each.curve)
-        leaving = 1.0 if each.split_point == spec.last else expected_rate(each.threshold, curve)
-        share[each.split_point :] *= 1 - leaving
+    rates = _leaving(spec, [each.threshold for each in spec.exits]) if leaving is None else leaving
+    for each, rate in zip(spec.exits, rates, strict=True):
+        share[each.split_point :] *= 0.0 if each.split_point == spec.last else 1 - rate
     return tuple(share.tolist())
+
+
+def expected_leaving(manifest: Manifest, thresholds: Iterable[float]) -> tuple[float, ...]:
+    """The share expected to leave at each exit with these thresholds, one per exit, in eighths.
+
+    Callers may ask for any threshold, and each share has plans of its own: a few steps keep them few. All leave only
+    where nobody can stay.
+    """
+    return _in_eighths(Same(manifest), tuple(thresholds))
+
+
+@lru_cache(maxsize=64)
+def _in_eighths(manifest: Same[Manifest], thresholds: tuple[float, ...]) -> tuple[float, ...]:
+    rates = zip(_leaving(manifest.value, thresholds), thresholds, strict=True)
+    return tuple(1.0 if threshold == 0 else min(round(8 * rate) / 8, _MOST_LEAVING) for rate, threshold in rates)
+
+
+def _leaving(manifest: Manifest, thresholds: Iterable[float]) -> list[float]:
+    curves = ([(point.threshold, point.exit_rate) for point in each.curve] for each in manifest.exits)
+    return [expected_rate(threshold, curve) for threshold, curve in zip(thresholds, curves, strict=True)]
 
 
 def ready(manifest: Manifest, profile: TierProfile, batch_sizes: Iterable[int], options: Options) -> None:

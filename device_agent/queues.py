@@ -39,11 +39,13 @@ class Queueing:
     crosses: float
 
     @classmethod
-    def of(cls, found: PlanCost, manifest: Manifest, batch_size: int) -> Queueing:
-        """From what the planner says of a plan for a batch."""
+    def of(
+        cls, found: PlanCost, manifest: Manifest, batch_size: int, leaving: tuple[float, ...] | None = None
+    ) -> Queueing:
+        """From what the planner says of a plan for a batch. leaving: as of a policy."""
         stage = found.plan.stage(Tier.DEVICE)
         cut = stage.segment.end if stage is not None else 0
-        crosses = 0.0 if cut == manifest.last else 1 - (1 - stay(manifest)[cut]) ** batch_size
+        crosses = 0.0 if cut == manifest.last else 1 - (1 - stay(manifest, leaving)[cut]) ** batch_size
         head = found.terms["device compute"] + found.terms["encode 1"]
         return cls(found.plan, found.seconds, head, crosses)
 

@@ -193,16 +193,16 @@ class Replanner:
             return
         if ranked[0].plan.stages == choice.plan.stages:
             choice.plan = ranked[0].plan  # the same, with what is expected of it now
-            choice.known = self._queueing(ranked[0], size)
+            choice.known = self._queueing(ranked[0], policy, size)
             choice.switcher.kept(_needed(ranked[0], policy))
             return
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
-        choice.known = self._queueing(current, size)
+        choice.known = self._queueing(current, policy, size)
         if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):
             choice.switching = asyncio.ensure_future(self._switch(choice, ranked[0], current, policy, size))
 
-    def _queueing(self, found: PlanCost | None, size: int) -> Queueing | None:
-        return None if found is None else Queueing.of(found, self.manifest, size)
+    def _queueing(self, found: PlanCost | None, policy: Policy, size: int) -> Queueing | None:
+        return None if found is None else Queueing.of(found, self.manifest, size, policy.leaving)
 
     def _look_for_spare(self, spare: _Spare, beliefs: Beliefs, policy: Policy, size: int) -> None:
         """Where requests had to wait lately; who saves energy or bytes waits."""
@@ -212,9 +212,10 @@ class Replanner:
         if not found:
             spare.ready = None
         elif spare.ready is not None and spare.ready.plan.stages == found[0].plan.stages:
-            spare.ready = self._queueing(found[0], size)
+            spare.ready = self._queueing(found[0], policy, size)
         elif spare.preparing is None or spare.preparing.done():
-            spare.preparing = asyncio.ensure_future(self._prepare(spare, Queueing.of(found[0], self.manifest, size)))
+            better = Queueing.of(found[0], self.manifest, size, policy.leaving)
+            spare.preparing = asyncio.ensure_future(self._prepare(spare, better))
 
     async def _prepare(self, spare: _Spare, found: Queueing) -> None:
         """Where nobody can prepare it, there is none; the next try comes."""
@@ -232,7 +233,7 @@ class Replanner:
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
-        choice.plan, choice.known = better.plan, self._queueing(better, size)
+        choice.plan, choice.known = better.plan, self._queueing(better, policy, size)
         self.changes += 1
         choice.switcher.switched(_needed(better, policy))
         log.event(

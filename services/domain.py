@@ -268,12 +268,14 @@ class Policy:
 
     min_accuracy: the expected accuracy (0..1) that a plan must keep; None: what the calibration promises, less
     the loss that the settings allow. deadline_seconds: a plan expected to take longer is not chosen if another does.
+    leaving: the share (0..1) expected to leave at each exit, of those that reach it; None: as calibrated.
     """
 
     objective: Objective = Objective.LATENCY
     min_accuracy: float | None = None
     deadline_seconds: float | None = None
     privacy: bool = False
+    leaving: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
