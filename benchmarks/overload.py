@@ -1,7 +1,8 @@
 """More requests than a tier can answer: does it still answer as many as it can, in time, and its health checks?
 
 One edge node in a process of its own, asked from this one over the public door. Its runs are slowed by sleeping, so
-that what it can do does not hang on who else uses the machine. Three kinds of windows alternate: callers that wait for
+that what it can do does not hang on who else uses the machine; with `--bundle` and `--slowdown 1` it really computes.
+Three kinds of windows alternate: callers that wait for
 their answers, which find the peak; requests that come at that rate whether or not the ones before were answered; and
 three times as many. Arrivals are Poisson, from a seed. Each request has a deadline, after which nobody waits for it.
 """
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -30,7 +32,8 @@ from rich.table import Table
 
 from benchmarks.hop import node
 from benchmarks.tiny import network
-from services import process
+from services import bundle, process
+from services.bundle import Manifest
 from services.channels import channel_options
 from services.open_inference import messages
 
@@ -41,7 +44,6 @@ WARM_CALLERS, WARM_SECONDS = 20, 1.0
 TARGETS = {"goodput at 3x / peak": 0.90, "late / accepted": 0.01, "memory, last / first": 1.05, "health, share": 1.0}
 _HEALTH_SECONDS = 0.1
 _HEALTH_PATIENCE = 1.0
-_SHAPE = (1, 1, 28, 28)
 _LATE = "DEADLINE_EXCEEDED"
 
 Call = Callable[[], Awaitable[str]]
@@ -163,11 +165,12 @@ def resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) << 10
 
 
-def asking(channel: grpc.aio.Channel, deadline: float) -> Call:
+def asking(channel: grpc.aio.Channel, manifest: Manifest, deadline: float) -> Call:
     """One sample to the public door, as any client would ask."""
-    request = messages.ModelInferRequest(model_name="tiny")
-    request.inputs.add(name="input", datatype="FP32", shape=_SHAPE)
-    request.raw_input_contents.append(np.random.default_rng(0).random(_SHAPE, np.float32).tobytes())
+    request = messages.ModelInferRequest(model_name=manifest.name)
+    shape = (1, *manifest.input.shape)
+    request.inputs.add(name=manifest.input.name, datatype="FP32", shape=shape)
+    request.raw_input_contents.append(np.random.default_rng(0).random(shape, np.float32).tobytes())
     method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     body = request.SerializeToString()
 
@@ -181,13 +184,14 @@ def asking(channel: grpc.aio.Channel, deadline: float) -> Call:
     return call
 
 
-async def measure(folder: Path, rounds: int, seconds: float, deadline: float, given: tuple[str, ...]) -> list[Window]:
-    path, rng = network(folder / "tiny"), random.Random(0)
+async def measure(path: Path, rounds: int, seconds: float, deadline: float, given: tuple[str, ...]) -> list[Window]:
+    """Of a node that serves the bundle at `path`, where its log goes, too."""
+    manifest, rng = bundle.load(path).manifest, random.Random(0)
     async with AsyncExitStack() as stack:
         edge = await stack.enter_async_context(node("edge", path, *given))
         asks = await stack.enter_async_context(_channel(edge.address, 0))
         checks = await stack.enter_async_context(_channel(edge.address, 1))
-        call, pid, windows = asking(asks, deadline), edge.process.pid, list[Window]()
+        call, pid, windows = asking(asks, manifest, deadline), edge.process.pid, list[Window]()
         for callers in range(1, WARM_CALLERS):  # a run is slowed by the fastest of its batch size, once that is known
             await closed_loop(call, WARM_SECONDS, callers)
         for _ in range(rounds):
@@ -273,15 +277,22 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=1.0, help="deadline of a request, in seconds")
     parser.add_argument("--slowdown", type=float, default=1000.0, help="how many times as long each run takes")
     parser.add_argument("--adaptive", action="store_true", help="with the adaptive limit")
+    parser.add_argument("--bundle", type=Path, help="what to serve; none: a small network with random weights")
     arguments = parser.parse_args()
     process.tune_allocator()
     given = ("--compute-slowdown", str(arguments.slowdown), "--adaptive-limit", str(arguments.adaptive))
     with tempfile.TemporaryDirectory() as folder:
-        windows = asyncio.run(measure(Path(folder), arguments.rounds, arguments.seconds, arguments.deadline, given))
+        served = Path(folder, "served")
+        path = shutil.copytree(arguments.bundle, served) if arguments.bundle else network(served)
+        windows = asyncio.run(measure(path, arguments.rounds, arguments.seconds, arguments.deadline, given))
     ratios = judged(windows)
     Console().print(shown(windows), against(ratios))
     if arguments.json:
-        said = {"targets": TARGETS, "ratios": ratios, "given": vars(arguments) | {"json": str(arguments.json)}}
+        said = {
+            "targets": TARGETS,
+            "ratios": ratios,
+            "given": vars(arguments) | {"json": str(arguments.json), "bundle": str(arguments.bundle)},
+        }
         arguments.json.write_text(json.dumps(said | {"windows": [asdict(each) for each in windows]}, indent=2) + "\n")
         plot(windows, arguments.deadline, arguments.json.with_suffix(".png"))
 
