@@ -13,6 +13,7 @@ from services import process, security
 from services.domain import Tier
 from services.errors import SettingsError
 from services.open_inference.door import OpenInference
+from services.reloading import Reloading, reload_signal
 from services.server import stop_signal
 from services.settings import TierSettings
 from services.telemetry import Telemetry
@@ -24,7 +25,7 @@ async def serve(settings: TierSettings) -> None:
     if settings.next is not None:
         raise SettingsError("next: the cloud is the last tier; leave --next and OFFRAMP_NEXT out")
     stop, telemetry = stop_signal(), Telemetry(Tier.CLOUD, settings)
-    secured = security.of(settings)
+    told, secured = reload_signal(stop), security.of(settings)
     models = process.models(Tier.CLOUD, settings, None)
     service = TierService(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
     door = OpenInference(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
@@ -35,7 +36,7 @@ async def serve(settings: TierSettings) -> None:
         await asyncio.to_thread(process.warm, models, settings)
     await server.ready()
     process.announce(settings, port, models, metrics=metrics)
-    await stop.wait()
+    await Reloading(models, settings, None, telemetry).until(stop, told)
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
     await process.close(models, None)
     await telemetry.close()

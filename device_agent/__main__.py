@@ -14,6 +14,7 @@ from device_agent.console import Console
 from services import process, security
 from services.domain import Tier
 from services.open_inference.door import OpenInference
+from services.reloading import Reloading, reload_signal
 from services.server import stop_signal
 from services.settings import DeviceSettings
 from services.telemetry import Telemetry
@@ -22,7 +23,7 @@ from services.telemetry import Telemetry
 async def serve(settings: DeviceSettings) -> None:
     """Runs the device agent until a signal, then drains it."""
     stop, telemetry = stop_signal(), Telemetry(Tier.DEVICE, settings)
-    secured = security.of(settings)
+    told, secured = reload_signal(stop), security.of(settings)
     uplink = process.uplink(Tier.DEVICE, settings, telemetry.counted, secured.above)
     models = process.models(Tier.DEVICE, settings, uplink)
     agents = Agents(models, uplink, settings, telemetry.metrics.live)
@@ -37,7 +38,7 @@ async def serve(settings: DeviceSettings) -> None:
         await agents.start()
     await server.ready()
     process.announce(settings, port, models, metrics=metrics, console=console.address, plan=str(agents.first.plan()))
-    await stop.wait()
+    await Reloading(models, settings, uplink, telemetry, agents.join, console.add).until(stop, told)
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
     await console.stop()
     await agents.stop()

@@ -145,6 +145,10 @@ class Replanner:
             if now - choice.asked_at < _IN_USE_SECONDS or now - choice.considered_at >= _UNUSED_SECONDS:
                 self._consider(choice, policy, size)
 
+    def asked_for(self) -> tuple[tuple[Policy, int], ...]:
+        """The policies and batch sizes that have a plan."""
+        return tuple(self._choices)
+
     async def settle(self) -> None:
         """Waits until no plan is being prepared."""
         await asyncio.gather(*self._switches(), return_exceptions=True)
@@ -176,10 +180,15 @@ class Replanner:
         if key not in self._choices:
             if len(self._choices) >= _MAX_CHOICES:
                 self._choices.popitem(last=False)
-            self._choices[key] = _Choice(self.fallback, Switcher(self.rule, self.clock))
+            self._choices[key] = _Choice(self._until_planned(policy, size), Switcher(self.rule, self.clock))
             self._consider(self._choices[key], policy, size)
         self._choices.move_to_end(key)
         return self._choices[key]
+
+    def _until_planned(self, policy: Policy, size: int) -> Plan:
+        """What is ready: who leaves otherwise than calibrated goes like the rest until there is something better."""
+        same = self._choices.get((replace(policy, leaving=None), size))
+        return same.plan if same is not None else self.fallback
 
     def _consider(self, choice: _Choice, policy: Policy, size: int) -> None:
         choice.considered_at = self.clock()

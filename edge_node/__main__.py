@@ -12,6 +12,7 @@ import asyncio
 from services import process, security
 from services.domain import Tier
 from services.open_inference.door import OpenInference
+from services.reloading import Reloading, reload_signal
 from services.server import stop_signal
 from services.settings import TierSettings
 from services.telemetry import Telemetry
@@ -21,7 +22,7 @@ from services.tier_service import TierService
 async def serve(settings: TierSettings) -> None:
     """Runs the edge node until a signal, then drains it."""
     stop, telemetry = stop_signal(), Telemetry(Tier.EDGE, settings)
-    secured = security.of(settings)
+    told, secured = reload_signal(stop), security.of(settings)
     uplink = process.uplink(Tier.EDGE, settings, telemetry.counted, secured.above)
     models = process.models(Tier.EDGE, settings, uplink)
     service = TierService(models, settings.max_batch, settings.deadline_seconds, telemetry.observers)
@@ -34,7 +35,7 @@ async def serve(settings: TierSettings) -> None:
     probes = process.probing(uplink, stop)
     await server.ready()
     process.announce(settings, port, models, metrics=metrics)
-    await stop.wait()
+    await Reloading(models, settings, uplink, telemetry).until(stop, told)
     await server.drain(settings.drain_delay_seconds, settings.drain_grace_seconds)
     await process.close(models, uplink, probes)
     await telemetry.close()

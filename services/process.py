@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any, TypeVar
 
-from services import bundles, log, measuring, memory, profile_cache, settings
+from services import bundles, interrupt, log, measuring, memory, profile_cache, settings
 from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.bundle import Bundle
 from services.client import GrpcNextTier
+from services.describing import ASK_SECONDS, DescribesAbove
 from services.domain import Plan, Segment, Tier
-from services.errors import BundleError, NotHeld, SettingsError
+from services.errors import BundleError, ModelMismatch, NotHeld, OfframpError, SettingsError
 from services.gradient_limit import GradientLimit
 from services.guard import Service
 from services.hardware import Hardware, check_providers, cores
-from services.interrupt import INTERRUPTED
 from services.limiter import Limiter
 from services.model import Model
 from services.plan_rules import stage_of
@@ -56,12 +56,13 @@ def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, Non
         log.configure(tier.label, given.log_level)
         tune_allocator()
         asyncio.run(serve(given))
+        interrupt.deafen()
     except SettingsError as error:
         sys.exit(_complain(tier, error, 2))
     except BundleError as error:
         sys.exit(_complain(tier, error, 1))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.INTERRUPTED)
 
 
 def _complain(tier: Tier, error: Exception, code: int) -> int:
@@ -94,11 +95,33 @@ def models(tier: Tier, given: TierSettings, above: Uplink | None) -> Models:
 
     Raises BundleError and SettingsError. Needs a running event loop.
     """
-    found = bundles.load(given.bundle, given.memory_bytes or memory.limit_bytes())
-    whole = Limiter(len(found) * given.max_in_flight)
+    loaded = found(given)
+    whole = Limiter(len(loaded) * given.max_in_flight)
     workers, backlog = _workers(given), Backlog(given.workers)
-    running = [(bundle, runtime(tier, bundle, given, above, workers, backlog)) for bundle in found]
-    return Models((Served(*one, _queue(given, whole, backlog), Preparer(one[1], above)) for one in running), whole)
+    running = [(bundle, runtime(tier, bundle, given, above, workers, backlog)) for bundle in loaded]
+    return Models((_served(*one, given, above, whole) for one in running), whole)
+
+
+def found(given: TierSettings, held: Iterable[Bundle] = ()) -> tuple[Bundle, ...]:
+    """The bundles that the settings name, read anew; `held`: see `bundles.load`. Blocks. Raises BundleError."""
+    return bundles.load(given.bundle, given.memory_bytes or memory.limit_bytes(), held)
+
+
+def further(models: Models, bundle: Bundle, given: TierSettings, above: Uplink | None) -> Served:
+    """One more model, not yet among `models`, which shares with them what they share. Blocks.
+
+    Raises BundleError and SettingsError.
+    """
+    first = models.first.runtime
+    running = runtime(first.tier, bundle, given, above, first.batcher.workers, first.backlog)
+    return _served(bundle, running, given, above, models.limiter)
+
+
+def _served(bundle: Bundle, running: TierRuntime, given: TierSettings, above: Uplink | None, whole: Limiter) -> Served:
+    adaptive = GradientLimit(given.max_in_flight) if given.adaptive_limit else None
+    wait = running.backlog.wait_seconds
+    queue = Limiter(given.max_in_flight, warm=False, whole=whole, wait=wait, adaptive=adaptive)
+    return Served(bundle, running, queue, Preparer(running, above))
 
 
 def server(
@@ -161,11 +184,6 @@ def _workers(given: TierSettings) -> Executor:
     return ThreadPoolExecutor(1 if one else given.workers, thread_name_prefix="segment")
 
 
-def _queue(given: TierSettings, whole: Limiter, backlog: Backlog) -> Limiter:
-    adaptive = GradientLimit(given.max_in_flight) if given.adaptive_limit else None
-    return Limiter(given.max_in_flight, warm=False, whole=whole, wait=backlog.wait_seconds, adaptive=adaptive)
-
-
 @asynccontextmanager
 async def starting(server: TierServer) -> AsyncIterator[None]:
     """Stops `server`, which listens already, where what is left to do before it can serve fails."""
@@ -176,19 +194,22 @@ async def starting(server: TierServer) -> AsyncIterator[None]:
         raise
 
 
-def warm(served: Iterable[Served], given: TierSettings) -> None:
-    """Makes every model ready, one after the other. Blocks."""
+def warm(served: Iterable[Served], given: TierSettings, idle: bool = True) -> None:
+    """Makes every model ready, one after the other. Blocks.
+
+    idle: nothing else runs here, so that what is measured may be kept for the next start.
+    """
     for each in served:
         started = time.perf_counter()
-        get_ready(each.runtime, each.bundle, given, *each.segments)
+        get_ready(each.runtime, each.bundle, given, *each.segments, idle=idle)
         each.warmup_seconds = time.perf_counter() - started
         each.limiter.warm = True
 
 
-def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segments: Segment) -> None:
-    """Learns what runs take on this machine, then builds and runs `segments`. Blocks."""
+def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segments: Segment, idle: bool = True) -> None:
+    """Learns what runs take on this machine, then builds and runs `segments`. Blocks. idle: see `warm`."""
     if given.profile_seconds:
-        measured = _measured(running.model, loaded, given)
+        measured = _measured(running.model, loaded, given, idle)
         running.profiler.learn(measured.slowed(given.compute_slowdown))
         running.model.pace(Expectation(measured.segments).seconds)
         unknown = len(measuring.unknown(loaded.manifest, measured))
@@ -202,7 +223,7 @@ def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segmen
     running.warm(*segments)
 
 
-def _measured(model: Model, loaded: Bundle, given: TierSettings) -> Measured:
+def _measured(model: Model, loaded: Bundle, given: TierSettings, idle: bool) -> Measured:
     """What earlier starts on this machine measured, and of what they had no time for as much as this one has."""
     cache, used = ProfileCache(profile_cache.directory(given.profile_cache)), hardware(given)
     machine = profile_cache.this_machine(used)
@@ -215,7 +236,7 @@ def _measured(model: Model, loaded: Bundle, given: TierSettings) -> Measured:
         found = found.updated(measuring.take(loaded, at_full_speed(), given.profile_seconds, known=found).measured)
     if sizes := measuring.sizes_unknown(loaded.manifest, found, given.max_batch_size):
         found = found.updated(measuring.take_sizes(loaded, at_full_speed(), given.profile_seconds, sizes))
-    if found != kept:
+    if idle and found != kept:
         cache.store(loaded.manifest.model_hash, machine, found)
     return found
 
@@ -226,6 +247,23 @@ def check_holds(running: TierRuntime, plan: Plan) -> None:
         running.check_held(stage_of(plan, running.tier).segment)
     except NotHeld as error:
         raise SettingsError(f"holds: {error}") from None
+
+
+async def check_above(served: Served, plan: Plan) -> None:
+    """Raises BundleError where `plan` runs a part above, and there somebody says that this model is not served.
+
+    Each request would fail there. Who cannot be asked is no reason: requests are answered without them.
+    """
+    above, tier = served.runtime.next_tier, served.runtime.tier
+    goes_on = any(stage.tier > tier and not stage.segment.empty for stage in plan.stages)
+    if not goes_on or not isinstance(above, DescribesAbove):
+        return
+    try:
+        await above.describe(ASK_SECONDS, served.manifest.model_hash)
+    except ModelMismatch as error:
+        raise BundleError(f"{served.bundle.path}: the tier above must load it first; {error}") from None
+    except OfframpError:
+        return
 
 
 def probing(above: Uplink | None, stop: asyncio.Event) -> asyncio.Task[None] | None:

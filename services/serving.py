@@ -87,6 +87,12 @@ class Models:
     def __len__(self) -> int:
         return len(self._served)
 
+    def add(self, further: Iterable[Served]) -> None:
+        """Serves these, too, from now on: for whoever runs on the event loop, all of them at once."""
+        self._served = (*self._served, *(new := tuple(further)))
+        self._by_hash |= {each.manifest.model_hash: each for each in new}
+        self.limiter.max_in_flight += sum(each.limiter.max_in_flight for each in new)
+
     @property
     def first(self) -> Served:
         return self._served[0]

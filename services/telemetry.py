@@ -59,12 +59,23 @@ class Telemetry:
         live.add(of_loop(tier, live.loop))
         live.add(of_door(tier, models.limiter, lambda: self._waiting(*models)))
         for served in models:
-            self._serve(served)
+            self.serve(served)
         if uplink is not None:
             live.add(of_link(tier, uplink.link))
             live.add(of_upstream(tier, uplink.states))
             live.add(of_retries(tier, uplink.retries))
         return self._endpoint.start(self._given.metrics_listen)
+
+    def serve(self, served: Served) -> None:
+        """From now on there are metrics of this model, and spans."""
+        runtime, manifest, tier = served.runtime, served.manifest, self.metrics.tier
+        self.metrics.serve(manifest)
+        self.metrics.live.add(of_model(tier, manifest.name, runtime.profiler, lambda: served.warmup_seconds))
+        self.metrics.live.add(of_batches(tier, manifest.name, runtime.batcher))
+        if self._triton is not None:
+            self._triton.serve(manifest, lambda: self._waiting(served))
+        if self.spans is not None:
+            runtime.hand_on = trace_context.from_tier(tier)
 
     async def close(self) -> None:
         """Ends what was started, and sends the spans that wait; takes a few seconds at most."""
@@ -80,16 +91,6 @@ class Telemetry:
         if self.spans is None:
             return Observers(told)
         return Observers([*told, self.spans], trace_context.begin)
-
-    def _serve(self, served: Served) -> None:
-        runtime, manifest, tier = served.runtime, served.manifest, self.metrics.tier
-        self.metrics.serve(manifest)
-        self.metrics.live.add(of_model(tier, manifest.name, runtime.profiler, lambda: served.warmup_seconds))
-        self.metrics.live.add(of_batches(tier, manifest.name, runtime.batcher))
-        if self._triton is not None:
-            self._triton.serve(manifest, lambda: self._waiting(served))
-        if self.spans is not None:
-            runtime.hand_on = trace_context.from_tier(tier)
 
     def _waiting(self, *models: Served) -> int:
         """Runs that wait for a worker."""

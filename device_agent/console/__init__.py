@@ -32,6 +32,13 @@ class Console:
         self._server = ConsoleServer(views(self._models, self._observers), controls)
         self.address = await self._server.start(self._settings.console_listen)
 
+    def add(self, served: Served) -> None:
+        """Shows this model, too."""
+        if self._server is not None:
+            from device_agent.console.view import views
+
+            self._server.add(views([served], self._observers))
+
     async def stop(self) -> None:
         """Ends every page's events, then the server."""
         if self._server is not None:

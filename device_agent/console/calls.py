@@ -35,12 +35,21 @@ class Calls:
     """The calls that end. `controls`: the testbed's links; None: nothing here may be changed."""
 
     def __init__(self, views: Views, controls: LinkControls | None):
-        self._views, self._controls = views, controls
-        self._journeys = {name: Journeys(view.model, view) for name, view in views.items()}
-        self._samples = {name: Samples(view.bundle) for name, view in views.items()}
-        self._loads = {name: SampleLoad(view) for name, view in views.items()}
+        self._views: Views = {}
+        self._controls = controls
+        self._journeys: dict[str, Journeys] = {}
+        self._samples: dict[str, Samples] = {}
+        self._loads: dict[str, SampleLoad] = {}
+        self.add(views)
         self._running = 0
         self.emulated: list[Json | None] = []
+
+    def add(self, views: Views) -> None:
+        """Calls may be about these, too."""
+        for name, view in views.items():
+            self._views[name] = view
+            self._journeys[name], self._samples[name] = Journeys(view.model, view), Samples(view.bundle)
+            self._loads[name] = SampleLoad(view)
 
     def routes(self) -> list[web.RouteDef]:
         return [

@@ -40,7 +40,7 @@ class ConsoleServer:
     """
 
     def __init__(self, views: Views, controls: LinkControls | None = None):
-        self._views = views
+        self._views = dict(views)
         self._testbed = controls is not None
         self._calls = Calls(views, controls)
         self._listeners = Listeners()
@@ -72,6 +72,11 @@ class ConsoleServer:
         if self._testbed:
             self._go_on("console links", self._watch_links())
         return _address(host, self._listening.sockets[0].getsockname()[1])
+
+    def add(self, views: Views) -> None:
+        """Shows these, too; a page that is open offers them once it is loaded again."""
+        self._calls.add(views)
+        self._views |= views
 
     async def stop(self) -> None:
         """Ends every page's events, then the server."""
@@ -151,11 +156,11 @@ class ConsoleServer:
         told = {name: view.feed.total for name, view in self._views.items()}
         for tick in itertools.count():
             await asyncio.sleep(TICK_SECONDS)
-            for name, view in self._views.items():
+            for name, view in list(self._views.items()):
                 view.look()
                 total = view.feed.total
                 if name in self._listeners.models:
-                    await self._tell_or_log(name, told[name], tick % _TICKS_PER_STATE == 0)
+                    await self._tell_or_log(name, told.get(name, total), tick % _TICKS_PER_STATE == 0)
                 told[name] = total
 
     async def _tell_or_log(self, name: str, told: int, everything: bool) -> None:

@@ -56,10 +56,17 @@ class Live:
         self._readers.append(reader)
 
     def collect(self) -> Iterator[Metric]:
-        """Families in the order of the table; a series that nobody reads now is left out."""
+        """Families in the order of the table; a series that nobody reads now is left out.
+
+        Versions of a model share their series: counters are added up, of anything else the last one read stands.
+        """
         found: dict[str, dict[tuple[str, ...], float | Spread]] = defaultdict(dict)
+        counters = {each.name for each in series() if each.kind == "counter"}
         for reading in self._on_loop():
-            found[reading.name][reading.labels] = reading.value
+            value, before = reading.value, found[reading.name].get(reading.labels, 0.0)
+            if reading.name in counters and not isinstance(value, Spread) and not isinstance(before, Spread):
+                value += before
+            found[reading.name][reading.labels] = value
         yield from (family(each, found[each.name]) for each in series() if each.live and each.name in found)
 
     def _on_loop(self) -> list[Reading]:

@@ -13,7 +13,7 @@ from services.errors import BundleError, InternalError, OfframpError, SettingsEr
 from services.metrics.about import calibrated_shares, input_forms
 from services.metrics.counted import Count, Counted, Counts
 from services.metrics.live import Live
-from services.metrics.table import STAGES
+from services.metrics.table import RELOADS, STAGES
 from services.observing import Finished, Refused
 
 MAX_PLANS = 256
@@ -51,6 +51,9 @@ class Metrics:
         for reason in reasons():
             self._error(reason)
         self._counted.gauge("offramp_build_info", version).set(1)
+        self.reloads = {
+            outcome: self._counted.counter("offramp_bundle_reloads_total", tier.label, outcome) for outcome in RELOADS
+        }
         self.registry.register(self._counted)
         self.registry.register(self.live)
         ProcessCollector(registry=self.registry)

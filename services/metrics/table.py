@@ -276,9 +276,19 @@ ABOUT = Group(
     "What runs",
     (
         _gauge("offramp_model_info", "tier model version sha256", "1", "A model that is served here."),
+        _counter(
+            "offramp_bundle_reloads_total",
+            "tier outcome",
+            "reloads",
+            "Times that bundles were read again, at SIGHUP: new ones were `loaded`, all were `unchanged`, or what was "
+            "found was `refused`, and nothing changed.",
+        ),
         _gauge("offramp_build_info", "version", "1", "The release of Offramp."),
     ),
 )
+
+RELOADS = ("loaded", "unchanged", "refused")
+"""How reading bundles again can end."""
 
 GROUPS = (REQUESTS, EXITS, TIME, LINKS, PLANS, ABOUT)
 

@@ -69,8 +69,8 @@ class TritonNames:
     def serve(self, manifest: Manifest, waiting: Callable[[], int]) -> None:
         """From now on this model has series; what names no version of it means this one. waiting: runs that do."""
         key = (manifest.name, manifest.version)
+        self._waiting[key] = waiting  # first: whoever collects goes by the tallies, maybe at this moment
         self._tallies.setdefault(key, _Tally())
-        self._waiting[key] = waiting
         self._known |= {manifest.name: key, manifest.model_hash: key}
 
     def answered(self, finished: Finished) -> None:

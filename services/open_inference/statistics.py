@@ -7,6 +7,7 @@ one execution.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Statistics:
     def __init__(self, models: Models, now: Callable[[], float] = time.time):
         self._models = models
         self._now = now
-        self._whole = {each.manifest.model_hash: _Counts() for each in models}
+        self._whole: dict[str, _Counts] = defaultdict(_Counts)
         self._by_size: dict[tuple[str, int], _Counts] = {}
 
     def answered(self, finished: Finished) -> None:

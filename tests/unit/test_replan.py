@@ -166,6 +166,16 @@ async def test_each_policy_has_a_plan_of_its_own(replanner: Replanner, clock: Fa
     assert replanner.plan(POLICY, 1).stages[0].segment.empty
 
 
+async def test_who_leaves_otherwise_goes_like_the_rest_until_planned_for(
+    replanner: Replanner, clock: FakeClock, manifest: Manifest
+) -> None:
+    plan = await _learnt(replanner, clock, FAST)
+    assert plan.stages != replanner.fallback.stages
+    never = Policy(leaving=(0.0,) * len(manifest.exits))
+    assert replanner.plan(never, 1) == plan
+    assert replanner.plan(Policy(privacy=True), 1) == replanner.fallback
+
+
 async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
     for thousandth in range(100):
         replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
