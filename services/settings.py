@@ -62,7 +62,8 @@ class TierSettings(BaseSettings):
     bundle: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (Path("models/digits"),),
         min_length=1,
-        description="Directory of a bundle to serve, or of several; repeatable, or separated by commas.",
+        description="Directory of a bundle to serve, or of several; repeatable, or separated by commas. Read again at "
+        "SIGHUP.",
     )
     listen: str = Field("127.0.0.1:8001", description="Address of the gRPC server; port 0 picks a free one.")
     next: str | None = Field(
