@@ -39,12 +39,16 @@ class Streams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A gRPC service to be served: its full name, its methods, and its file, serialised, for reflection."""
+    """A gRPC service to be served: its full name, its methods, and its file, serialised, for reflection.
+
+    computing: those unary methods of which more may be asked than can be answered.
+    """
 
     name: str
     methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     file: bytes
     streams: Streams | None = None
+    computing: frozenset[str] = frozenset()
 
 
 def unary(handler: Handler, request_type: Any, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:

@@ -19,6 +19,7 @@ import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from services.errors import DeadlineExceeded, InvalidInput, QueueFull
+from services.triage import Triage, ended, turn_away
 
 _SHARE = 8
 """Of the memory there is, an eighth: a message is there up to three times, and decoded again."""
@@ -108,18 +109,21 @@ class Room:
                 turn.set_result(None)
 
 
-def held(handler: grpc.RpcMethodHandler[Any, Any], room: Room) -> grpc.RpcMethodHandler[Any, Any]:
+def held(
+    handler: grpc.RpcMethodHandler[Any, Any], room: Room, triage: Triage | None = None
+) -> grpc.RpcMethodHandler[Any, Any]:
     """A unary method whose message is read once there is room for it, and has it until it is answered.
 
-    To gRPC the request is a stream, of one message: on the wire that is the same, and it leaves the reading to us.
-    What goes wrong on the way reaches the method in the message's place, as an OfframpError.
+    triage: says whom not to let in at all. To gRPC the request is a stream, of one message: on the wire that is the
+    same, and it leaves the reading to us. What goes wrong on the way reaches the method in the message's place, as an
+    OfframpError.
     """
     answer: Any = handler.unary_unary
     deserialize = handler.request_deserializer
     if answer is None or deserialize is None:
         return handler  # a stream, which reads its messages one by one
 
-    async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def read(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             async with room.reading() as settle:
                 async with asyncio.timeout(room.patience_seconds):
@@ -132,5 +136,19 @@ def held(handler: grpc.RpcMethodHandler[Any, Any], room: Room) -> grpc.RpcMethod
             return await answer(error, context)
         except TimeoutError:
             return await answer(DeadlineExceeded("the message did not arrive in time"), context)
+
+    async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        if triage is None:
+            return await read(context)
+        visit = triage.enter(context.time_remaining())
+        if visit is None:
+            return turn_away(context)
+        try:
+            reply = await read(context)
+        except BaseException as error:
+            ended(visit, context, error)
+            raise
+        ended(visit, context, answered=reply is not None)
+        return reply
 
     return grpc.stream_unary_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)

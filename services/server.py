@@ -23,6 +23,7 @@ from services.limiter import Limiter
 from services.observing import Observers
 from services.room import LOOKAHEAD_BYTES, Room, held
 from services.security import Interceptor, Security
+from services.triage import Triage
 
 _DRAIN_POLL_SECONDS = 0.02
 _MAX_HEALTH_BYTES = 1 << 16
@@ -55,8 +56,12 @@ class TierServer:
         self._server = grpc.aio.server(interceptors=[*first, *gates], options=_server_options(room.message_bytes))
         self._probes: grpc.aio.Server | None = None
         self.health_port: int | None = None
+        triage = Triage(limiter)
         for service in services:
-            methods = {name: held(method, room) for name, method in service.methods.items()}
+            methods = {
+                name: held(method, room, triage if name in service.computing else None)
+                for name, method in service.methods.items()
+            }
             handler = grpc.method_handlers_generic_handler(service.name, methods)
             self._server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

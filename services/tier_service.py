@@ -50,6 +50,7 @@ class TierService:
             },
             pb.DESCRIPTOR.serialized_pb,
             self._exchange,
+            frozenset({"Infer"}),
         )
 
     async def infer(self, framed: Framed, context: grpc.aio.ServicerContext[Any, Any]) -> pb.InferReply:

@@ -63,7 +63,7 @@ class OpenInference:
             name: unary(call, messages.message(f"{name}Request"), self._observers) for name, call in calls.items()
         }
         methods["ModelStreamInfer"] = stream(self.model_stream_infer, messages.ModelInferRequest, self._observers)
-        return Service(messages.SERVICE, methods, messages.FILE, self._streams)
+        return Service(messages.SERVICE, methods, messages.FILE, self._streams, frozenset({"ModelInfer"}))
 
     async def server_live(self, request: Any, context: Context) -> Any:
         return messages.ServerLiveResponse(live=True)
