@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from services.errors import OfframpError
 from testbed.commands.waiting import wait_for
 
 if TYPE_CHECKING:
+    from services.bundle import Manifest
     from testbed.local import TestbedSettings
 
 RUN_EPILOG = "Example: offramp run --bundle models/cifar10 --data data/cifar10 --device-slowdown 8 --then 1mbit,10ms"
@@ -91,7 +92,7 @@ def run(
         edge_slowdown,
         changed,
     )
-    from testbed import demo, report  # which takes a second: what is wrong with a call is said before
+    from testbed import demo  # which takes a second: what is wrong with a call is said before
     from testbed.samples import held_out
 
     if serve:
@@ -99,10 +100,16 @@ def run(
         return
     loaded = load(bundle)
     split = held_out(loaded, data, limit)
-    summary = wait_for(demo.demonstrate(settings, split, out, in_flight, console))
+    _show(wait_for(demo.demonstrate(settings, split, out, in_flight, console)), loaded.manifest, settings, out, console)
+
+
+def _show(summary: dict[str, Any], manifest: Manifest, settings: TestbedSettings, out: Path, console: Console) -> None:
+    """What a run found. Raises OfframpError where requests failed."""
+    from testbed import report
+
     console.print(report.table(summary))
     console.print(report.plans_table(summary))
-    for hint in report.hints(summary, loaded.manifest, settings):
+    for hint in report.hints(summary, manifest, settings):
         console.print(hint, highlight=False)
     console.print(report.sentence(summary, out))
     if summary["failed"]:

@@ -261,13 +261,21 @@ class Slow:
         self.now -= 1
 
 
+async def under_way(
+    tier: Reloaded, slow: Slow, root: Path, stop: asyncio.Event, told: asyncio.Event
+) -> asyncio.Task[None]:
+    """What reloads until `stop`, in the middle of taking up version 2."""
+    write_bundle(root / "2", 1, version="2")
+    told.set()
+    running = asyncio.create_task(tier.reloading.until(stop, told))
+    await slow.begun.wait()
+    return running
+
+
 async def test_a_signal_during_a_reload_makes_one_more_after_it(root: Path, start: Start) -> None:
     slow, told, stop = Slow(), asyncio.Event(), asyncio.Event()
     async with start(slow) as tier, asyncio.timeout(SECONDS):
-        write_bundle(root / "2", 1, version="2")
-        told.set()
-        running = asyncio.create_task(tier.reloading.until(stop, told))
-        await slow.begun.wait()
+        running = await under_way(tier, slow, root, stop, told)
         write_bundle(root / "3", 2, version="3")
         for _ in range(5):
             told.set()
@@ -285,10 +293,7 @@ async def test_a_signal_during_a_reload_makes_one_more_after_it(root: Path, star
 async def test_who_is_stopped_gives_up_what_is_under_way(root: Path, start: Start) -> None:
     slow, told, stop = Slow(), asyncio.Event(), asyncio.Event()
     async with start(slow) as tier, asyncio.timeout(SECONDS):
-        write_bundle(root / "2", 1, version="2")
-        told.set()
-        running = asyncio.create_task(tier.reloading.until(stop, told))
-        await slow.begun.wait()
+        running = await under_way(tier, slow, root, stop, told)
         stop.set()
         await running
         told.set()
