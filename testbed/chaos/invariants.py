@@ -5,6 +5,7 @@ The six of a Jepsen-like test of an inference system, and a seventh: while the d
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -139,8 +140,9 @@ def recovers(history: History) -> Verdict:
     """`RECOVERY_SECONDS` after a fault was undone, answers are as good as before it, until the next fault.
 
     There was a canary in each such time, and at most one in fifty of them, or one, is degraded; the same of the others:
-    a device loses patience with the tiers above where the machine of the testbed is busy, faults or not. Whoever set a
-    deadline shorter than recovery may be short of time.
+    a device loses patience with the tiers above where the machine of the testbed is busy, faults or not. A machine that
+    stalls takes all requests with it that are under way, so those count once. Whoever set a deadline shorter than
+    recovery may be short of time.
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
@@ -174,6 +176,15 @@ def quiet_times(events: Iterable[Event], end: float) -> Iterator[tuple[Event, fl
         yield last, end
 
 
+def moments(records: Iterable[Record]) -> int:
+    """How many there are when those that began while the first of them was under way count as one, and so on."""
+    found, until = 0, -math.inf
+    for record in sorted(records, key=lambda each: each.at):
+        if record.at > until:
+            found, until = found + 1, record.ended
+    return found
+
+
 def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
     """Of requests that began and ended in the quiet time after `event`."""
     start, waited = event.ended, (r for r in history.records if r.ending is not Ending.CANCELLED)
@@ -187,10 +198,11 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
         "recovered_after_seconds": round(max((r.at - start for r in canaries), default=0.0), 3),
         "after_bound": {
             "canaries": sum(r.asked.reaches_up for r in after),
-            "canaries_degraded": sum(r.asked.reaches_up for r in late),
+            "canaries_degraded": moments(r for r in late if r.asked.reaches_up),
             "others": sum(not r.asked.reaches_up for r in after),
-            "others_degraded": sum(not r.asked.reaches_up for r in late),
+            "others_degraded": moments(r for r in late if not r.asked.reaches_up),
         },
+        "degraded_after_bound": len(late),
         "examples": _shown(late),
     }
 

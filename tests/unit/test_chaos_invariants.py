@@ -147,6 +147,15 @@ def test_one_of_many_may_lose_patience_without_a_fault_but_not_several(sound: Hi
         assert invariants.recovers(impatient).passed == holds
 
 
+def test_those_that_one_stall_takes_with_it_count_once_and_an_outage_that_lasts_does_not(sound: History) -> None:
+    def taken(*numbers: int, ended: float) -> History:
+        return changed(sound, *numbers, reason="upstream_unavailable", degraded_below=1, ended=ended)
+
+    last = sound.records[58]
+    assert invariants.recovers(taken(57, 58, ended=last.at + 0.2)).passed
+    assert not invariants.recovers(taken(56, 57, 58, ended=last.at + 0.2 - 1.0)).passed
+
+
 @pytest.mark.parametrize(
     "changes",
     [
