@@ -16,6 +16,7 @@ import numpy.typing as npt
 from services.domain import Segment, SegmentTime, TierProfile
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 T = TypeVar("T")
 
 
@@ -90,13 +91,10 @@ def _run_seconds(segments: Same[tuple[SegmentTime, ...]], samples_float64: bytes
 
 def _between(sizes: Array, table: Array, samples: Array) -> Array:
     """Row a of `table` [B, S, S] at `samples[a]` instead of at `sizes` [B]."""
-    within = samples.clip(sizes[0], sizes[-1])
-    high = np.searchsorted(sizes, within)
-    low = np.maximum(high - 1, 0)
-    share = (within - sizes[low]) / np.where(high > low, sizes[high] - sizes[low], 1)
+    low, high, share, beyond = _on_a_line(samples, sizes)
     rows = np.arange(len(samples))
-    found = (1 - share)[:, None] * table[low, rows] + share[:, None] * table[high, rows]
-    return np.where(np.isnan(found), np.inf, found * (samples / within)[:, None])
+    found = (1 - share) * table[low, rows] + share * table[high, rows]
+    return np.where(np.isnan(found), np.inf, found * beyond)
 
 
 @lru_cache(maxsize=16)
@@ -116,15 +114,22 @@ def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Arra
     heads[:, 0] = 0
     table = np.where(np.isnan(table), np.maximum(heads[:, None, :] - heads[:, :, None], 0), table)
     known = ~np.isnan(table)
-    for at in zip(*np.nonzero(known.any(axis=0) & ~known.all(axis=0)), strict=True):
-        have = known[:, *at]
-        table[:, *at] = _on_a_line(sizes, sizes[have], table[have, *at])
+    ways = np.tensordot(1 << np.arange(len(sizes)), known, 1)
+    for way in set(np.unique(ways).tolist()) - {0, (1 << len(sizes)) - 1}:  # the few ways to be measured in some sizes
+        alike, have = ways == way, (way >> np.arange(len(sizes)) & 1).astype(bool)
+        low, high, share, beyond = _on_a_line(sizes, sizes[have])
+        there = table[have][:, alike]
+        table[:, alike] = ((1 - share) * there[low] + share * there[high]) * beyond
     return sizes, table
 
 
-def _on_a_line(wanted: Array, sizes: Array, seconds: Array) -> Array:
-    """Seconds for `wanted` samples, from those for `sizes`: between two by a line, beyond them in proportion."""
-    return np.asarray(np.interp(wanted, sizes, seconds) * wanted / wanted.clip(sizes[0], sizes[-1]))
+def _on_a_line(wanted: Array, sizes: Array) -> tuple[Indices, Indices, Array, Array]:
+    """For `wanted` samples [W]: between which two of `sizes` they are, how far, and by how much beyond all, [W, 1]."""
+    within = wanted.clip(sizes[0], sizes[-1])
+    high = np.searchsorted(sizes, within)
+    low = np.maximum(high - 1, 0)
+    share = (within - sizes[low]) / np.where(high > low, sizes[high] - sizes[low], 1)
+    return low, high, share[:, None], (wanted / within)[:, None]
 
 
 @lru_cache(maxsize=16)
