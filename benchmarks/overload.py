@@ -278,9 +278,11 @@ def main() -> None:
     parser.add_argument("--slowdown", type=float, default=1000.0, help="how many times as long each run takes")
     parser.add_argument("--adaptive", action="store_true", help="with the adaptive limit")
     parser.add_argument("--bundle", type=Path, help="what to serve; none: a small network with random weights")
+    parser.add_argument("--workers", type=int, help="runs side by side; none: as many as a tier has by default")
     arguments = parser.parse_args()
     process.tune_allocator()
     given = ("--compute-slowdown", str(arguments.slowdown), "--adaptive-limit", str(arguments.adaptive))
+    given += () if arguments.workers is None else ("--workers", str(arguments.workers))
     with tempfile.TemporaryDirectory() as folder:
         served = Path(folder, "served")
         path = shutil.copytree(arguments.bundle, served) if arguments.bundle else network(served)
