@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar
 
 from services.domain import Deadline, FloatArray, Segment
 from services.errors import DeadlineExceeded, OfframpError, QueueFull
+from services.onward import Onward
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class Batching:
 class Run(Generic[T]):
     """One request's run of a piece on `tensor` [N, …], for `owner`, waiting since a time of the queue's clock.
 
-    most: samples that may run as one batch with it; what has as many by itself runs alone.
+    most: samples that may run as one batch with it; what has as many by itself runs alone. onward: what the request has
+    ahead behind `piece`.
     """
 
     owner: T
@@ -51,6 +53,7 @@ class Run(Generic[T]):
     deadline: Deadline
     since: float
     most: int
+    onward: Onward | None = None
 
     def joins(self, head: Run[T], samples: int) -> bool:
         """Whether it may run with `head`, whose batch has `samples` already."""
@@ -89,6 +92,11 @@ class BatchQueue(Generic[T]):
         """Whether as many samples as can run with `run`, itself included, are here."""
         with self._lock:
             return sum(len(each.tensor) for each in self._waiting if each.joins(run, 0)) >= run.most
+
+    def holds(self, piece: Segment) -> bool:
+        """Whether a run of `piece` waits here."""
+        with self._lock:
+            return any(run.piece == piece for run in self._waiting)
 
     def discard(self, run: Run[T]) -> None:
         """Forgets `run`, which nobody waits for any more, if it is still here."""

@@ -20,6 +20,7 @@ from services.batch_queue import Batching, BatchQueue, Run, Taken
 from services.domain import Clock, Deadline, FloatArray, Segment
 from services.errors import DeadlineExceeded
 from services.model import SegmentOutput
+from services.onward import Onward, Ran
 from services.profile import Profiler
 
 INLINE_SECONDS = 0.0002
@@ -32,16 +33,6 @@ By `benchmarks/batching.py`, with a network of 35 µs: where four share a batch,
 """
 
 _MOST_TALLIES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """When a run started, what came of this request's part of it, when it finished, and how many samples shared it."""
-
-    started: float
-    output: SegmentOutput
-    finished: float
-    samples: int
 
 
 class Runnable(Protocol):
@@ -98,8 +89,11 @@ class Batcher:
         """Runs that wait for a worker now."""
         return len(self._long)
 
-    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline) -> Ran:
+    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline, onward: Onward | None = None) -> Ran:
         """Runs `piece` on `tensor`, [N, …], maybe in one batch with others.
+
+        onward: what follows. A worker that ran `piece` for this request alone goes on with it at once, unless others
+        wait that it could share a run with, and leaves all that it ran in `onward.ran`.
 
         Raises DeadlineExceeded where the deadline passed before it had run, QueueFull where too much waits or it
         waited longer than settings allow, and whatever the model raises.
@@ -111,11 +105,13 @@ class Batcher:
             return self._at_once(piece, tensor, since)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()
-        run = Run(answer, piece, tensor, deadline, since, most)
+        run = Run(answer, piece, tensor, deadline, since, most, onward)
         queue = self._short if short else self._long
         queue.put(run)
         delay = self.batching.delay_seconds if joins else 0.0
-        ends = None if short else loop.call_later(max(deadline.remaining(), 0.0), _end, answer)
+        if onward is not None and not short:
+            onward.ahead = onward.look()
+        ends = None if short else _Ends(run)
         try:
             self._start(short, 0.0 if delay and queue.fills(run) else delay)
             return await answer
@@ -150,7 +146,7 @@ class Batcher:
         output = self.model.run(piece, tensor)
         finished = self.clock()
         self._record(piece, len(tensor), finished - started, started - since)
-        return Ran(started, output, finished, len(tensor))
+        return Ran(piece, started, output, finished, len(tensor))
 
     def _start(self, short: bool, delay: float) -> None:
         """Has what waits taken: by the next worker that is free, or on the loop, after `delay` seconds."""
@@ -194,6 +190,10 @@ class Batcher:
             started = self.clock()
             whole, logits = self.model.run(batch[0].piece, np.concatenate(tensors) if len(batch) > 1 else tensors[0])
             finished = self.clock()
+            if len(batch) == 1:
+                first = Ran(batch[0].piece, started, (whole, logits), finished, len(whole))
+                self._go_on(batch[0].onward, first)
+                return [(batch[0], first)]
         except Exception as error:
             return [(batch[0], error)] if len(batch) == 1 else [each for run in batch for each in self._ran([run])]
         ends = np.cumsum([len(tensor) for tensor in tensors]).tolist()
@@ -201,8 +201,24 @@ class Batcher:
         for run, end in zip(batch, ends, strict=True):
             rows = slice(end - len(run.tensor), end)
             output = whole[rows], None if logits is None else logits[rows]
-            outcomes.append((run, Ran(started, output, finished, ends[-1])))
+            outcomes.append((run, Ran(run.piece, started, output, finished, ends[-1])))
         return outcomes
+
+    def _go_on(self, onward: Onward | None, ran: Ran) -> None:
+        """Runs what a request has ahead behind `ran`, which was its alone. In a worker, for it is as long."""
+        if onward is None:
+            return
+        onward.ran.append(ran)
+        while (following := onward.following(ran)) is not None and not self._has_company(*following):
+            piece, tensor = following
+            started = self.clock()
+            output = self.model.run(piece, tensor)
+            ran = Ran(piece, started, output, self.clock(), len(tensor))
+            onward.ran.append(ran)
+
+    def _has_company(self, piece: Segment, tensor: FloatArray) -> bool:
+        """Whether a run of `piece` would share its batch with others, or should wait for some."""
+        return self.pays(piece) > len(tensor) and (self.batching.delay_seconds > 0 or self._long.holds(piece))
 
     def _deliver(self, outcomes: _Outcomes) -> None:
         self._told([(run, outcome) for run, outcome in outcomes if isinstance(outcome, Ran)])
@@ -220,8 +236,10 @@ class Batcher:
             (head, first), count = ran[0], len(ran)
             waited = sum(each.started - run.since for run, each in ran) / count
             self._record(head.piece, first.samples, first.finished - first.started, waited, count)
+            for each in head.onward.ran[1:] if head.onward is not None else ():
+                self._record(each.piece, each.samples, each.finished - each.started, None)
 
-    def _record(self, piece: Segment, samples: int, seconds: float, waited: float, sharing: int = 1) -> None:
+    def _record(self, piece: Segment, samples: int, seconds: float, waited: float | None, sharing: int = 1) -> None:
         self.profiler.record(piece, samples, seconds, waited)
         tally = self.tallies.get(piece)
         if tally is None and len(self.tallies) < _MOST_TALLIES:
@@ -237,6 +255,26 @@ class Batcher:
         self.workers.shutdown(wait=False, cancel_futures=True)
 
 
-def _end(answer: asyncio.Future[Ran]) -> None:
-    if not answer.done():
-        answer.set_exception(DeadlineExceeded("no time left to compute"))
+class _Ends:
+    """Ends the wait for a run at its deadline; sooner, once there is an answer that should leave."""
+
+    def __init__(self, run: _Waiting):
+        self._run = run
+        ahead = run.onward and run.onward.ahead
+        self._timer = self._after(ahead.until if ahead else run.deadline)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._timer.cancel()
+        if self._run.onward is not None:
+            self._run.onward.wanted = False
+
+    def _after(self, deadline: Deadline) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(max(deadline.remaining(), 0.0), self._end)
+
+    def _end(self) -> None:
+        run = self._run
+        if run.onward is not None and not run.onward.ran and run.deadline.remaining() > 0:
+            self._timer = self._after(run.deadline)
+        elif not run.owner.done():
+            run.owner.set_exception(DeadlineExceeded("no time left to compute"))
