@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKET_BYTES = 1500
+_LONGEST_HEADER = 64
 MAX_FILE_BYTES = 16 * 1024 * 1024
 MAX_BYTES_PER_SECOND = 12.5e9  # 100 Gbit/s
 BITS_PER_UNIT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -179,11 +180,25 @@ def read_trace(path: Path) -> RateTrace:
     lines = [(n, line.strip()) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise TraceError(f"{path}: the trace is empty.")
-    if lines[0][1].replace(" ", "").lower() == CSV_HEADER:
+    if _is_header(lines[0][1]):
         return _read_csv(path, lines[1:])
     if _is_whole(lines[0][1]):
         return _read_mahimahi(path, lines)
     raise TraceError(f"{path}: not a trace; expected one millisecond per line (mahimahi) or the header {CSV_HEADER}.")
+
+
+def is_trace(path: Path) -> bool:
+    """Whether the file begins like a trace of one of the two kinds, whatever comes then."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_LONGEST_HEADER).decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return _is_header(first) or _is_whole(first)
+
+
+def _is_header(line: str) -> bool:
+    return line.replace(" ", "").lower() == CSV_HEADER
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from device_agent.switching import SwitchRule
 from services import bundle
 from services.errors import InvalidInput
 from testbed import adopt
-from testbed.bench import calibration, live, report, study, workloads
+from testbed.bench import calibration, figures, live, report, study, workloads
 from testbed.bench.compare import Bench, Maker, Outcome, Trial, bench, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, Static
 from testbed.bench.results import Comparison, Target, targets
@@ -159,8 +160,12 @@ def ready(workload: Workload, asked: Asked, world: World) -> Bench:
 
 
 def write(found: Found, asked: Asked, json_file: Path | None) -> None:
-    """report.html, policies.csv and, where asked for, the JSON."""
+    """report.html, policies.csv, a picture for each comparison and, where asked for, the JSON."""
     asked.out.mkdir(parents=True, exist_ok=True)
+    for each in found.comparisons:
+        if ratios := each.over_oracle:
+            name = re.sub(r"[^a-z0-9]+", "-", each.title.lower())
+            (asked.out / f"{name}.png").write_bytes(figures.standing(ratios, each.title))
     settings = {**asdict(asked.world), "seed": asked.seed, "seconds of each trace": asked.seconds} | found.facts
     if any(each.real for each in found.comparisons):
         settings["turns of each policy"] = asked.rounds

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from services.domain import Plan
 from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
+from testbed.bench.results import ORACLE_MARGIN
 from testbed.bench.statistics import Runs
 from testbed.scales import plain_numbers
 from testbed.traces import Rate
@@ -29,6 +30,7 @@ _COLOURS = {
 }
 _PLANS = ("#8d99a6", "#457b9d", "#2a9d8f", "#e9c46a", "#e76f51", "#6d597a", "#b56576", "#264653", "#a8dadc", "#f4a261")
 _MOST_POINTS = 20000
+_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
 def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
@@ -52,6 +54,34 @@ def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=9, frameon=False)
     figure.suptitle(f"{title}: share answered within so many ms", fontsize=11)
+    return _png(figure)
+
+
+def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> bytes:
+    """How each policy stands, a row for each trace; shaded: within 5 % of the oracle.
+
+    ratios: mean latency over the oracle's, by trace and policy.
+    """
+    figure = Figure(figsize=(8.5, 1.4 + 0.3 * len(ratios)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(1 / ORACLE_MARGIN, ORACLE_MARGIN, color="#e9ecef")
+    for policy in dict.fromkeys(policy for found in ratios.values() for policy in found if policy != ORACLE):
+        rows = [row for row, found in enumerate(ratios.values()) if policy in found]
+        over = [found[policy] for found in ratios.values() if policy in found]
+        size, above = (70, 3) if policy == OURS else (28, 2)
+        colour = _COLOURS.get(policy, _INK)
+        axes.scatter(over, rows, s=size, zorder=above, color=colour, label=policy, alpha=0.9)
+    axes.set(xscale="log", xlabel="mean latency over the oracle's; shaded: within 5 % of it")
+    axes.set_title(title, fontsize=11)
+    left, right = axes.get_xlim()
+    axes.set_xticks([tick for tick in _RATIOS if left <= tick <= right])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_yticks(range(len(ratios)), [_short(name, 46) for name in ratios], fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="y", color="#e9ecef")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=9, frameon=False)
     return _png(figure)
 
 

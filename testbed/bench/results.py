@@ -36,6 +36,15 @@ class Comparison:
     def title(self) -> str:
         return f"{self.workload}, {self.loop.value} loop, {'running tiers' if self.real else 'simulated'}"
 
+    @property
+    def over_oracle(self) -> dict[str, dict[str, float]]:
+        """Mean latency over the oracle's, by trace and policy, where the oracle ran."""
+        return {
+            name: {policy: summary.mean_ms / found[ORACLE].mean_ms for policy, summary in found.items()}
+            for name, found in self.traces.items()
+            if ORACLE in found
+        }
+
     def ratios(self, other: str) -> dict[str, float]:
         """Our mean latency over that of the policy called `other`, per trace where both ran."""
         return {

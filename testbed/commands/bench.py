@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.errors import InvalidInput
+from testbed import traces
 from testbed.commands import places
 
 if TYPE_CHECKING:
@@ -98,10 +99,19 @@ def _progress(console: Console) -> Progress:
 
 def _files(given: list[Path]) -> list[Path]:
     """The trace files, those in folders included, by name. Raises InvalidInput where there are none."""
-    files = [file for path in given for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    found = [file for file in files if file.is_file() and not file.name.upper().startswith("README")]
+    files = [file for path in given for file in (_traces_in(path) if path.is_dir() else [path])]
+    found = [file for file in files if file.is_file()]
     if not found or len({file.name for file in found}) < len(found):
         raise InvalidInput("--trace needs link traces with names of their own: files, or folders of them")
+    return found
+
+
+def _traces_in(folder: Path) -> list[Path]:
+    """What else lies there is passed over. Raises InvalidInput where no file is a trace, and names folders to try."""
+    found = [file for file in sorted(folder.iterdir()) if file.is_file() and traces.is_trace(file)]
+    if not found:
+        inside = ", ".join(str(path) for path in sorted(folder.iterdir()) if path.is_dir())
+        raise InvalidInput(f"--trace {folder}: no file there is a link trace" + (f"; try {inside}" if inside else ""))
     return found
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_els
     assert "://" not in page
     assert "<script" not in page
     assert all(word in page for word in ("Targets", "bumpy", "simulated"))
+    drawn = {file.stem.rsplit("-", 3)[-3] for file in asked.out.glob("*-simulated.png")}
+    assert drawn == {"closed", "open"}
+
+
+def test_without_the_oracle_there_is_nothing_to_stand_against_and_no_picture(asked: conduct.Asked) -> None:
+    some = replace(asked, policies=("offramp", "device"))
+    conduct.write(conduct.on_paper(some, lambda step: None), some, None)
+    assert not list(asked.out.glob("*.png"))
 
 
 def test_pictures_without_photos_are_seeded_and_smooth() -> None:
@@ -68,8 +77,23 @@ def test_a_policy_that_there_is_not_is_refused(text: str) -> None:
 
 
 def test_a_folder_of_traces_stands_for_its_files(tmp_path: Path) -> None:
-    for name in ("b.csv", "a.csv", "README.upstream"):
-        (tmp_path / name).write_text(_TRACE)
-    assert [file.name for file in command._files([tmp_path])] == ["a.csv", "b.csv"]
+    texts = {
+        "b.csv": _TRACE,
+        "c.up": "0\n3\n",
+        "a.csv": _TRACE,
+        "index.csv": "name,kind\n",
+        "README.txt": "Traces of\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    assert [file.name for file in command._files([tmp_path])] == ["a.csv", "b.csv", "c.up"]
     with pytest.raises(InvalidInput, match="--trace"):
         command._files([tmp_path / "nothing.csv"])
+
+
+def test_a_folder_without_traces_says_which_of_its_folders_may_have_some(tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "index.csv").write_text("name,kind\n")
+    with pytest.raises(InvalidInput, match=r"no file there is a link trace; try .*csv"):
+        command._files([tmp_path])
