@@ -93,11 +93,6 @@ class BatchQueue(Generic[T]):
         with self._lock:
             return sum(len(each.tensor) for each in self._waiting if each.joins(run, 0)) >= run.most
 
-    def holds(self, piece: Segment) -> bool:
-        """Whether a run of `piece` waits here."""
-        with self._lock:
-            return any(run.piece == piece for run in self._waiting)
-
     def discard(self, run: Run[T]) -> None:
         """Forgets `run`, which nobody waits for any more, if it is still here."""
         with self._lock:

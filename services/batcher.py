@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from services.batch_queue import Batching, BatchQueue, Run, Taken
+from services.batch_queue import Batching, BatchQueue, Run
 from services.domain import Clock, Deadline, FloatArray, Segment
 from services.errors import DeadlineExceeded
 from services.model import SegmentOutput
@@ -67,15 +68,23 @@ class _Turn:
     gathers: bool = False
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Batcher:
-    """Runs pieces of one model, in workers or, where they are short, on the event loop; tells the profiler of each."""
+    """Runs pieces of one model, in workers or, where they are short, on the event loop; tells the profiler of each.
+
+    crowded: whether more runs, of all models that share the workers, are here than there are workers.
+    """
 
     model: Runnable
     profiler: Profiler
     workers: Executor
     batching: Batching = field(default_factory=Batching)
     clock: Clock = time.monotonic
+    crowded: Callable[[], bool] = _never
     tallies: dict[Segment, Tally] = field(default_factory=dict)
     _long: BatchQueue[asyncio.Future[Ran]] = field(init=False)
     _short: BatchQueue[asyncio.Future[Ran]] = field(init=False)
@@ -93,7 +102,7 @@ class Batcher:
         """Runs `piece` on `tensor`, [N, …], maybe in one batch with others.
 
         onward: what follows. A worker that ran `piece` for this request alone goes on with it at once, unless others
-        wait that it could share a run with, and leaves all that it ran in `onward.ran`.
+        wait for a worker, and leaves all that it ran in `onward.ran`.
 
         Raises DeadlineExceeded where the deadline passed before it had run, QueueFull where too much waits or it
         waited longer than settings allow, and whatever the model raises.
@@ -170,18 +179,19 @@ class Batcher:
         """One turn of a worker for each run; whoever finds that another took its run with theirs has nothing to do."""
 
         def serve() -> None:
-            if outcomes := self._served(self._long.take(self.clock())):
-                with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-                    loop.call_soon_threadsafe(self._deliver, outcomes)
+            taken = self._long.take(self.clock())
+            refused: _Outcomes = [*taken.dropped]
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                if refused:
+                    loop.call_soon_threadsafe(self._deliver, refused)
+                if taken.batch:
+                    loop.call_soon_threadsafe(self._deliver, self._gone_on(self._ran(taken.batch)))
 
         self.workers.submit(serve)
 
     def _serve_short(self) -> None:
-        self._deliver(self._served(self._short.take(self.clock())))
-
-    def _served(self, taken: Taken[asyncio.Future[Ran]]) -> _Outcomes:
-        refused: _Outcomes = list(taken.dropped)
-        return refused + (self._ran(taken.batch) if taken.batch else [])
+        taken = self._short.take(self.clock())
+        self._deliver([*taken.dropped, *(self._ran(taken.batch) if taken.batch else ())])
 
     def _ran(self, batch: list[_Waiting]) -> _Outcomes:
         """What came of running `batch` as one; one by one where that fails, so that nobody fails with another."""
@@ -190,10 +200,6 @@ class Batcher:
             started = self.clock()
             whole, logits = self.model.run(batch[0].piece, np.concatenate(tensors) if len(batch) > 1 else tensors[0])
             finished = self.clock()
-            if len(batch) == 1:
-                first = Ran(batch[0].piece, started, (whole, logits), finished, len(whole))
-                self._go_on(batch[0].onward, first)
-                return [(batch[0], first)]
         except Exception as error:
             return [(batch[0], error)] if len(batch) == 1 else [each for run in batch for each in self._ran([run])]
         ends = np.cumsum([len(tensor) for tensor in tensors]).tolist()
@@ -204,21 +210,28 @@ class Batcher:
             outcomes.append((run, Ran(run.piece, started, output, finished, ends[-1])))
         return outcomes
 
-    def _go_on(self, onward: Onward | None, ran: Ran) -> None:
-        """Runs what a request has ahead behind `ran`, which was its alone. In a worker, for it is as long."""
-        if onward is None:
-            return
-        onward.ran.append(ran)
-        while (following := onward.following(ran)) is not None and not self._has_company(*following):
-            piece, tensor = following
-            started = self.clock()
-            output = self.model.run(piece, tensor)
-            ran = Ran(piece, started, output, self.clock(), len(tensor))
-            onward.ran.append(ran)
+    def _gone_on(self, outcomes: _Outcomes) -> _Outcomes:
+        """Runs what a request has ahead, where this turn of a worker was its alone and nobody waits for the next one.
 
-    def _has_company(self, piece: Segment, tensor: FloatArray) -> bool:
-        """Whether a run of `piece` would share its batch with others, or should wait for some."""
-        return self.pays(piece) > len(tensor) and (self.batching.delay_seconds > 0 or self._long.holds(piece))
+        What fails is left to be asked for again, one by one, and fails there.
+        """
+        (run, ran), *others = outcomes
+        if others or run.onward is None or not isinstance(ran, Ran):
+            return outcomes
+        onward = run.onward
+        onward.ran.append(ran)
+        with suppress(Exception):
+            while not self._awaited() and (following := onward.following(ran)) is not None:
+                piece, tensor = following
+                started = self.clock()
+                output = self.model.run(piece, tensor)
+                ran = Ran(piece, started, output, self.clock(), len(tensor))
+                onward.ran.append(ran)
+        return outcomes
+
+    def _awaited(self) -> bool:
+        """Whether somebody waits for a worker, of this model or of another, or is to wait for company."""
+        return len(self._long) > 0 or self.batching.delay_seconds > 0 or self.crowded()
 
     def _deliver(self, outcomes: _Outcomes) -> None:
         self._told([(run, outcome) for run, outcome in outcomes if isinstance(outcome, Ran)])

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from services import exits
 from services.domain import Deadline, FloatArray, Segment
 from services.model import Model, SegmentOutput
@@ -69,4 +71,6 @@ class Onward:
         if spec is None or logits is None:
             return whole
         confidences = exits.confidence(exits.softmax(logits, spec.temperature), manifest.confidence)
+        if not np.isfinite(confidences).all():
+            return whole[:0]  # it is refused where answers are written down
         return whole[~exits.leaves(confidences, spec.threshold_of(self.thresholds))]

@@ -82,8 +82,8 @@ class TierRuntime:
         self.next_tier = next_tier
         self.profiler = Profiler(tier)
         self.hand_on: HandOn = trace_context.unchanged
-        self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
         self.backlog = backlog or Backlog()
+        self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock, self.backlog.crowded)
         self.patience, self.lag = Patience(), Lag(clock)
         self.holds = holds or Segment(0, model.last)
         self._clock = clock
@@ -149,30 +149,30 @@ class TierRuntime:
             if self._too_late(journey, pieces[0], until.remaining()):
                 self._stop(journey, DegradedReason.DEADLINE, DeadlineExceeded("no time left to compute"))
                 return
-            onward = self._onward(journey, pieces)
-            late: OfframpError | None = None
-            try:
-                ran = [await self._compute(journey, pieces[0], until, onward)]
-            except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run, or for what is still running
-                ran, late = [], error
-            if onward is not None and onward.ran:
-                ran = list(onward.ran)
-            self._arrive(journey, ran)
-            if late is not None:
-                self._stop(journey, DegradedReason.DEADLINE, late)
-                return
-            pieces = pieces[len(ran) :]
+            pieces = pieces[await self._go_on(journey, pieces, until) :]
+
+    async def _go_on(self, journey: Journey, pieces: Sequence[Segment], until: Deadline) -> int:
+        """Runs the first of `pieces`, and maybe more; how many. Stops the journey where that took too long."""
+        onward = self._onward(journey, pieces)
+        late: OfframpError | None = None
+        try:
+            ran = [await self._compute(journey, pieces[0], until, onward)]
+        except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run, or for what is still running
+            ran, late = [], error
+        if onward is not None and onward.ran:
+            ran = list(onward.ran)
+        if ran:
+            self.backlog.took((ran[-1].finished - ran[0].started) * len(journey.activation) / ran[0].samples)
+        journey.went(ran)
+        if late is None:
+            self.lag.took(journey.watch.last - ran[-1].finished)
+        self._arrive(journey, ran)
+        if late is not None:
+            self._stop(journey, DegradedReason.DEADLINE, late)
+        return len(ran)
 
     def _arrive(self, journey: Journey, ran: Sequence[Ran]) -> None:
-        """Behind pieces that were run: books their time, and writes down the answers of their exits."""
-        watch = journey.watch
-        for number, each in enumerate(ran):
-            watch.lap("compute" if number else "queue", until=each.started)
-            watch.lap("compute", until=each.finished)
-            journey.ran.append((each.piece, each.samples))
-        watch.lap("queue")
-        if ran:
-            self.lag.took(watch.last - ran[-1].finished)
+        """Behind pieces that were run: writes down the answers of their exits."""
         for each in ran:
             journey.activation, logits = each.output
             journey.at = each.piece.end
@@ -180,7 +180,7 @@ class TierRuntime:
             if spec is not None and logits is not None:
                 self._pass_exit(journey, spec, logits)
                 journey.offer()
-        watch.lap("compute")
+        journey.watch.lap("compute")
 
     def _onward(self, journey: Journey, pieces: Sequence[Segment]) -> Onward | None:
         """For whichever worker runs the first of `pieces`; who wants early answers gets them on the event loop."""
@@ -210,15 +210,11 @@ class TierRuntime:
         return left < (self.profiler.expected(piece, len(journey.travelling)) or 0.0)
 
     async def _compute(self, journey: Journey, piece: Segment, until: Deadline, onward: Onward | None) -> Ran:
-        samples = len(journey.activation)
         self.backlog.runs += 1
         try:
-            ran = await self.batcher.run(piece, journey.activation, until, onward)
+            return await self.batcher.run(piece, journey.activation, until, onward)
         finally:
             self.backlog.runs -= 1
-        finished = onward.ran[-1].finished if onward is not None and onward.ran else ran.finished
-        self.backlog.took((finished - ran.started) * samples / ran.samples)
-        return ran
 
     def _pass_exit(self, journey: Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 
 from services.batch_queue import Batching
 from services.domain import Deadline, DegradedReason, FloatArray, Predictions, Segment, SegmentTime, Tier
+from services.errors import InvalidInput
 from services.model import Model, SegmentOutput
 from services.profile import Measured
 from services.tier import TierRuntime
@@ -124,6 +126,8 @@ async def test_whoever_gives_up_waiting_has_the_exits_that_were_passed_by_then(
             asked = request(model, FakeClock(), plan=WHOLE, thresholds=NEVER, deadline=Deadline.after(0.5))
             found = (await device.infer(asked)).predictions
             assert asked.deadline.remaining() > 0, "there is time for the answer to get back"
+            assert device.lag.margin_seconds(1.0) == 0.05, "what still ran is no delay of the event loop"
+            assert device.backlog.seconds > 0, "the piece that ran did keep a worker"
         finally:
             held.let_go.set()
     assert set(found.exits.tolist()) == {0}
@@ -159,3 +163,103 @@ async def test_where_settings_have_runs_wait_for_company_they_do(
     device.profiler.learn(Measured(tuple(SegmentTime(*each) for each in times)))
     await device.infer(request(model, clock, samples(1), plan=WHOLE, thresholds=NEVER))
     assert workers.jobs == jobs
+
+
+@dataclass(slots=True)
+class Later(InlineWorkers):
+    """Keeps the jobs that it is given, until it is told to work."""
+
+    jobs: list[Callable[[], object]] = field(default_factory=list)
+
+    def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.jobs.append(job)
+        return Future()
+
+    async def work(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+            for _ in range(4):
+                await asyncio.sleep(0)
+
+
+async def test_while_others_wait_for_a_worker_everybody_gets_a_first_answer_before_anybody_a_second(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, workers = takes(monkeypatch, model, clock, 0.0), Later()
+    device = TierRuntime(Tier.DEVICE, model, workers, clock=clock, batching=Batching(max_batch_size=1))
+    asked = request(model, clock, samples(1), plan=WHOLE, thresholds=NEVER)
+    answering = [asyncio.create_task(device.infer(asked)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await workers.work()
+    await asyncio.gather(*answering)
+    first, *_ = model.pieces(Segment(0, 8))
+    assert [piece for piece, _ in ran[:3]] == [first] * 3
+    assert len(ran) == 9
+
+
+async def test_runs_of_another_model_that_wait_for_the_same_workers_count_as_well(
+    model: Model, clock: FakeClock
+) -> None:
+    device, workers = counting(model, clock)
+    device.backlog.runs = 1
+    await device.infer(request(model, clock, plan=WHOLE, thresholds=NEVER))
+    assert workers.jobs == 3
+
+
+async def test_a_piece_that_fails_behind_an_exit_is_asked_for_again_and_fails_there(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, begun = model.run, list[Segment]()
+
+    def failing(piece: Segment, tensor: FloatArray) -> SegmentOutput:
+        begun.append(piece)
+        if piece.start:
+            raise RuntimeError("the second one")
+        return run(piece, tensor)
+
+    monkeypatch.setattr(model, "run", failing)
+    device = runtime(model, clock)
+    with pytest.raises(RuntimeError, match="the second one"):
+        await device.infer(request(model, clock, plan=WHOLE, thresholds=NEVER))
+    first, second, _ = model.pieces(Segment(0, 8))
+    assert begun == [first, second, second]
+    assert device.profiler.seconds(first, 24) is not None
+
+
+async def test_what_is_no_number_is_not_run_any_further(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, begun = model.run, list[Segment]()
+
+    def overflowing(piece: Segment, tensor: FloatArray) -> SegmentOutput:
+        begun.append(piece)
+        whole, logits = run(piece, tensor)
+        return whole, None if logits is None else np.full_like(logits, np.nan)
+
+    monkeypatch.setattr(model, "run", overflowing)
+    with pytest.raises(InvalidInput, match="not finite"):
+        await runtime(model, clock).infer(request(model, clock, plan=WHOLE, thresholds=NEVER))
+    assert len(begun) == 1
+
+
+async def test_while_a_piece_runs_nobody_keeps_what_came_before_it_in_memory(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, outputs, kept = model.run, list[weakref.ref[FloatArray]](), list[bool]()
+
+    def watched(piece: Segment, tensor: FloatArray) -> SegmentOutput:
+        kept.extend(output() is not None for output in outputs)
+        whole, logits = run(piece, tensor)
+        outputs.append(weakref.ref(whole))
+        return whole, logits
+
+    monkeypatch.setattr(model, "run", watched)
+    asked = request(model, clock, plan=WHOLE, thresholds=(0.5, 0.5, 0.0))
+    workers = Later()
+    device = TierRuntime(Tier.DEVICE, model, workers, clock=clock)
+    answering = asyncio.create_task(device.infer(asked, early=lambda answers: None))
+    await asyncio.sleep(0)
+    await workers.work()
+    await answering
+    assert kept
+    assert not any(kept)
