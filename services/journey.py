@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from services.domain import Clock, FloatArray, HopTrace, Predictions, Request, Response, Segment, Tier
-from services.onward import Ran
 
 Early = Callable[[Predictions], None]
 """Takes a copy of the answers so far."""
@@ -74,14 +73,6 @@ class Journey:
     def answered(self) -> bool:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
         return self.passed or not len(self.travelling)
-
-    def went(self, ran: Sequence[Ran]) -> None:
-        """Books the time of pieces that were run for it, one after the other, and of the wait before and after."""
-        for number, each in enumerate(ran):
-            self.watch.lap("compute" if number else "queue", until=each.started)
-            self.watch.lap("compute", until=each.finished)
-            self.ran.append((each.piece, each.samples))
-        self.watch.lap("queue")
 
     def hop(self, tier: Tier) -> HopTrace:
         """Where the time went, and what was sent on."""

@@ -163,16 +163,21 @@ class TierRuntime:
             ran = list(onward.ran)
         if ran:
             self.backlog.took((ran[-1].finished - ran[0].started) * len(journey.activation) / ran[0].samples)
-        journey.went(ran)
-        if late is None:
-            self.lag.took(journey.watch.last - ran[-1].finished)
-        self._arrive(journey, ran)
+        self._arrive(journey, ran, late is None)
         if late is not None:
             self._stop(journey, DegradedReason.DEADLINE, late)
         return len(ran)
 
-    def _arrive(self, journey: Journey, ran: Sequence[Ran]) -> None:
-        """Behind pieces that were run: writes down the answers of their exits."""
+    def _arrive(self, journey: Journey, ran: Sequence[Ran], in_time: bool) -> None:
+        """Behind pieces that were run: books their time, and writes down the answers of their exits."""
+        watch = journey.watch
+        for number, each in enumerate(ran):
+            watch.lap("compute" if number else "queue", until=each.started)
+            watch.lap("compute", until=each.finished)
+            journey.ran.append((each.piece, each.samples))
+        watch.lap("queue")
+        if in_time:
+            self.lag.took(watch.last - ran[-1].finished)
         for each in ran:
             journey.activation, logits = each.output
             journey.at = each.piece.end
@@ -180,7 +185,7 @@ class TierRuntime:
             if spec is not None and logits is not None:
                 self._pass_exit(journey, spec, logits)
                 journey.offer()
-        journey.watch.lap("compute")
+        watch.lap("compute")
 
     def _onward(self, journey: Journey, pieces: Sequence[Segment]) -> Onward | None:
         """For whichever worker runs the first of `pieces`; who wants early answers gets them on the event loop."""
