@@ -70,6 +70,9 @@ class GrpcNextTier:
     async def describe(self, timeout_seconds: float, model_hash: str = "") -> Description:
         return await self._uplink.describe(timeout_seconds, model_hash)
 
+    async def agree(self, timeout_seconds: float, model_hash: str) -> None:
+        await self._uplink.agree(timeout_seconds, model_hash)
+
     def link(self) -> LinkEstimate:
         """What is believed of the link, as of a millisecond ago at most: to find out looks at every call in flight."""
         now, (believed, at) = self._clock(), self._link

@@ -43,6 +43,13 @@ class DescribesAbove(Protocol):
     async def describe(self, timeout_seconds: float, model_hash: str) -> Description: ...
 
 
+@runtime_checkable
+class AgreesAbove(Protocol):
+    """A next tier that can be asked whether all of it serves a model."""
+
+    async def agree(self, timeout_seconds: float, model_hash: str) -> None: ...
+
+
 class Describer:
     """Describes one tier and, as far as they answer in time, those above."""
 

@@ -18,7 +18,7 @@ from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.bundle import Bundle
 from services.client import GrpcNextTier
-from services.describing import ASK_SECONDS, DescribesAbove
+from services.describing import ASK_SECONDS, AgreesAbove
 from services.domain import Plan, Segment, Tier
 from services.errors import BundleError, ModelMismatch, NotHeld, OfframpError, SettingsError
 from services.gradient_limit import GradientLimit
@@ -256,10 +256,10 @@ async def check_above(served: Served, plan: Plan) -> None:
     """
     above, tier = served.runtime.next_tier, served.runtime.tier
     goes_on = any(stage.tier > tier and not stage.segment.empty for stage in plan.stages)
-    if not goes_on or not isinstance(above, DescribesAbove):
+    if not goes_on or not isinstance(above, AgreesAbove):
         return
     try:
-        await above.describe(ASK_SECONDS, served.manifest.model_hash)
+        await above.agree(ASK_SECONDS, served.manifest.model_hash)
     except ModelMismatch as error:
         raise BundleError(f"{served.bundle.path}: the tier above must load it first; {error}") from None
     except OfframpError:

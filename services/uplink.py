@@ -19,7 +19,7 @@ from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import Draining, QueueFull, Unavailable
+from services.errors import Draining, ModelMismatch, QueueFull, Unavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
@@ -123,6 +123,14 @@ class Uplink:
     async def describe(self, timeout_seconds: float, model_hash: str = "") -> Description:
         """What the next tier and those above believe of themselves and a model; raises what the next tier raised."""
         return await _heard(self.replicas.lead().connection.describe(timeout_seconds, model_hash))
+
+    async def agree(self, timeout_seconds: float, model_hash: str) -> None:
+        """Asks all replicas about a model. Raises ModelMismatch where one of them says that it does not serve it."""
+        asked = self.replicas.usable() or self.replicas
+        each = (_heard(one.connection.describe(timeout_seconds, model_hash)) for one in asked)
+        for end in await asyncio.gather(*each, return_exceptions=True):
+            if isinstance(end, ModelMismatch):
+                raise end
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
         """Times a call of `nbytes` that does nothing, for the link estimate; raises what the next tier raised.

@@ -12,6 +12,7 @@ import grpc
 
 from services.channels import channel_options
 from services.domain import Tier
+from services.errors import ModelMismatch
 from services.exchange_service import ExchangeService
 from services.framing import Framed
 from services.guard import raw_stream, unary
@@ -45,6 +46,7 @@ class FarSide:
     cancelled: list[str] = field(default_factory=list)
     free: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.free.set()
@@ -63,12 +65,20 @@ class FarSide:
         self.alone.append(framed.request_id)
         return reply(framed.request_id)
 
+    async def describe(self, message: pb.DescribeRequest, context: object) -> pb.DescribeReply:
+        if message.model_hash not in self.models:
+            raise ModelMismatch("this edge holds another")
+        return pb.DescribeReply(model_hash=message.model_hash)
+
 
 @asynccontextmanager
 async def serving(far: FarSide, exchange: Handler | None, limit: int = 64 << 20) -> AsyncIterator[FarSide]:
     """`far` as a server. exchange: its handler of streams; None: it has none."""
     server = grpc.aio.server(options=channel_options(limit))
-    methods = {"Infer": unary(far.infer, Framed, Observers(()))}
+    methods = {
+        "Infer": unary(far.infer, Framed, Observers(())),
+        "Describe": unary(far.describe, pb.DescribeRequest, Observers(())),
+    }
     if exchange is not None:
         methods["Exchange"] = raw_stream(exchange, Observers(()))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("offramp.v1.Tier", methods),))

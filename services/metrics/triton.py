@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import Metric
 
 from services.bundle import Manifest
+from services.bundles import newest_last
 from services.metrics.table import Group, Series
 from services.observing import Finished, Refused
 
@@ -67,11 +68,13 @@ class TritonNames:
         self._waiting: dict[tuple[str, str], Callable[[], int]] = {}
 
     def serve(self, manifest: Manifest, waiting: Callable[[], int]) -> None:
-        """From now on this model has series; what names no version of it means this one. waiting: runs that do."""
+        """From now on this model has series; what names no version means the newest. waiting: runs that do."""
         key = (manifest.name, manifest.version)
         self._waiting[key] = waiting  # first: whoever collects goes by the tallies, maybe at this moment
         self._tallies.setdefault(key, _Tally())
-        self._known |= {manifest.name: key, manifest.model_hash: key}
+        known = self._known.get(manifest.name, key)
+        newest = newest_last((known[1], manifest.version))[-1]
+        self._known |= {manifest.name: (manifest.name, newest), manifest.model_hash: key}
 
     def answered(self, finished: Finished) -> None:
         tally = self._tallies.get((finished.manifest.name, finished.manifest.version))

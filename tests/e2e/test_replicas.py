@@ -21,6 +21,7 @@ from services.errors import (
     Draining,
     InternalError,
     InvalidInput,
+    ModelMismatch,
     OfframpError,
     QueueFull,
     UpstreamUnavailable,
@@ -107,6 +108,16 @@ async def test_requests_take_turns() -> None:
         names = [f"r{index}" for index in range(30)]
         assert [await ask(uplink, name) for name in names] == names
     assert [asked(each) for each in far] == [10, 10, 10]
+
+
+async def test_all_replicas_are_asked_whether_they_serve_a_model() -> None:
+    both, one = FarSide(models=("old", "new")), FarSide(models=("old",))
+    async with replicas(both, one) as uplink:
+        await uplink.agree(5.0, "old")
+        for _ in range(2):  # whichever of them leads
+            with pytest.raises(ModelMismatch, match="holds another"):
+                await uplink.agree(5.0, "new")
+            uplink.replicas.pass_lead(uplink.replicas.lead())
 
 
 async def test_a_replica_that_is_not_there_costs_no_request() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from services import bundle
 from services.bundle import CalibrationSpec, CodecAccuracy, CurvePoint, Manifest
@@ -238,6 +239,19 @@ def test_ids_models_and_plans_of_callers_make_no_series(
         metrics.refused(Refused(name, "INVALID_INPUT", name, model))
         names.refused(Refused(name, "INVALID_INPUT", name, model))
     assert len(of(metrics.registry)) == before + len(plans)
+
+
+@pytest.mark.parametrize("order", [("9", "10"), ("10", "9")])
+def test_what_names_no_version_counts_for_the_newest_whichever_was_served_last(
+    manifest: Manifest, order: tuple[str, ...]
+) -> None:
+    registry, names = CollectorRegistry(), TritonNames()
+    registry.register(names)
+    for version in order:
+        names.serve(manifest.model_copy(update={"version": version, "model_hash": version}), lambda: 0)
+    names.refused(Refused("r", "QUEUE_FULL", "full", manifest.name))
+    failed = {v: total(of(registry), "nv_inference_request_failure", version=v) for v in order}
+    assert failed == {"9": 0, "10": 1}
 
 
 def test_plans_beyond_a_limit_share_one_series(manifest: Manifest) -> None:

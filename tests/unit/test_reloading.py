@@ -16,7 +16,6 @@ import pytest
 from services import bundle, bundles, log, memory, process
 from services.batcher import Tally
 from services.bundle import MEMORY_PER_BYTE
-from services.describing import Description
 from services.domain import Segment, Tier
 from services.errors import (
     BundleError,
@@ -307,10 +306,9 @@ class Above:
 
     says: OfframpError | None
 
-    async def describe(self, timeout_seconds: float, model_hash: str) -> Description:
+    async def agree(self, timeout_seconds: float, model_hash: str) -> None:
         if self.says is not None:
             raise self.says
-        return Description()
 
 
 @pytest.fixture
