@@ -31,7 +31,7 @@ def regret(replanner: Replanner, policy: Policy) -> float | None:
     """
     beliefs, options = replanner.beliefs(), replanner.options
     best = planner.rank(beliefs, policy, count=1, options=options)
-    current = planner.cost(beliefs, replanner.plan(policy, 1), policy, options=options)
+    current = planner.cost(beliefs, replanner.chosen(policy, 1), policy, options=options)
     if policy.objective is not Objective.LATENCY or not best or current is None:
         return None
     return max(current.seconds - best[0].seconds, 0.0)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Protocol
 
 from device_agent import planner
@@ -27,6 +28,8 @@ from services.errors import OfframpError
 REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
 _MAX_CHOICES = 32
+_AT_ONCE = 4
+_NEAR = 1.5
 _IN_USE_SECONDS, _UNUSED_SECONDS = 2.0, 1.0
 _WAITED_SECONDS = 30.0
 
@@ -139,11 +142,18 @@ class Replanner:
         return Beliefs(self.manifest, dict(self._profiles), dict(self._links))
 
     def reconsider(self) -> None:
-        """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others."""
+        """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others.
+
+        A few in one go, for as long as requests wait; those first that were not for longest.
+        """
         now = self.clock()
-        for (policy, size), choice in self._choices.items():
-            if now - choice.asked_at < _IN_USE_SECONDS or now - choice.considered_at >= _UNUSED_SECONDS:
-                self._consider(choice, policy, size)
+        due = [
+            (choice.considered_at, policy, size, choice)
+            for (policy, size), choice in self._choices.items()
+            if now - choice.asked_at < _IN_USE_SECONDS or now - choice.considered_at >= _UNUSED_SECONDS
+        ]
+        for _, policy, size, choice in sorted(due, key=itemgetter(0))[:_AT_ONCE]:
+            self._consider(choice, policy, size)
 
     def asked_for(self) -> tuple[tuple[Policy, int], ...]:
         """The policies and batch sizes that have a plan."""
@@ -190,7 +200,8 @@ class Replanner:
         same = self._choices.get((replace(policy, leaving=None), size))
         return same.plan if same is not None else self.fallback
 
-    def _consider(self, choice: _Choice, policy: Policy, size: int) -> None:
+    def _consider(self, choice: _Choice, wanted: Policy, size: int) -> None:
+        policy = self._within_reach(wanted)
         choice.considered_at = self.clock()
         if choice.switching is not None and not choice.switching.done():
             return
@@ -209,6 +220,15 @@ class Replanner:
         choice.known = self._queueing(current, policy, size)
         if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):
             choice.switching = asyncio.ensure_future(self._switch(choice, ranked[0], current, policy, size))
+        elif current is not None and current.seconds <= _NEAR * ranked[0].seconds:
+            choice.plan = current.plan  # kept, with what is expected of it now: tiers lose patience by that
+
+    def _within_reach(self, policy: Policy) -> Policy:
+        """No plan is more accurate than the whole network: who asks for more gets the most."""
+        calibration = self.manifest.calibration
+        if calibration is None or policy.min_accuracy is None or policy.min_accuracy <= calibration.accuracy:
+            return policy
+        return replace(policy, min_accuracy=calibration.accuracy)
 
     def _queueing(self, found: PlanCost | None, policy: Policy, size: int) -> Queueing | None:
         return None if found is None else Queueing.of(found, self.manifest, size, policy.leaving)

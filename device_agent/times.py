@@ -5,7 +5,7 @@ S is the number of split points, B of batch sizes that were measured. Unknown is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -17,6 +17,7 @@ from services.domain import Segment, SegmentTime, TierProfile
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+Truths = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
 
@@ -97,7 +98,7 @@ def _between(sizes: Array, table: Array, samples: Array) -> Array:
     return np.where(np.isnan(found), np.inf, found * beyond)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Array, Array]:
     """Batch sizes, rising [B], and seconds [B, S, S] of [a, b): measured, or else of two heads the difference.
 
@@ -114,13 +115,27 @@ def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Arra
     heads[:, 0] = 0
     table = np.where(np.isnan(table), np.maximum(heads[:, None, :] - heads[:, :, None], 0), table)
     known = ~np.isnan(table)
-    ways = np.tensordot(1 << np.arange(len(sizes)), known, 1)
-    for way in set(np.unique(ways).tolist()) - {0, (1 << len(sizes)) - 1}:  # the few ways to be measured in some sizes
-        alike, have = ways == way, (way >> np.arange(len(sizes)) & 1).astype(bool)
-        low, high, share, beyond = _on_a_line(sizes, sizes[have])
-        there = table[have][:, alike]
-        table[:, alike] = ((1 - share) * there[low] + share * there[high]) * beyond
+    for have, alike in _ways(known):
+        if have.any() and not have.all():
+            low, high, share, beyond = _on_a_line(sizes, sizes[have])
+            there = table[have][:, alike]
+            table[:, alike] = ((1 - share) * there[low] + share * there[high]) * beyond
     return sizes, table
+
+
+def _ways(known: Truths) -> Iterator[tuple[Truths, Truths]]:
+    """The few ways to be known in some of B sizes, bool [B], each with the cells that are, bool [S, S].
+
+    known: bool [B, S, S].
+    """
+    if not len(known):
+        return
+    cells = known.reshape(len(known), -1)
+    packed = np.ascontiguousarray(np.packbits(cells, axis=0).T)
+    kinds = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, which = np.unique(kinds, return_index=True, return_inverse=True)
+    for number, cell in enumerate(first):
+        yield cells[:, cell], (which == number).reshape(known.shape[1:])
 
 
 def _on_a_line(wanted: Array, sizes: Array) -> tuple[Indices, Indices, Array, Array]:
@@ -132,7 +147,7 @@ def _on_a_line(wanted: Array, sizes: Array) -> tuple[Indices, Indices, Array, Ar
     return low, high, share[:, None], (wanted / within)[:, None]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _not_held(holds: Segment | None, points: int) -> npt.NDArray[np.bool_]:
     """Where [a, b) is none, or not all held [S, S]. Not to be written to."""
     start, end = np.indices((points, points), sparse=True)

@@ -119,6 +119,7 @@ class Connection:
         self._estimator = LinkEstimator(source, clock)
         self._traffic, self._held = Traffic(clock), Held()
         self._learned = -math.inf, 0
+        self._rate: tuple[float | None, float] = None, -math.inf
 
     async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
         """Sends one request and waits for its reply; raises what the far side raised, or Silence.
@@ -214,8 +215,14 @@ class Connection:
         self._traffic.used()
 
     def ahead_seconds(self) -> float:
-        """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown."""
-        rate = self.link().up_bytes_per_second
+        """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown.
+
+        The rate as of a millisecond ago at most: to find out looks at every call in flight.
+        """
+        now, (rate, at) = self._clock(), self._rate
+        if not 0 <= now - at < _TOGETHER_SECONDS:
+            rate = self.link().up_bytes_per_second
+            self._rate = rate, now
         return self._traffic.ahead_seconds(rate) if rate else 0.0
 
     @property

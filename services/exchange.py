@@ -165,17 +165,16 @@ class _Stream:
 
     async def _write(self) -> None:
         try:
-            while message := self._message():
-                await self._call.write(message)
+            while self._outbox or self._cancelled:
+                if message := self._message():  # there is none where all that was next has left
+                    await self._call.write(message)
             if not self.open and not self._asked:
                 await self._call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._call.cancel()  # it broke, of which the reading side tells everyone
 
     def _message(self) -> bytes:
-        """The next one; empty where there is nothing to say."""
-        if not self._outbox and not self._cancelled:
-            return b""
+        """The next one; empty where nobody waits any more for what was next."""
         calls = []
         for ask in self._outbox.take():
             if not ask.outcome.done():  # else its caller has left while it waited

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from services import eager, log
-from services.domain import Clock, Plan, Request, Response, Tier
+from services.domain import Clock, Plan, Request, Response, Stage, Tier
 from services.errors import OfframpError, QueueFull, TooLarge, Unavailable
 from services.journey import Forwarded
 from services.outbox import GATHERED_BYTES
@@ -68,7 +68,7 @@ class _Group:
         return (
             len(self.places) < self.most
             and codec == self.codec
-            and (request.plan is head.plan or request.plan == head.plan)
+            and (request.plan is head.plan or request.plan.stages == head.plan.stages)
             and request.at == head.at
             and request.thresholds == head.thresholds
             and request.activation.shape == head.activation.shape
@@ -124,7 +124,7 @@ class Gathering:
         self._groups: list[_Group] = []
         self._limit = MOST_TOGETHER
         self._limited_until = -math.inf
-        self._seconds: dict[Plan, float] = {}
+        self._seconds: dict[tuple[Stage, ...], float] = {}
         self._last: tuple[Plan, float] | None = None
         self._asked, self._before = 0, 0
         self._under_way = 0
@@ -165,7 +165,7 @@ class Gathering:
         """How many requests like this one are worth sending as one; 1 where it is to travel alone."""
         plan = request.plan
         if self._last is None or plan is not self._last[0]:
-            self._last = plan, self._seconds.get(plan, math.inf)
+            self._last = plan, self._seconds.get(plan.stages, math.inf)
         seconds = self._last[1] * len(request.activation)
         if seconds >= SHORT_SECONDS or request.traceparent or request.passing is not None:
             return 1
@@ -258,9 +258,9 @@ class Gathering:
         seconds = math.inf
         if hop is not None and profile is not None and profile.segments and _ends_at(plan, hop.tier):
             seconds = max(sum(run.seconds / run.batch_size for run in profile.segments), _LEAST_SECONDS)
-        if len(self._seconds) >= _MOST_PLANS and plan not in self._seconds:
+        if len(self._seconds) >= _MOST_PLANS and plan.stages not in self._seconds:
             self._seconds.clear()
-        self._seconds[plan] = seconds
+        self._seconds[plan.stages] = seconds
         self._last = plan, seconds
 
 

@@ -54,8 +54,9 @@ class View:
         return state.model(self.manifest)
 
     def plan(self) -> Plan:
-        """The plan that one sample without wishes gets now."""
-        return self._agent.plans.plan(self._agent.policy, 1)
+        """The plan that one sample without wishes gets where nothing else is under way. To look is not to use it."""
+        plans, policy = self._agent.plans, self._agent.policy
+        return plans.chosen(policy, 1) if isinstance(plans, Replanner) else plans.plan(policy, 1)
 
     async def ask(self, samples: FloatArray, request_id: str) -> Answer:
         """Answers float32 [N, …] as any request; raises what refuses one."""

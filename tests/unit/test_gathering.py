@@ -103,6 +103,13 @@ async def test_requests_of_one_turn_travel_as_one_and_each_gets_its_own_part() -
     assert {(each.bytes_up, each.bytes_down) for each in found} == {(64, 32)}
 
 
+async def test_a_plan_of_which_something_else_is_expected_now_is_still_the_same() -> None:
+    gathering = await crowded(far := Far())
+    newer = [replace(HERE, expected_seconds=0.01 * number) for number in range(1, 5)]
+    await asked(gathering, [asking(number, plan) for number, plan in enumerate(newer)])
+    assert far.sizes == [4]
+
+
 async def test_one_caller_after_the_other_is_not_gathered() -> None:
     gathering = await crowded(far := Far())
     for number in range(4):

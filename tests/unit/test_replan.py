@@ -3,14 +3,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from device_agent.planner import Options
+from device_agent import planner
+from device_agent.plan_metrics import regret
+from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.queues import Queues
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
+from device_agent.switching import SwitchRule
 from services import bundle
-from services.bundle import Manifest
+from services.bundle import CalibrationSpec, Manifest
 from services.domain import (
     Deadline,
     LinkEstimate,
@@ -123,6 +127,68 @@ async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
     prepares.gate.set()
     await replanner.settle()
     assert replanner.plan(POLICY, 1) == prepares.asked[-1] != old
+
+
+async def test_a_plan_that_is_kept_beside_a_slightly_better_one_says_what_is_expected_of_it_now(
+    manifest: Manifest, prepares: _Prepares, clock: FakeClock
+) -> None:
+    options = Options(codecs=(("fp32",), ("fp32",)), image_codecs=())
+    fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
+    lazy = Replanner(manifest, fallback, prepares, options, SwitchRule(margin=10.0), clock)
+    lazy.believe([_profile(tier, 0.01, manifest.last) for tier in (Tier.DEVICE, Tier.EDGE)], [])
+    first = await _learnt(lazy, clock, FAST)
+    slower = _profile(first.stages[-1].tier, 0.012, manifest.last)
+    lazy.believe([slower], [])
+    kept = await _learnt(lazy, clock, FAST)
+    assert kept.stages == first.stages
+    assert kept.expected_seconds is not None
+    assert first.expected_seconds is not None
+    assert kept.expected_seconds > 1.1 * first.expected_seconds
+
+
+async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_plan(
+    manifest: Manifest, prepares: _Prepares, clock: FakeClock
+) -> None:
+    calibration = CalibrationSpec(
+        samples=100, epsilon=0.01, delta=0.05, full_accuracy=0.9, accuracy=0.9, harmful_upper_bound=0.01
+    )
+    calibrated = manifest.model_copy(update={"calibration": calibration})
+    found = Replanner(calibrated, fixed_plan(manifest, None, ("int8", "int8")), prepares, clock=clock)
+    found.believe([_profile(Tier.DEVICE, 0.1, manifest.last)], [UNKNOWN])
+    found.plan(Policy(min_accuracy=0.95), 1)
+    await found.settle()
+    plan = found.plan(Policy(min_accuracy=0.95), 1)
+    assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
+
+
+async def test_to_look_at_the_plan_is_not_to_use_it(replanner: Replanner, clock: FakeClock) -> None:
+    await _learnt(replanner, clock, FAST)
+    used: list[None] = []
+    replanner.asked = lambda: used.append(None)
+    regret(replanner, POLICY)
+    replanner.chosen(POLICY, 1)
+    assert not used
+
+
+async def test_only_a_few_plans_are_reconsidered_in_one_go_and_each_has_its_turn(
+    replanner: Replanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        replanner.plan(POLICY, size)
+    await replanner.settle()
+    considered: list[int] = []
+    rank = planner.rank
+
+    def noted(beliefs: Beliefs, policy: Policy, size: int = 1, **more: Any) -> list[PlanCost]:
+        considered.append(size)
+        return rank(beliefs, policy, size, **more)
+
+    monkeypatch.setattr(planner, "rank", noted)
+    for expected in (4, 8):
+        clock.now += REPLAN_SECONDS
+        replanner.reconsider()
+        assert len(considered) == expected
+    assert set(considered) == {1, 2, 4, 8, 16, 32, 64}
 
 
 async def test_a_plan_that_cannot_be_prepared_is_tried_again_later(

@@ -32,3 +32,15 @@ def test_each_head_is_filled_in_from_the_sizes_that_it_was_measured_in(seconds: 
         known = {size: s for (size, *at), s in told.items() if at == [a, b]}
         if known:
             assert np.allclose(table[:, a, b], [on_a_line(size, known) for size in sizes], rtol=1e-9)
+
+
+def test_many_batch_sizes_are_told_apart() -> None:
+    """More than a machine word has bits."""
+    sizes = range(1, 81)
+    segments = tuple(
+        SegmentTime(Segment(0, b), size, 0.02 * size) for size in sizes for b in (1, 2) if b == 1 or size > 9
+    )
+    found, table = times.measured(times.Same(segments), 3)
+    assert found.tolist() == list(sizes)
+    assert np.allclose(table[:, 0, 1], 0.02 * np.array(sizes))
+    assert np.allclose(table[:, 0, 2], 0.02 * np.array(sizes))
