@@ -26,10 +26,6 @@ class Backlog:
         """A run kept a worker for so long."""
         self.seconds += (seconds - self.seconds) * (_SHARE if self.seconds else 1.0)
 
-    def crowded(self) -> bool:
-        """Whether some of the runs that are here wait for a worker."""
-        return self.runs > self.workers
-
     def ahead_seconds(self) -> float:
         """Until a run that came now would begin, most likely: one under way is half through."""
         ahead = self.runs - self.workers + 0.5

@@ -9,7 +9,6 @@ from typing import Generic, Literal, TypeVar
 
 from services.domain import Deadline, FloatArray, Segment
 from services.errors import DeadlineExceeded, OfframpError, QueueFull
-from services.onward import Onward
 
 T = TypeVar("T")
 
@@ -43,8 +42,7 @@ class Batching:
 class Run(Generic[T]):
     """One request's run of a piece on `tensor` [N, …], for `owner`, waiting since a time of the queue's clock.
 
-    most: samples that may run as one batch with it; what has as many by itself runs alone. onward: what the request has
-    ahead behind `piece`.
+    most: samples that may run as one batch with it; what has as many by itself runs alone.
     """
 
     owner: T
@@ -53,7 +51,6 @@ class Run(Generic[T]):
     deadline: Deadline
     since: float
     most: int
-    onward: Onward | None = None
 
     def joins(self, head: Run[T], samples: int) -> bool:
         """Whether it may run with `head`, whose batch has `samples` already."""

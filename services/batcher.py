@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,11 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
-from services.batch_queue import Batching, BatchQueue, Run
+from services.batch_queue import Batching, BatchQueue, Run, Taken
 from services.domain import Clock, Deadline, FloatArray, Segment
 from services.errors import DeadlineExceeded
 from services.model import SegmentOutput
-from services.onward import Onward, Ran
 from services.profile import Profiler
 
 INLINE_SECONDS = 0.0002
@@ -34,6 +32,16 @@ By `benchmarks/batching.py`, with a network of 35 µs: where four share a batch,
 """
 
 _MOST_TALLIES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """When a run started, what came of this request's part of it, when it finished, and how many samples shared it."""
+
+    started: float
+    output: SegmentOutput
+    finished: float
+    samples: int
 
 
 class Runnable(Protocol):
@@ -68,23 +76,15 @@ class _Turn:
     gathers: bool = False
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(slots=True)
 class Batcher:
-    """Runs pieces of one model, in workers or, where they are short, on the event loop; tells the profiler of each.
-
-    crowded: whether more runs, of all models that share the workers, are here than there are workers.
-    """
+    """Runs pieces of one model, in workers or, where they are short, on the event loop; tells the profiler of each."""
 
     model: Runnable
     profiler: Profiler
     workers: Executor
     batching: Batching = field(default_factory=Batching)
     clock: Clock = time.monotonic
-    crowded: Callable[[], bool] = _never
     tallies: dict[Segment, Tally] = field(default_factory=dict)
     _long: BatchQueue[asyncio.Future[Ran]] = field(init=False)
     _short: BatchQueue[asyncio.Future[Ran]] = field(init=False)
@@ -98,11 +98,8 @@ class Batcher:
         """Runs that wait for a worker now."""
         return len(self._long)
 
-    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline, onward: Onward | None = None) -> Ran:
+    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline) -> Ran:
         """Runs `piece` on `tensor`, [N, …], maybe in one batch with others.
-
-        onward: what follows. A worker that ran `piece` for this request alone goes on with it at once, unless others
-        wait for a worker, and leaves all that it ran in `onward.ran`.
 
         Raises DeadlineExceeded where the deadline passed before it had run, QueueFull where too much waits or it
         waited longer than settings allow, and whatever the model raises.
@@ -114,13 +111,11 @@ class Batcher:
             return self._at_once(piece, tensor, since)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()
-        run = Run(answer, piece, tensor, deadline, since, most, onward)
+        run = Run(answer, piece, tensor, deadline, since, most)
         queue = self._short if short else self._long
         queue.put(run)
         delay = self.batching.delay_seconds if joins else 0.0
-        if onward is not None and not short:
-            onward.ahead = onward.look()
-        ends = None if short else _Ends(run)
+        ends = None if short else loop.call_later(max(deadline.remaining(), 0.0), _end, answer)
         try:
             self._start(short, 0.0 if delay and queue.fills(run) else delay)
             return await answer
@@ -155,7 +150,7 @@ class Batcher:
         output = self.model.run(piece, tensor)
         finished = self.clock()
         self._record(piece, len(tensor), finished - started, started - since)
-        return Ran(piece, started, output, finished, len(tensor))
+        return Ran(started, output, finished, len(tensor))
 
     def _start(self, short: bool, delay: float) -> None:
         """Has what waits taken: by the next worker that is free, or on the loop, after `delay` seconds."""
@@ -179,19 +174,18 @@ class Batcher:
         """One turn of a worker for each run; whoever finds that another took its run with theirs has nothing to do."""
 
         def serve() -> None:
-            taken = self._long.take(self.clock())
-            refused: _Outcomes = [*taken.dropped]
-            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-                if refused:
-                    loop.call_soon_threadsafe(self._deliver, refused)
-                if taken.batch:
-                    loop.call_soon_threadsafe(self._deliver, self._gone_on(self._ran(taken.batch)))
+            if outcomes := self._served(self._long.take(self.clock())):
+                with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                    loop.call_soon_threadsafe(self._deliver, outcomes)
 
         self.workers.submit(serve)
 
     def _serve_short(self) -> None:
-        taken = self._short.take(self.clock())
-        self._deliver([*taken.dropped, *(self._ran(taken.batch) if taken.batch else ())])
+        self._deliver(self._served(self._short.take(self.clock())))
+
+    def _served(self, taken: Taken[asyncio.Future[Ran]]) -> _Outcomes:
+        refused: _Outcomes = list(taken.dropped)
+        return refused + (self._ran(taken.batch) if taken.batch else [])
 
     def _ran(self, batch: list[_Waiting]) -> _Outcomes:
         """What came of running `batch` as one; one by one where that fails, so that nobody fails with another."""
@@ -207,31 +201,8 @@ class Batcher:
         for run, end in zip(batch, ends, strict=True):
             rows = slice(end - len(run.tensor), end)
             output = whole[rows], None if logits is None else logits[rows]
-            outcomes.append((run, Ran(run.piece, started, output, finished, ends[-1])))
+            outcomes.append((run, Ran(started, output, finished, ends[-1])))
         return outcomes
-
-    def _gone_on(self, outcomes: _Outcomes) -> _Outcomes:
-        """Runs what a request has ahead, where this turn of a worker was its alone and nobody waits for the next one.
-
-        What fails is left to be asked for again, one by one, and fails there.
-        """
-        (run, ran), *others = outcomes
-        if others or run.onward is None or not isinstance(ran, Ran):
-            return outcomes
-        onward = run.onward
-        onward.ran.append(ran)
-        with suppress(Exception):
-            while not self._awaited() and (following := onward.following(ran)) is not None:
-                piece, tensor = following
-                started = self.clock()
-                output = self.model.run(piece, tensor)
-                ran = Ran(piece, started, output, self.clock(), len(tensor))
-                onward.ran.append(ran)
-        return outcomes
-
-    def _awaited(self) -> bool:
-        """Whether somebody waits for a worker, of this model or of another, or is to wait for company."""
-        return len(self._long) > 0 or self.batching.delay_seconds > 0 or self.crowded()
 
     def _deliver(self, outcomes: _Outcomes) -> None:
         self._told([(run, outcome) for run, outcome in outcomes if isinstance(outcome, Ran)])
@@ -249,10 +220,8 @@ class Batcher:
             (head, first), count = ran[0], len(ran)
             waited = sum(each.started - run.since for run, each in ran) / count
             self._record(head.piece, first.samples, first.finished - first.started, waited, count)
-            for each in head.onward.ran[1:] if head.onward is not None else ():
-                self._record(each.piece, each.samples, each.finished - each.started, None)
 
-    def _record(self, piece: Segment, samples: int, seconds: float, waited: float | None, sharing: int = 1) -> None:
+    def _record(self, piece: Segment, samples: int, seconds: float, waited: float, sharing: int = 1) -> None:
         self.profiler.record(piece, samples, seconds, waited)
         tally = self.tallies.get(piece)
         if tally is None and len(self.tallies) < _MOST_TALLIES:
@@ -268,26 +237,6 @@ class Batcher:
         self.workers.shutdown(wait=False, cancel_futures=True)
 
 
-class _Ends:
-    """Ends the wait for a run at its deadline; sooner, once there is an answer that should leave."""
-
-    def __init__(self, run: _Waiting):
-        self._run = run
-        ahead = run.onward and run.onward.ahead
-        self._timer = self._after(ahead.until if ahead else run.deadline)
-
-    def cancel(self) -> None:
-        """Nobody waits any more."""
-        self._timer.cancel()
-        if self._run.onward is not None:
-            self._run.onward.wanted = False
-
-    def _after(self, deadline: Deadline) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(max(deadline.remaining(), 0.0), self._end)
-
-    def _end(self) -> None:
-        run = self._run
-        if run.onward is not None and not run.onward.ran and run.deadline.remaining() > 0:
-            self._timer = self._after(run.deadline)
-        elif not run.owner.done():
-            run.owner.set_exception(DeadlineExceeded("no time left to compute"))
+def _end(answer: asyncio.Future[Ran]) -> None:
+    if not answer.done():
+        answer.set_exception(DeadlineExceeded("no time left to compute"))

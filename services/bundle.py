@@ -11,7 +11,6 @@ import io
 import json
 import stat
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -113,10 +112,6 @@ class ExitSpec(_Record):
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     threshold: Annotated[float, Field(ge=0)] = 0.0
     curve: tuple[CurvePoint, ...] = ()
-
-    def threshold_of(self, chosen: Sequence[float] | None) -> float:
-        """A request's own, where it has `chosen` one for each exit."""
-        return chosen[self.index] if chosen else self.threshold
 
 
 class CalibrationSpec(_Record):

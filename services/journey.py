@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from services.domain import Clock, FloatArray, HopTrace, Predictions, Request, Response, Segment, Tier
+from services.domain import Clock, FloatArray, Predictions, Request, Response, Segment
 
 Early = Callable[[Predictions], None]
 """Takes a copy of the answers so far."""
@@ -41,14 +41,6 @@ class Stopwatch:
         self.spent[stage] += now - self.last
         self.last = now
 
-    def called(self, forwarded: Forwarded) -> None:
-        """Gives the time since `last` to encoding, to the network, and to what the tiers above account for."""
-        call = self.clock() - self.last
-        self.spent["encode"] += forwarded.encode_seconds
-        outside = call - forwarded.encode_seconds - forwarded.response.trace.seconds
-        self.spent["network"] += max(outside, 0.0)  # a tier that overstates its time does not make ours negative
-        self.last += call
-
 
 @dataclass(slots=True)
 class Journey:
@@ -73,20 +65,6 @@ class Journey:
     def answered(self) -> bool:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
         return self.passed or not len(self.travelling)
-
-    def hop(self, tier: Tier) -> HopTrace:
-        """Where the time went, and what was sent on."""
-        spent, forwarded = self.watch.spent, self.forwarded
-        return HopTrace(
-            tier,
-            spent["queue"],
-            spent["decode"],
-            spent["compute"],
-            spent["encode"],
-            spent["network"],
-            forwarded.bytes_up if forwarded else 0,
-            forwarded.bytes_down if forwarded else 0,
-        )
 
     def unpack(self) -> None:
         """Decodes what was to be passed on as it came, and is to be run here after all. Raises CorruptPayload."""

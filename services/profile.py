@@ -164,15 +164,14 @@ class Profiler:
         self._runs.clear()
         self._slowdown.clear()
 
-    def record(self, segment: Segment, batch_size: int, seconds: float, queue_seconds: float | None) -> None:
-        """Adds one run: its compute time, and how long it waited before; None: it followed another in its worker."""
+    def record(self, segment: Segment, batch_size: int, seconds: float, queue_seconds: float) -> None:
+        """Adds one run: its compute time, and how long it waited before."""
         self._forget_the_old()
         self._last = self._now
         key = (segment, batch_size)
         runs = self._runs.get(key) or self._new(key)
         runs.seconds.add(seconds)
-        if queue_seconds is not None:
-            self._queue.add(queue_seconds)
+        self._queue.add(queue_seconds)
         if runs.expected is not None:
             ratio = (seconds + _OVERHEAD_SECONDS) / (runs.expected + _OVERHEAD_SECONDS)
             self._slowdown.add(min(max(ratio, 1 / _SLOWEST), _SLOWEST))

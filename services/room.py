@@ -18,8 +18,8 @@ from typing import Any
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
-from services.errors import DeadlineExceeded, InvalidInput, OfframpError, QueueFull
-from services.triage import Triage, Visit, ended, turn_away
+from services.errors import DeadlineExceeded, InvalidInput, QueueFull
+from services.triage import Triage, ended, turn_away
 
 _SHARE = 8
 """Of the memory there is, an eighth: a message is there up to three times, and decoded again."""
@@ -109,15 +109,6 @@ class Room:
                 turn.set_result(None)
 
 
-_LATE = "the message did not arrive in time"
-
-
-def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpError:
-    """gRPC reads a call whose time runs out, too, as one that ends."""
-    left = context.time_remaining()
-    return InvalidInput("the call brought no message") if left is None or left > 0 else DeadlineExceeded(_LATE)
-
-
 def held(
     handler: grpc.RpcMethodHandler[Any, Any], room: Room, triage: Triage | None = None
 ) -> grpc.RpcMethodHandler[Any, Any]:
@@ -132,21 +123,19 @@ def held(
     if answer is None or deserialize is None:
         return handler  # a stream, which reads its messages one by one
 
-    async def read(context: grpc.aio.ServicerContext[Any, Any], visit: Visit | None = None) -> Any:
+    async def read(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             async with room.reading() as settle:
                 async with asyncio.timeout(room.patience_seconds):
                     data = await context.read()
                 if data is EOF:
-                    return await answer(_no_message(context), context)
+                    return await answer(InvalidInput("the call brought no message"), context)
                 settle(len(data))
-                if visit is not None:
-                    visit.here = True
                 return await answer(deserialize(data), context)
         except QueueFull as error:
             return await answer(error, context)
         except TimeoutError:
-            return await answer(DeadlineExceeded(_LATE), context)
+            return await answer(DeadlineExceeded("the message did not arrive in time"), context)
 
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if triage is None:
@@ -155,7 +144,7 @@ def held(
         if visit is None:
             return turn_away(context)
         try:
-            reply = await read(context, visit)
+            reply = await read(context)
         except BaseException as error:
             ended(visit, context, error)
             raise

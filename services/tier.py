@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +24,7 @@ from services.domain import (
     Deadline,
     DegradedReason,
     FloatArray,
+    HopTrace,
     LinkEstimate,
     Predictions,
     Request,
@@ -47,12 +46,14 @@ from services.errors import (
 )
 from services.fallback import degraded_by, is_callers
 from services.journey import Early, Forwarded, Journey, Stopwatch
-from services.model import Model
-from services.onward import AMPLE_SECONDS, Ahead, Onward, Ran
+from services.model import Model, SegmentOutput
 from services.patience import Lag, Patience
 from services.plan_rules import check_plan, stage_of
 from services.profile import Profiler
 from services.trace_context import HandOn
+
+_AMPLE_SECONDS = 2.0
+"""Whoever has so long left begins the next piece, however long that takes; its deadline ends it then."""
 
 
 class NextTier(Protocol):
@@ -82,8 +83,8 @@ class TierRuntime:
         self.next_tier = next_tier
         self.profiler = Profiler(tier)
         self.hand_on: HandOn = trace_context.unchanged
+        self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
         self.backlog = backlog or Backlog()
-        self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock, self.backlog.crowded)
         self.patience, self.lag = Patience(), Lag(clock)
         self.holds = holds or Segment(0, model.last)
         self._clock = clock
@@ -143,83 +144,53 @@ class TierRuntime:
 
     async def _run(self, journey: Journey, segment: Segment) -> None:
         """Runs `segment` exit by exit, as long as somebody travels and time is left."""
-        pieces = self.model.pieces(segment)
-        while pieces and len(journey.travelling):
+        for piece in self.model.pieces(segment):
+            if not len(journey.travelling):
+                return
             until = self._until(journey)
-            if self._too_late(journey, pieces[0], until.remaining()):
+            if self._too_late(journey, piece, until.remaining()):
                 self._stop(journey, DegradedReason.DEADLINE, DeadlineExceeded("no time left to compute"))
                 return
-            pieces = pieces[await self._go_on(journey, pieces, until) :]
-
-    async def _go_on(self, journey: Journey, pieces: Sequence[Segment], until: Deadline) -> int:
-        """Runs the first of `pieces`, and maybe more; how many. Stops the journey where that took too long."""
-        onward = self._onward(journey, pieces)
-        late: OfframpError | None = None
-        try:
-            ran = [await self._compute(journey, pieces[0], until, onward)]
-        except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run, or for what is still running
-            ran, late = [], error
-        if onward is not None and onward.ran:
-            ran = list(onward.ran)
-        if ran:
-            self.backlog.took((ran[-1].finished - ran[0].started) * len(journey.activation) / ran[0].samples)
-        self._arrive(journey, ran, late is None)
-        if late is not None:
-            self._stop(journey, DegradedReason.DEADLINE, late)
-        return len(ran)
-
-    def _arrive(self, journey: Journey, ran: Sequence[Ran], in_time: bool) -> None:
-        """Behind pieces that were run: books their time, and writes down the answers of their exits."""
-        watch = journey.watch
-        for number, each in enumerate(ran):
-            watch.lap("compute" if number else "queue", until=each.started)
-            watch.lap("compute", until=each.finished)
-            journey.ran.append((each.piece, each.samples))
-        watch.lap("queue")
-        if in_time:
-            self.lag.took(watch.last - ran[-1].finished)
-        for each in ran:
-            journey.activation, logits = each.output
-            journey.at = each.piece.end
-            spec = self.model.exit_at(each.piece.end)
+            try:
+                journey.activation, logits = await self._compute(journey, piece, until)
+            except (DeadlineExceeded, QueueFull) as error:  # it waited too long to run
+                journey.watch.lap("queue")
+                self._stop(journey, DegradedReason.DEADLINE, error)
+                return
+            journey.at = piece.end
+            spec = self.model.exit_at(piece.end)
             if spec is not None and logits is not None:
                 self._pass_exit(journey, spec, logits)
                 journey.offer()
-        watch.lap("compute")
-
-    def _onward(self, journey: Journey, pieces: Sequence[Segment]) -> Onward | None:
-        """For whichever worker runs the first of `pieces`; who wants early answers gets them on the event loop."""
-        if len(pieces) == 1 or journey.early is not None:
-            return None
-
-        def ahead() -> Ahead:
-            count, seconds = len(journey.travelling), self.profiler.at_most
-            after = {piece: (following, seconds(following, count) or 0.0) for piece, following in pairwise(pieces)}
-            return Ahead(after, self._leaving(journey))
-
-        return Onward(self.model, journey.request.thresholds, ahead)
+            journey.watch.lap("compute")
 
     def _until(self, journey: Journey) -> Deadline:
         """Until when to compute: who has an answer needs time for it to leave; who has none has nothing to lose."""
-        return self._leaving(journey) if journey.passed else journey.request.deadline
-
-    def _leaving(self, journey: Journey) -> Deadline:
-        """When an answer should leave that is there."""
         deadline = journey.request.deadline
+        if not journey.passed:
+            return deadline
         return Deadline(deadline.at - self.lag.margin_seconds(journey.allowed_seconds), deadline.clock)
 
     def _too_late(self, journey: Journey, piece: Segment, left: float) -> bool:
         """Whether not to begin `piece` any more: who has an answer does not wait for a run that would end too late."""
-        if left <= 0 or left > AMPLE_SECONDS or not journey.passed:
+        if left <= 0 or left > _AMPLE_SECONDS or not journey.passed:
             return left <= 0
         return left < (self.profiler.expected(piece, len(journey.travelling)) or 0.0)
 
-    async def _compute(self, journey: Journey, piece: Segment, until: Deadline, onward: Onward | None) -> Ran:
+    async def _compute(self, journey: Journey, piece: Segment, until: Deadline) -> SegmentOutput:
+        samples = len(journey.activation)
         self.backlog.runs += 1
         try:
-            return await self.batcher.run(piece, journey.activation, until, onward)
+            ran = await self.batcher.run(piece, journey.activation, until)
         finally:
             self.backlog.runs -= 1
+        self.backlog.took((ran.finished - ran.started) * samples / ran.samples)
+        journey.watch.lap("queue", until=ran.started)
+        journey.watch.lap("compute", until=ran.finished)
+        journey.watch.lap("queue")
+        self.lag.took(journey.watch.last - ran.finished)
+        journey.ran.append((piece, ran.samples))
+        return ran.output
 
     def _pass_exit(self, journey: Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
@@ -233,10 +204,11 @@ class TierRuntime:
         answers.scores[whose], answers.confidences[whose] = scores, confidences
         answers.exits[whose], answers.tiers[whose] = spec.index, int(self.tier)
         final = spec.split_point == self.model.last
+        chosen = journey.request.thresholds
         if final:
             journey.travelling, journey.activation = rows[:0], journey.activation[:0]
             return
-        stay = ~exits.leaves(confidences, spec.threshold_of(journey.request.thresholds))
+        stay = ~exits.leaves(confidences, chosen[spec.index] if chosen else spec.threshold)
         journey.travelling = rows[stay]
         journey.activation = journey.activation[stay]
 
@@ -266,7 +238,7 @@ class TierRuntime:
         self.patience.took(request.plan, count, self._clock() - asked)
         journey.answers.put(journey.travelling, forwarded.response.predictions)
         journey.forwarded = forwarded
-        journey.watch.called(forwarded)
+        self._book(journey, forwarded)
 
     def _spared(self, journey: Journey) -> Deadline:
         """The deadline of those above: it leaves time to finish here, or to reach an exit that somebody still needs."""
@@ -331,14 +303,34 @@ class TierRuntime:
         journey.answers.reasons[journey.travelling] = int(reason)
         journey.travelling = journey.travelling[:0]
 
+    def _book(self, journey: Journey, forwarded: Forwarded) -> None:
+        """Splits the time of the call into encoding, network, and what the tiers above account for."""
+        watch = journey.watch
+        call = self._clock() - watch.last
+        watch.spent["encode"] += forwarded.encode_seconds
+        outside = call - forwarded.encode_seconds - forwarded.response.trace.seconds
+        watch.spent["network"] += max(outside, 0.0)  # a tier that overstates its time does not make ours negative
+        watch.last += call
+
     def _finish(self, journey: Journey) -> Response:
         forwarded = journey.forwarded
         above = forwarded.response if forwarded else Response(journey.answers, Trace())
         profile = self.profiler.profile(journey.ran)
         journey.watch.lap("encode")
+        spent = journey.watch.spent
+        hop = HopTrace(
+            self.tier,
+            spent["queue"],
+            spent["decode"],
+            spent["compute"],
+            spent["encode"],
+            spent["network"],
+            forwarded.bytes_up if forwarded else 0,
+            forwarded.bytes_down if forwarded else 0,
+        )
         return Response(
             journey.answers,
-            Trace((journey.hop(self.tier), *above.trace.hops)),
+            Trace((hop, *above.trace.hops)),
             (profile, *above.profiles),
             (*self.links(), *above.links),
         )

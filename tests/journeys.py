@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from services.domain import (
     Deadline,
@@ -22,7 +21,7 @@ from services.domain import (
     Tier,
     Trace,
 )
-from services.model import Model, SegmentOutput
+from services.model import Model
 from services.tier import NextTier, TierRuntime
 from tests.fakes import Above, FakeClock, InlineWorkers
 from tests.networks import CLASSES, SHAPE
@@ -85,19 +84,6 @@ class Busy(InlineWorkers):
         done = super().submit(job, *args, **kwargs)
         self._clock.now += self._after
         return done
-
-
-def takes(patch: pytest.MonkeyPatch, model: Model, clock: FakeClock, seconds: float) -> list[tuple[Segment, int]]:
-    """Has each run take so long by the clock; returns the pieces that were run, with their samples, as they are."""
-    run, ran = model.run, list[tuple[Segment, int]]()
-
-    def slow(piece: Segment, tensor: FloatArray) -> SegmentOutput:
-        ran.append((piece, len(tensor)))
-        clock.now += seconds
-        return run(piece, tensor)
-
-    patch.setattr(model, "run", slow)
-    return ran
 
 
 def answers(count: int, exit_index: int = 2, tier: Tier = Tier.EDGE) -> Predictions:

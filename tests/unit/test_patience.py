@@ -227,7 +227,7 @@ async def test_with_an_answer_in_hand_nobody_waits_for_a_run_beyond_the_deadline
     device = TierRuntime(Tier.DEVICE, model, Stuck())
     asked = request(model, device._clock, seconds=0.2, plan=stages((D, 0, 8)), thresholds=NEVER)  # type: ignore[arg-type]
     async with asyncio.timeout(5):
-        given = (await device.infer(asked, early=lambda answers: None)).predictions
+        given = (await device.infer(asked)).predictions
     assert asked.deadline.remaining() > 0, "there is time for the answer to get back"
     assert set(given.exits.tolist()) == {0}
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}

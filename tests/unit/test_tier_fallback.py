@@ -46,7 +46,6 @@ from tests.journeys import (
     request,
     runtime,
     stages,
-    takes,
     three,
 )
 
@@ -142,13 +141,9 @@ async def test_a_deadline_over_after_an_exit_gives_its_answer(model: Model, cloc
     assert set(given.reasons.tolist()) == {0, DegradedReason.DEADLINE}
 
 
-async def test_of_several_exits_that_there_was_time_for_the_last_one_answers(
-    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    takes(monkeypatch, model, clock, 1.0)
-    alone = runtime(model, clock)
-    alone.profiler.learn(Measured(tuple(SegmentTime(piece, 24, 1.0) for piece in model.pieces(Segment(0, model.last)))))
-    asked = request(model, clock, seconds=2.5, plan=stages((D, 0, 8)), thresholds=NEVER)
+async def test_of_several_exits_that_there_was_time_for_the_last_one_answers(model: Model, clock: FakeClock) -> None:
+    alone = TierRuntime(Tier.DEVICE, model, Busy(clock, 10), clock=clock)
+    asked = request(model, clock, seconds=25, plan=stages((D, 0, 8)), thresholds=NEVER)
     given = (await alone.infer(asked)).predictions
     assert set(given.exits.tolist()) == {1}
     assert set(given.reasons.tolist()) == {DegradedReason.DEADLINE}
