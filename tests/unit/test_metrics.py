@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from services import bundle
 from services.bundle import CalibrationSpec, CodecAccuracy, CurvePoint, Manifest
-from services.domain import HopTrace, LinkEstimate, Plan, Predictions, Response, Segment, Stage, Tier, Trace
+from services.domain import LinkEstimate, Plan, Segment, Stage, Tier
 from services.errors import OfframpError, QueueFull
 from services.limiter import Limiter
 from services.metrics import calls, table, triton
 from services.metrics.live import Live, Reading, of_door, of_link, of_upstream
 from services.metrics.requests import MAX_PLANS, Metrics, Power, reasons
 from services.metrics.triton import TritonNames
-from services.observing import Finished, Refused
-from tests.networks import CLASSES
+from services.observing import Refused
+from tests.finished import finished, plan
 from tests.scraping import of, total
 
 BARE = re.compile(r"_(ms|us|milliseconds|microseconds|kb|mb|percent)(_|$)")
@@ -34,27 +30,6 @@ BARE = re.compile(r"_(ms|us|milliseconds|microseconds|kb|mb|percent)(_|$)")
 @pytest.fixture(scope="module")
 def manifest(tiny: Path) -> Manifest:
     return bundle.load(tiny).manifest
-
-
-def plan(first: int = 2, second: int = 4, expected: float | None = 0.05) -> Plan:
-    stages = (Segment(0, first), Segment(first, second), Segment(second, 8))
-    return Plan(tuple(Stage(tier, part) for tier, part in zip(Tier, stages, strict=True)), expected)
-
-
-def finished(
-    manifest: Manifest,
-    tiers: tuple[int, ...] = (0, 1, 2),
-    exits: tuple[int, ...] = (0, 1, 2),
-    reasons: tuple[int, ...] = (0, 0, 0),
-    request_id: str = "r",
-    which: Plan | None = None,
-) -> Finished:
-    answers = Predictions.empty(len(tiers), CLASSES)
-    answers.tiers[:], answers.exits[:], answers.reasons[:] = tiers, exits, reasons
-    answers.confidences[:] = np.linspace(0.35, 0.95, len(tiers))
-    device = HopTrace(Tier.DEVICE, 0.001, 0.002, 0.003, 0.004, 0.005, bytes_up=1000, bytes_down=200)
-    hops = (device, HopTrace(Tier.EDGE, compute_seconds=0.02))
-    return Finished(request_id, Tier.DEVICE, manifest, which or plan(), Response(answers, Trace(hops)))
 
 
 def test_names_follow_the_convention_of_prometheus() -> None:
@@ -241,19 +216,6 @@ def test_ids_models_and_plans_of_callers_make_no_series(
     assert len(of(metrics.registry)) == before + len(plans)
 
 
-@pytest.mark.parametrize("order", [("9", "10"), ("10", "9")])
-def test_what_names_no_version_counts_for_the_newest_whichever_was_served_last(
-    manifest: Manifest, order: tuple[str, ...]
-) -> None:
-    registry, names = CollectorRegistry(), TritonNames()
-    registry.register(names)
-    for version in order:
-        names.serve(manifest.model_copy(update={"version": version, "model_hash": version}), lambda: 0)
-    names.refused(Refused("r", "QUEUE_FULL", "full", manifest.name))
-    failed = {v: total(of(registry), "nv_inference_request_failure", version=v) for v in order}
-    assert failed == {"9": 0, "10": 1}
-
-
 def test_plans_beyond_a_limit_share_one_series(manifest: Manifest) -> None:
     metrics = Metrics(Tier.DEVICE, "0")
     for first in range(MAX_PLANS + 50):
@@ -318,42 +280,3 @@ async def test_readers_run_on_the_event_loop_though_prometheus_asks_from_elsewhe
     assert len(await asyncio.to_thread(lambda: list(live.collect()))) == 1
     assert len(list(live.collect())) == 1
     assert seen == [live.loop, live.loop]
-
-
-def test_triton_names_are_bare_and_add_up(manifest: Manifest) -> None:
-    metrics, names = Metrics(Tier.DEVICE, "0"), TritonNames()
-    metrics.registry.register(names)
-    names.serve(manifest, lambda: 2)
-    for _ in range(3):
-        names.answered(finished(manifest))
-    names.refused(Refused("r", "QUEUE_FULL", "", "tiny"))
-    names.refused(Refused("r", "INTERNAL", "", manifest.model_hash))
-    names.refused(Refused("r", "INVALID_INPUT", "", "another"))
-    page = of(metrics.registry)
-    model = {"model": "tiny", "version": "1"}
-    assert total(page, "nv_inference_request_success", **model) == 3
-    assert total(page, "nv_inference_count", **model) == 9
-    assert total(page, "nv_inference_exec_count", **model) == 3
-    assert total(page, "nv_inference_pending_request_count", **model) == 2
-    assert total(page, "nv_inference_request_duration_us", **model) == pytest.approx(105_000)
-    parts = ("queue", "compute_input", "compute_infer", "compute_output")
-    spent = sum(total(page, f"nv_inference_{part}_duration_us", **model) for part in parts)
-    assert spent == pytest.approx(105_000)
-    assert total(page, "nv_inference_request_failure", reason="REJECTED", **model) == 1
-    assert total(page, "nv_inference_request_failure", reason="BACKEND", **model) == 1
-    assert total(page, "nv_inference_request_failure", **model) == 2
-
-
-def test_counting_a_request_costs_little(manifest: Manifest) -> None:
-    metrics, names, one = Metrics(Tier.DEVICE, "0"), TritonNames(), finished(manifest)
-    names.serve(manifest, lambda: 0)
-    best = min(_seconds_of(metrics, names, one) for _ in range(20))
-    assert best < 500e-6
-
-
-def _seconds_of(metrics: Metrics, names: TritonNames, one: Finished, times: int = 20) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        metrics.answered(replace(one))
-        names.answered(one)
-    return (time.perf_counter() - started) / times

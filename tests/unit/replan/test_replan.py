@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,95 +9,21 @@ import pytest
 from device_agent import planner
 from device_agent.plan_metrics import regret
 from device_agent.planner import Beliefs, Options, PlanCost
-from device_agent.queues import Queues
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from device_agent.switching import SwitchRule
-from services import bundle
 from services.bundle import CalibrationSpec, Manifest
 from services.domain import (
-    Deadline,
-    LinkEstimate,
-    Objective,
-    Plan,
     Policy,
-    Predictions,
-    Response,
-    Segment,
-    SegmentTime,
     Tier,
-    TierProfile,
-    Trace,
 )
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
 from tests.fakes import FakeClock
-
-POLICY = Policy()
-FAST, SLOW = LinkEstimate(Tier.DEVICE, 0.001, 1e8), LinkEstimate(Tier.DEVICE, 0.001, 50.0)
-MIDDLING = LinkEstimate(Tier.DEVICE, 0.001, 400.0)
-UNKNOWN = LinkEstimate(Tier.DEVICE)
-
-
-class _Prepares:
-    """Notes what it was asked to prepare; waits for `gate`, and fails while `error` is set."""
-
-    def __init__(self) -> None:
-        self.asked: list[Plan] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.error: UpstreamUnavailable | None = None
-
-    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
-        self.asked.append(plan)
-        await self.gate.wait()
-        if self.error:
-            raise self.error
-
-
-def _profile(tier: Tier, seconds: float, last: int) -> TierProfile:
-    """Every step takes `seconds`."""
-    spans = [Segment(a, b) for a in range(last) for b in range(a + 1, last + 1) if a == 0 or b == last]
-    return TierProfile(tier, 0.0, tuple(SegmentTime(s, 1, seconds * (s.end - s.start)) for s in spans))
-
-
-def _told(*links: LinkEstimate, profiles: tuple[TierProfile, ...] = ()) -> Response:
-    return Response(Predictions.empty(1, 3), Trace(), profiles, links)
-
-
-@pytest.fixture
-def manifest(tiny: Path) -> Manifest:
-    return bundle.load(tiny).manifest
-
-
-@pytest.fixture
-def prepares() -> _Prepares:
-    return _Prepares()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(100.0)
-
-
-@pytest.fixture
-def replanner(manifest: Manifest, prepares: _Prepares, clock: FakeClock) -> Replanner:
-    """A device a hundred times slower than the edge."""
-    fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
-    options = Options(codecs=(("fp32",), ("fp32",)), image_codecs=())
-    found = Replanner(manifest, fallback, prepares, options, clock=clock)
-    found.believe([_profile(Tier.DEVICE, 0.1, manifest.last), _profile(Tier.EDGE, 0.001, manifest.last)], [])
-    return found
-
-
-async def _learnt(replanner: Replanner, clock: FakeClock, *links: LinkEstimate) -> Plan:
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(_told(*links), POLICY, 1)
-    await replanner.settle()
-    return replanner.plan(POLICY, 1)
+from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, learnt, profile_of, told
 
 
 async def test_on_a_fast_link_a_slow_device_sends_its_input_away(replanner: Replanner, clock: FakeClock) -> None:
-    plan = await _learnt(replanner, clock, FAST)
+    plan = await learnt(replanner, clock, FAST)
     assert plan.stages[0].segment.empty
     assert plan.stages[-1].tier is Tier.EDGE
 
@@ -106,22 +31,22 @@ async def test_on_a_fast_link_a_slow_device_sends_its_input_away(replanner: Repl
 async def test_when_the_link_collapses_the_next_decision_changes_the_plan(
     replanner: Replanner, clock: FakeClock
 ) -> None:
-    await _learnt(replanner, clock, FAST)
-    assert [s.tier for s in (await _learnt(replanner, clock, SLOW)).stages] == [Tier.DEVICE]
+    await learnt(replanner, clock, FAST)
+    assert [s.tier for s in (await learnt(replanner, clock, SLOW)).stages] == [Tier.DEVICE]
 
 
 async def test_a_link_that_became_unknown_is_not_planned_over(replanner: Replanner, clock: FakeClock) -> None:
-    await _learnt(replanner, clock, FAST)
-    assert [s.tier for s in (await _learnt(replanner, clock, UNKNOWN)).stages] == [Tier.DEVICE]
+    await learnt(replanner, clock, FAST)
+    assert [s.tier for s in (await learnt(replanner, clock, UNKNOWN)).stages] == [Tier.DEVICE]
 
 
 async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
-    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
-    old = await _learnt(replanner, clock, FAST)
+    old = await learnt(replanner, clock, FAST)
     prepares.gate.clear()
     clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(_told(SLOW), POLICY, 1)
+    replanner.learn(told(SLOW), POLICY, 1)
     await asyncio.sleep(0)
     assert replanner.plan(POLICY, 1) == old
     prepares.gate.set()
@@ -130,16 +55,16 @@ async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
 
 
 async def test_a_plan_that_is_kept_beside_a_slightly_better_one_says_what_is_expected_of_it_now(
-    manifest: Manifest, prepares: _Prepares, clock: FakeClock
+    manifest: Manifest, prepares: Prepares, clock: FakeClock
 ) -> None:
     options = Options(codecs=(("fp32",), ("fp32",)), image_codecs=())
     fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
     lazy = Replanner(manifest, fallback, prepares, options, SwitchRule(margin=10.0), clock)
-    lazy.believe([_profile(tier, 0.01, manifest.last) for tier in (Tier.DEVICE, Tier.EDGE)], [])
-    first = await _learnt(lazy, clock, FAST)
-    slower = _profile(first.stages[-1].tier, 0.012, manifest.last)
+    lazy.believe([profile_of(tier, 0.01, manifest.last) for tier in (Tier.DEVICE, Tier.EDGE)], [])
+    first = await learnt(lazy, clock, FAST)
+    slower = profile_of(first.stages[-1].tier, 0.012, manifest.last)
     lazy.believe([slower], [])
-    kept = await _learnt(lazy, clock, FAST)
+    kept = await learnt(lazy, clock, FAST)
     assert kept.stages == first.stages
     assert kept.expected_seconds is not None
     assert first.expected_seconds is not None
@@ -147,14 +72,14 @@ async def test_a_plan_that_is_kept_beside_a_slightly_better_one_says_what_is_exp
 
 
 async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_plan(
-    manifest: Manifest, prepares: _Prepares, clock: FakeClock
+    manifest: Manifest, prepares: Prepares, clock: FakeClock
 ) -> None:
     calibration = CalibrationSpec(
         samples=100, epsilon=0.01, delta=0.05, full_accuracy=0.9, accuracy=0.9, harmful_upper_bound=0.01
     )
     calibrated = manifest.model_copy(update={"calibration": calibration})
     found = Replanner(calibrated, fixed_plan(manifest, None, ("int8", "int8")), prepares, clock=clock)
-    found.believe([_profile(Tier.DEVICE, 0.1, manifest.last)], [UNKNOWN])
+    found.believe([profile_of(Tier.DEVICE, 0.1, manifest.last)], [UNKNOWN])
     found.plan(Policy(min_accuracy=0.95), 1)
     await found.settle()
     plan = found.plan(Policy(min_accuracy=0.95), 1)
@@ -162,7 +87,7 @@ async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_p
 
 
 async def test_to_look_at_the_plan_is_not_to_use_it(replanner: Replanner, clock: FakeClock) -> None:
-    await _learnt(replanner, clock, FAST)
+    await learnt(replanner, clock, FAST)
     used: list[None] = []
     replanner.asked = lambda: used.append(None)
     regret(replanner, POLICY)
@@ -192,22 +117,22 @@ async def test_only_a_few_plans_are_reconsidered_in_one_go_and_each_has_its_turn
 
 
 async def test_a_plan_that_cannot_be_prepared_is_tried_again_later(
-    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
-    old = await _learnt(replanner, clock, FAST)
+    old = await learnt(replanner, clock, FAST)
     prepares.error = UpstreamUnavailable("away")
-    assert await _learnt(replanner, clock, SLOW) == old
+    assert await learnt(replanner, clock, SLOW) == old
     prepares.error = None
-    assert await _learnt(replanner, clock, SLOW) != old
+    assert await learnt(replanner, clock, SLOW) != old
 
 
 async def test_plans_are_reconsidered_at_most_every_tenth_of_a_second(
-    replanner: Replanner, clock: FakeClock, prepares: _Prepares
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
-    await _learnt(replanner, clock, FAST)
+    await learnt(replanner, clock, FAST)
     asked = len(prepares.asked)
     clock.now += REPLAN_SECONDS / 2
-    replanner.learn(_told(SLOW), POLICY, 1)
+    replanner.learn(told(SLOW), POLICY, 1)
     await replanner.settle()
     assert len(prepares.asked) == asked
 
@@ -215,17 +140,17 @@ async def test_plans_are_reconsidered_at_most_every_tenth_of_a_second(
 async def test_a_loaded_edge_is_avoided_though_its_answers_say_only_how_loaded_it_is(
     replanner: Replanner, clock: FakeClock, manifest: Manifest
 ) -> None:
-    await _learnt(replanner, clock, FAST)
-    loaded = replace(_profile(Tier.EDGE, 0.001, manifest.last), segments=(), slowdown=1000.0)
+    await learnt(replanner, clock, FAST)
+    loaded = replace(profile_of(Tier.EDGE, 0.001, manifest.last), segments=(), slowdown=1000.0)
     clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(_told(FAST, profiles=(loaded,)), POLICY, 1)
+    replanner.learn(told(FAST, profiles=(loaded,)), POLICY, 1)
     await replanner.settle()
     assert [s.tier for s in replanner.plan(POLICY, 1).stages] == [Tier.DEVICE]
 
 
 async def test_each_policy_has_a_plan_of_its_own(replanner: Replanner, clock: FakeClock) -> None:
     private = Policy(privacy=True)
-    await _learnt(replanner, clock, FAST)
+    await learnt(replanner, clock, FAST)
     replanner.plan(private, 1)
     await replanner.settle()
     assert not replanner.plan(private, 1).stages[0].segment.empty
@@ -235,7 +160,7 @@ async def test_each_policy_has_a_plan_of_its_own(replanner: Replanner, clock: Fa
 async def test_who_leaves_otherwise_goes_like_the_rest_until_planned_for(
     replanner: Replanner, clock: FakeClock, manifest: Manifest
 ) -> None:
-    plan = await _learnt(replanner, clock, FAST)
+    plan = await learnt(replanner, clock, FAST)
     assert plan.stages != replanner.fallback.stages
     never = Policy(leaving=(0.0,) * len(manifest.exits))
     assert replanner.plan(never, 1) == plan
@@ -252,7 +177,7 @@ async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
 async def test_the_plan_in_use_outlives_policies_that_were_asked_for_once(
     replanner: Replanner, clock: FakeClock
 ) -> None:
-    plan = await _learnt(replanner, clock, FAST)
+    plan = await learnt(replanner, clock, FAST)
     for thousandth in range(100):
         replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
         assert replanner.plan(POLICY, 1).stages == plan.stages
@@ -260,25 +185,25 @@ async def test_the_plan_in_use_outlives_policies_that_were_asked_for_once(
 
 
 async def test_an_improvement_must_be_found_twice_in_a_row(replanner: Replanner, clock: FakeClock) -> None:
-    local = await _learnt(replanner, clock, SLOW)
+    local = await learnt(replanner, clock, SLOW)
     clock.now += 10
     for _ in range(4):
         for link in (MIDDLING, SLOW):
-            assert (await _learnt(replanner, clock, link)).stages == local.stages
-    assert (await _learnt(replanner, clock, MIDDLING)).stages == local.stages
-    assert (await _learnt(replanner, clock, MIDDLING)).stages != local.stages
+            assert (await learnt(replanner, clock, link)).stages == local.stages
+    assert (await learnt(replanner, clock, MIDDLING)).stages == local.stages
+    assert (await learnt(replanner, clock, MIDDLING)).stages != local.stages
 
 
-async def test_stopping_leaves_no_switch_under_way(replanner: Replanner, clock: FakeClock, prepares: _Prepares) -> None:
+async def test_stopping_leaves_no_switch_under_way(replanner: Replanner, clock: FakeClock, prepares: Prepares) -> None:
     prepares.gate.clear()
     clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(_told(FAST), POLICY, 1)
+    replanner.learn(told(FAST), POLICY, 1)
     await asyncio.sleep(0)
     await replanner.stop()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepares: _Prepares) -> None:
+async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepares: Prepares) -> None:
     fallback = fixed_plan(manifest, None, ("fp32", "fp32"))
     replanner = Replanner(manifest, fallback, prepares)
     replanner.plan(POLICY, 1)
@@ -325,57 +250,7 @@ async def test_news_of_the_link_are_for_plans_in_use_first(replanner: Replanner,
 
 async def test_a_profile_told_again_keeps_what_was_reckoned_from_it(replanner: Replanner, manifest: Manifest) -> None:
     known = replanner.beliefs().profiles[Tier.EDGE]
-    replanner.believe([replace(_profile(Tier.EDGE, 0.001, manifest.last), queue_seconds=1.0)], [])
+    replanner.believe([replace(profile_of(Tier.EDGE, 0.001, manifest.last), queue_seconds=1.0)], [])
     told = replanner.beliefs().profiles[Tier.EDGE]
     assert told.segments is known.segments
     assert told.queue_seconds == 1.0
-
-
-MODERATE = LinkEstimate(Tier.DEVICE, 0.9, 1e8)
-"""Over which the device alone, at 0.8 s, is a little quicker."""
-
-
-async def _waited(replanner: Replanner, clock: FakeClock, seconds: float) -> Plan:
-    """The plan of a request that finds the device busy for so long, after others did."""
-    await _learnt(replanner, clock, MODERATE)
-    replanner.queues = lambda: Queues(device=seconds)
-    replanner.plan(POLICY, 1)
-    return await _learnt(replanner, clock, MODERATE)
-
-
-async def test_a_request_that_would_wait_for_the_device_goes_without_it(replanner: Replanner, clock: FakeClock) -> None:
-    assert (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
-    assert not replanner.chosen(POLICY, 1).stages[0].segment.empty
-    replanner.queues = Queues
-    assert not replanner.plan(POLICY, 1).stages[0].segment.empty
-
-
-async def test_a_short_wait_is_no_reason_to_go_without_the_device(replanner: Replanner, clock: FakeClock) -> None:
-    assert not (await _waited(replanner, clock, 0.01)).stages[0].segment.empty
-
-
-async def test_what_nobody_prepared_is_not_gone_without_the_device_for(
-    replanner: Replanner, clock: FakeClock, prepares: _Prepares
-) -> None:
-    await _learnt(replanner, clock, MODERATE)
-    prepares.error = UpstreamUnavailable("away")
-    assert not (await _waited(replanner, clock, 1.0)).stages[0].segment.empty
-
-
-async def test_a_request_that_would_wait_for_the_link_stays(replanner: Replanner, clock: FakeClock) -> None:
-    assert (await _learnt(replanner, clock, FAST)).stages[0].segment.empty
-    replanner.queues = lambda: Queues(link=10.0)
-    replanner.plan(POLICY, 1)
-    assert [stage.tier for stage in (await _learnt(replanner, clock, FAST)).stages] == [Tier.DEVICE]
-    assert replanner.chosen(POLICY, 1).stages[-1].tier is Tier.EDGE
-
-
-async def test_who_saves_energy_waits_for_the_device(replanner: Replanner, clock: FakeClock) -> None:
-    frugal = Policy(Objective.ENERGY)
-    replanner.queues = lambda: Queues(device=10.0)
-    for _ in range(3):
-        clock.now += 1
-        replanner.learn(_told(MODERATE), frugal, 1)
-        await replanner.settle()
-        plan = replanner.plan(frugal, 1)
-    assert plan == replanner.chosen(frugal, 1)

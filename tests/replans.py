@@ -1,0 +1,60 @@
+"""What tests of replanning share: links and machines to believe in, and one who prepares plans."""
+
+from __future__ import annotations
+
+import asyncio
+
+from device_agent.replan import REPLAN_SECONDS, Replanner
+from services.domain import (
+    Deadline,
+    LinkEstimate,
+    Plan,
+    Policy,
+    Predictions,
+    Response,
+    Segment,
+    SegmentTime,
+    Tier,
+    TierProfile,
+    Trace,
+)
+from services.errors import UpstreamUnavailable
+from tests.fakes import FakeClock
+
+POLICY = Policy()
+FAST, SLOW = LinkEstimate(Tier.DEVICE, 0.001, 1e8), LinkEstimate(Tier.DEVICE, 0.001, 50.0)
+MIDDLING = LinkEstimate(Tier.DEVICE, 0.001, 400.0)
+UNKNOWN = LinkEstimate(Tier.DEVICE)
+
+
+class Prepares:
+    """Notes what it was asked to prepare; waits for `gate`, and fails while `error` is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[Plan] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: UpstreamUnavailable | None = None
+
+    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
+        self.asked.append(plan)
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+
+
+def profile_of(tier: Tier, seconds: float, last: int) -> TierProfile:
+    """Every step takes `seconds`."""
+    spans = [Segment(a, b) for a in range(last) for b in range(a + 1, last + 1) if a == 0 or b == last]
+    return TierProfile(tier, 0.0, tuple(SegmentTime(s, 1, seconds * (s.end - s.start)) for s in spans))
+
+
+def told(*links: LinkEstimate, profiles: tuple[TierProfile, ...] = ()) -> Response:
+    return Response(Predictions.empty(1, 3), Trace(), profiles, links)
+
+
+async def learnt(replanner: Replanner, clock: FakeClock, *links: LinkEstimate) -> Plan:
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(*links), POLICY, 1)
+    await replanner.settle()
+    return replanner.plan(POLICY, 1)
