@@ -113,7 +113,7 @@ def offered(manifest: Manifest, codecs: Names) -> Names:
     return _offered(Same(manifest), codecs)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _offered(manifest: Same[Manifest], codecs: Names) -> Names:
     for name in set(codecs) - set(codec.NAMES):
         codec.get(name)
@@ -130,7 +130,7 @@ def _stopping_at_the_end(full: Hop) -> Hop:
     return full
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
     """What the manifest and the codecs themselves say; shared between calls, so nobody may write to the arrays."""
     spec = manifest.value

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from itertools import islice
 from typing import Protocol
 
 from device_agent import planner
@@ -147,12 +147,13 @@ class Replanner:
         A few in one go, for as long as requests wait; those first that were not for longest.
         """
         now = self.clock()
-        due = [
-            (choice.considered_at, policy, size, choice)
-            for (policy, size), choice in self._choices.items()
+        by_age = sorted(self._choices.items(), key=lambda item: item[1].considered_at)
+        due = (
+            (choice, policy, size)
+            for (policy, size), choice in by_age
             if now - choice.asked_at < _IN_USE_SECONDS or now - choice.considered_at >= _UNUSED_SECONDS
-        ]
-        for _, policy, size, choice in sorted(due, key=itemgetter(0))[:_AT_ONCE]:
+        )
+        for choice, policy, size in islice(due, _AT_ONCE):
             self._consider(choice, policy, size)
 
     def asked_for(self) -> tuple[tuple[Policy, int], ...]:

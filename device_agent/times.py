@@ -98,7 +98,7 @@ def _between(sizes: Array, table: Array, samples: Array) -> Array:
     return np.where(np.isnan(found), np.inf, found * beyond)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Array, Array]:
     """Batch sizes, rising [B], and seconds [B, S, S] of [a, b): measured, or else of two heads the difference.
 
@@ -147,7 +147,7 @@ def _on_a_line(wanted: Array, sizes: Array) -> tuple[Indices, Indices, Array, Ar
     return low, high, share[:, None], (wanted / within)[:, None]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _not_held(holds: Segment | None, points: int) -> npt.NDArray[np.bool_]:
     """Where [a, b) is none, or not all held [S, S]. Not to be written to."""
     start, end = np.indices((points, points), sparse=True)

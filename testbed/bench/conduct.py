@@ -67,10 +67,14 @@ class Asked:
 
 @dataclass(slots=True)
 class Found:
-    """All comparisons with their plots, and how the simulation fared against the running tiers."""
+    """All comparisons with their plots, and how the simulation fared against the running tiers.
+
+    standing: of each comparison with the oracle, how far from it each policy is.
+    """
 
     comparisons: list[Comparison] = field(default_factory=list)
     pictures: dict[str, list[bytes]] = field(default_factory=dict)
+    standing: dict[str, bytes] = field(default_factory=dict)
     virtual_ratios: dict[str, Mapping[str, float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +86,9 @@ class Found:
         title = compared.comparison.title
         self.comparisons.append(compared.comparison)
         self.pictures[title] = study.pictures(compared)
+        if ratios := compared.comparison.over_oracle:
+            self.standing[title] = figures.standing(ratios, title)
+            self.pictures[title].insert(0, self.standing[title])
         self.facts[f"{each.workload.name}: device alone, ms"] = round(1000 * each.device_seconds, 2)
 
 
@@ -162,10 +169,8 @@ def ready(workload: Workload, asked: Asked, world: World) -> Bench:
 def write(found: Found, asked: Asked, json_file: Path | None) -> None:
     """report.html, policies.csv, a picture for each comparison and, where asked for, the JSON."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    for each in found.comparisons:
-        if ratios := each.over_oracle:
-            name = re.sub(r"[^a-z0-9]+", "-", each.title.lower())
-            (asked.out / f"{name}.png").write_bytes(figures.standing(ratios, each.title))
+    for title, picture in found.standing.items():
+        (asked.out / f"{re.sub(r'[^a-z0-9]+', '-', title.lower())}.png").write_bytes(picture)
     settings = {**asdict(asked.world), "seed": asked.seed, "seconds of each trace": asked.seconds} | found.facts
     if any(each.real for each in found.comparisons):
         settings["turns of each policy"] = asked.rounds

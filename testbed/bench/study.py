@@ -68,12 +68,10 @@ def simulated(each: Bench, of: Sequence[Trial], names: Sequence[str], on_step: P
 
 
 def pictures(found: Compared) -> list[bytes]:
-    """How each policy stands, latency distributions, and timelines of the few traces on which ours had most to do."""
+    """Latency distributions of all traces, and timelines of the few on which our policy had most to do."""
     title = found.comparison.title
     shown = {name: outcome.runs for name, outcome in found.outcomes.items()}
     result = [figures.latencies(shown, title)]
-    if ratios := found.comparison.over_oracle:
-        result.insert(0, figures.standing(ratios, title))
     busiest = sorted(found.comparison.traces, key=lambda trace: -_switches(found.comparison, trace))
     for trace in busiest[:_TIMELINES]:
         trial, runs = found.trials[trace], found.outcomes[trace].runs
