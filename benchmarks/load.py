@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,8 +85,9 @@ async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
     try:
         yield running
     finally:
-        running.terminate()
-        await running.wait()
+        with suppress(ProcessLookupError):
+            running.terminate()
+        await running.communicate()  # to the end of what it says: `wait` leaves the pipe to the garbage collector
 
 
 async def _ask(running: asyncio.subprocess.Process, window: Window) -> Found:

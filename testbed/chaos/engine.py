@@ -14,6 +14,7 @@ from testbed.local import TestbedError
 
 COMPOSE_FILE = "docker-compose.yml"
 _CALL_SECONDS = 60.0
+_KILLED_SECONDS = 10.0
 _LAST_LINES = 3
 _AT_END = 'cat > /dev/null; "$@"; exec "$@"'
 """A shell that waits for the end of its input, and then runs its arguments; twice, for what was just being made."""
@@ -91,7 +92,8 @@ async def _called(
     except BaseException as error:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the command line has children of its own, which may outlive it
-        await process.wait()
+        with suppress(TimeoutError):  # to the end of its output, not only its own: whoever was killed held that too
+            await asyncio.wait_for(process.communicate(), _KILLED_SECONDS)
         if isinstance(error, TimeoutError):
             raise TestbedError(f"`{' '.join(command)}` took more than {seconds:g} seconds") from None
         raise

@@ -197,11 +197,12 @@ async def test_a_process_says_where_its_metrics_are_and_ends_with_them(tiny: Pat
             said = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
         page = await scrape(said["metrics"])
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        await asyncio.wait_for(process.communicate(), 60)
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()
+    assert process.returncode == 0
     assert total(page, "offramp_model_info", model="tiny", tier="cloud") == 1
     assert total(page, "offramp_warmup_seconds", model="tiny") > 0
 

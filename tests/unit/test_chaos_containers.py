@@ -7,6 +7,7 @@ import os
 import select
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,15 +62,26 @@ async def test_without_an_engine_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("seconds", "error"), [(0.5, TestbedError), (60.0, TimeoutError)])
-async def test_what_a_call_left_behind_ends_with_it(seconds: float, error: type[Exception]) -> None:
+async def test_what_a_call_left_behind_ends_with_it(
+    seconds: float, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it took too long, and where its caller did not wait: the command line's own end is no sign of the rest."""
     ours, theirs = os.pipe()
+    made: list[asyncio.subprocess.Process] = []
+
+    async def launched(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        made.append(await started(*command, **options))
+        return made[-1]
+
+    started = asyncio.create_subprocess_exec
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", launched)
     try:
         with pytest.raises(error):
             async with asyncio.timeout(min(seconds + 0.5, 1)):
                 await _called(("sh", "-c", "sleep 30 & exit 0"), seconds, held=(theirs,))
     finally:
         os.close(theirs)
+    assert [process.stdout.at_eof() for process in made if process.stdout] == [True]
     with os.fdopen(ours, "rb") as end:
         assert select.select([end], [], [], 5)[0], "somebody still holds the other end"
 
