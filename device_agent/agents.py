@@ -51,7 +51,9 @@ class Agents:
             await process.check_above(served, planning.fallback)
         await warm()
         try:
-            await asyncio.gather(*(self._start(planning) for planning in plannings))
+            for ended in await asyncio.gather(*(self._start(each) for each in plannings), return_exceptions=True):
+                if isinstance(ended, BaseException):
+                    raise ended
         except BaseException:
             await asyncio.gather(*(planning.stop() for planning in plannings))
             raise

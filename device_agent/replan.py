@@ -70,6 +70,10 @@ class _Choice:
     considered_at: float = -math.inf
     switching: asyncio.Task[None] | None = None
 
+    def switches(self) -> list[asyncio.Task[None]]:
+        """What prepares a plan for it."""
+        return [task for task in (self.switching, *(spare.preparing for spare in self.spares)) if task]
+
 
 def _nothing() -> None:
     pass
@@ -171,9 +175,7 @@ class Replanner:
         await self.settle()
 
     def _switches(self) -> list[asyncio.Task[None]]:
-        choices = self._choices.values()
-        sparing = [spare.preparing for choice in choices for spare in choice.spares]
-        return [task for task in (*(choice.switching for choice in choices), *sparing) if task]
+        return [task for choice in self._choices.values() for task in choice.switches()]
 
     def _unless_it_waits(self, choice: _Choice) -> Plan:
         """A spare plan, where its queues make the chosen one that much slower."""
@@ -190,7 +192,9 @@ class Replanner:
         key = (policy, size)
         if key not in self._choices:
             if len(self._choices) >= _MAX_CHOICES:
-                self._choices.popitem(last=False)
+                _, unused = self._choices.popitem(last=False)
+                for switch in unused.switches():
+                    switch.cancel()
             self._choices[key] = _Choice(self._until_planned(policy, size), Switcher(self.rule, self.clock))
             self._consider(self._choices[key], policy, size)
         self._choices.move_to_end(key)

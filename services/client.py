@@ -19,7 +19,6 @@ from services.uplink import Uplink
 _MIN_MARGIN_SECONDS = 0.010
 _MARGIN_SHARE = 0.05
 _FRESH_SECONDS = 2.0
-_SAME_SECONDS = 0.001
 
 
 class GrpcNextTier:
@@ -36,7 +35,6 @@ class GrpcNextTier:
         self._classes = classes
         self._preprocessing = preprocessing
         self._clock = clock
-        self._link: tuple[LinkEstimate | None, float] = None, 0.0
         self._gathering = Gathering(self._send)
 
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
@@ -74,12 +72,7 @@ class GrpcNextTier:
         await self._uplink.agree(timeout_seconds, model_hash)
 
     def link(self) -> LinkEstimate:
-        """What is believed of the link, as of a millisecond ago at most: to find out looks at every call in flight."""
-        now, (believed, at) = self._clock(), self._link
-        if believed is None or not 0 <= now - at < _SAME_SECONDS:
-            believed = self._uplink.link()
-            self._link = believed, now
-        return believed
+        return self._uplink.link()
 
 
 def _spendable(remaining: float, rtt_seconds: float) -> float:

@@ -119,7 +119,7 @@ class Connection:
         self._estimator = LinkEstimator(source, clock)
         self._traffic, self._held = Traffic(clock), Held()
         self._learned = -math.inf, 0
-        self._rate: tuple[float | None, float] = None, -math.inf
+        self._link: tuple[LinkEstimate | None, float] = None, -math.inf
 
     async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
         """Sends one request and waits for its reply; raises what the far side raised, or Silence.
@@ -139,7 +139,7 @@ class Connection:
         if call.connected and self._tells(call.crossing.nbytes):
             overhead = header_bytes + call.reply.ByteSize()
             crossing = call.crossing
-            self._estimator.record(crossing.nbytes, call.seconds - held_seconds, overhead, crossing.shared_bytes)
+            self._record(crossing, call.seconds - held_seconds, overhead)
 
     def _tells(self, nbytes: int) -> bool:
         """Whether a call that has just ended is news: small ones of one message, which end together, tell it once."""
@@ -180,8 +180,7 @@ class Connection:
         if reply is None:
             raise InternalError("the next tier's answer to a probe is not one")
         if connected:
-            seconds = self._clock() - started - reply.held_seconds
-            self._estimator.record(nbytes, seconds, shared_bytes=crossing.shared_bytes)
+            self._record(crossing, self._clock() - started - reply.held_seconds)
 
     async def serves(self, timeout_seconds: float) -> bool:
         """Whether it answers and says that it serves; who knows no health checks, and says so, serves, too."""
@@ -208,21 +207,20 @@ class Connection:
         return _STATES.get(self._channel.get_state(), 0)
 
     def link(self) -> LinkEstimate:
-        return self._estimator.estimate(self._traffic.waiting())
+        """What is believed of it, as of a millisecond ago at most: to find out looks at every call in flight."""
+        now, (believed, at) = self._clock(), self._link
+        if believed is None or not 0 <= now - at < _TOGETHER_SECONDS:
+            believed = self._estimator.estimate(self._traffic.waiting())
+            self._link = believed, now
+        return believed
 
     def used(self) -> None:
         """Notes that a request was planned over this link."""
         self._traffic.used()
 
     def ahead_seconds(self) -> float:
-        """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown.
-
-        The rate as of a millisecond ago at most: to find out looks at every call in flight.
-        """
-        now, (rate, at) = self._clock(), self._rate
-        if not 0 <= now - at < _TOGETHER_SECONDS:
-            rate = self.link().up_bytes_per_second
-            self._rate = rate, now
+        """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown."""
+        rate = self.link().up_bytes_per_second
         return self._traffic.ahead_seconds(rate) if rate else 0.0
 
     @property
@@ -294,7 +292,12 @@ class Connection:
                 self._hints.failed()
         return _meaning(error)
 
+    def _record(self, crossing: Crossing, seconds: float, overhead_bytes: int | None = None) -> None:
+        self._link = None, -math.inf
+        self._estimator.record(crossing.nbytes, seconds, overhead_bytes, crossing.shared_bytes)
+
     def _failed(self, crossing: Crossing) -> None:
+        self._link = None, -math.inf
         self._estimator.failed(crossing.nbytes + crossing.shared_bytes, self._traffic.on_network(crossing))
 
 

@@ -190,11 +190,9 @@ class _Stream:
             work.timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire, work)
 
     async def _run(self, work: _Work) -> None:
-        try:
-            outcome = await self._service.outcome(work.number, work.framed, work.arrived)
-        finally:
-            if work.timer is not None:
-                work.timer.cancel()
+        outcome = await self._service.outcome(work.number, work.framed, work.arrived)
+        if work.timer is not None:  # which is left to answer in time where even that failed
+            work.timer.cancel()
         self._answered(work, outcome)
 
     def _expire(self, work: _Work) -> None:

@@ -134,12 +134,18 @@ def take(
     )
 
 
-def take_sizes(loaded: Bundle, model: Runnable, budget_seconds: float, sizes: tuple[int, ...]) -> Measured:
+def take_sizes(
+    loaded: Bundle,
+    model: Runnable,
+    budget_seconds: float,
+    sizes: tuple[int, ...],
+    progress: Progress = lambda share: None,
+) -> Measured:
     """What batches of `sizes` take of the whole network, and of the pieces that exits cut it into."""
     if not sizes:
         return Measured()
     example, whole = examples.samples(loaded, max(sizes)), {loaded.manifest.last}
-    found = timings(model, budget_seconds, time.perf_counter, sizes, example, split_points=whole)
+    found = timings(model, budget_seconds, time.perf_counter, sizes, example, progress, whole)
     return Findings(found, ()).measured
 
 

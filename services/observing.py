@@ -115,15 +115,23 @@ class Observers:
 
     def refused(self, refused: Refused) -> None:
         for observer in self._observers:
-            observer.refused(refused)
+            try:
+                observer.refused(refused)
+            except Exception:
+                _failed()
 
     def _tell(self) -> None:
         ended, self._ended = self._ended, []
         for told in self._told:
             try:
                 told(ended)
-            except Exception:  # one that fails must not keep it from the others
-                log.event("failed", logging.ERROR, exc_info=True, task="observer")
+            except Exception:
+                _failed()
+
+
+def _failed() -> None:
+    """An observer: which must not keep anything from the others, and no answer from its caller."""
+    log.event("failed", logging.ERROR, exc_info=True, task="observer")
 
 
 def _one_by_one(observer: Observer, ended: Sequence[Finished]) -> None:

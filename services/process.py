@@ -25,6 +25,7 @@ from services.gradient_limit import GradientLimit
 from services.guard import Service
 from services.hardware import Hardware, check_providers, cores
 from services.limiter import Limiter
+from services.measuring import Progress
 from services.model import Model
 from services.plan_rules import stage_of
 from services.preparing import Preparer
@@ -194,22 +195,32 @@ async def starting(server: TierServer) -> AsyncIterator[None]:
         raise
 
 
-def warm(served: Iterable[Served], given: TierSettings, idle: bool = True) -> None:
+def warm(
+    served: Iterable[Served], given: TierSettings, idle: bool = True, progress: Progress = lambda share: None
+) -> None:
     """Makes every model ready, one after the other. Blocks.
 
-    idle: nothing else runs here, so that what is measured may be kept for the next start.
+    idle: nothing else runs here, so that what is measured may be kept for the next start. progress: called again and
+    again while it measures; may raise, to give it up.
     """
     for each in served:
         started = time.perf_counter()
-        get_ready(each.runtime, each.bundle, given, *each.segments, idle=idle)
+        get_ready(each.runtime, each.bundle, given, *each.segments, idle=idle, progress=progress)
         each.warmup_seconds = time.perf_counter() - started
         each.limiter.warm = True
 
 
-def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segments: Segment, idle: bool = True) -> None:
-    """Learns what runs take on this machine, then builds and runs `segments`. Blocks. idle: see `warm`."""
+def get_ready(
+    running: TierRuntime,
+    loaded: Bundle,
+    given: TierSettings,
+    *segments: Segment,
+    idle: bool = True,
+    progress: Progress = lambda share: None,
+) -> None:
+    """Learns what runs take on this machine, then builds and runs `segments`. Blocks. idle, progress: see `warm`."""
     if given.profile_seconds:
-        measured = _measured(running.model, loaded, given, idle)
+        measured = _measured(running.model, loaded, given, idle, progress)
         running.profiler.learn(measured.slowed(given.compute_slowdown))
         running.model.pace(Expectation(measured.segments).seconds)
         unknown = len(measuring.unknown(loaded.manifest, measured))
@@ -223,7 +234,7 @@ def get_ready(running: TierRuntime, loaded: Bundle, given: TierSettings, *segmen
     running.warm(*segments)
 
 
-def _measured(model: Model, loaded: Bundle, given: TierSettings, idle: bool) -> Measured:
+def _measured(model: Model, loaded: Bundle, given: TierSettings, idle: bool, progress: Progress) -> Measured:
     """What earlier starts on this machine measured, and of what they had no time for as much as this one has."""
     cache, used = ProfileCache(profile_cache.directory(given.profile_cache)), hardware(given)
     machine = profile_cache.this_machine(used)
@@ -233,9 +244,10 @@ def _measured(model: Model, loaded: Bundle, given: TierSettings, idle: bool) -> 
         return model if given.compute_slowdown == 1 else Model(loaded, used)
 
     if not measuring.complete(loaded.manifest, found):
-        found = found.updated(measuring.take(loaded, at_full_speed(), given.profile_seconds, known=found).measured)
+        taken = measuring.take(loaded, at_full_speed(), given.profile_seconds, progress=progress, known=found)
+        found = found.updated(taken.measured)
     if sizes := measuring.sizes_unknown(loaded.manifest, found, given.max_batch_size):
-        found = found.updated(measuring.take_sizes(loaded, at_full_speed(), given.profile_seconds, sizes))
+        found = found.updated(measuring.take_sizes(loaded, at_full_speed(), given.profile_seconds, sizes, progress))
     if idle and found != kept:
         cache.store(loaded.manifest.model_hash, machine, found)
     return found

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -28,6 +29,10 @@ _STDERR = 2
 Warm = Callable[[], Awaitable[None]]
 Join = Callable[[Sequence[Served], Warm], Awaitable[None]]
 """Makes new models ready by calling the second, and what belongs to them before and after that; raises, or all is."""
+
+
+class _GivenUp(Exception):
+    """Nobody waits for these models any more."""
 
 
 def reload_signal(stop: asyncio.Event) -> asyncio.Event:
@@ -113,7 +118,7 @@ class Reloading:
         try:
             for bundle in new:
                 served.append(await asyncio.to_thread(self._further, bundle))
-            await self._join(served, lambda: asyncio.to_thread(process.warm, served, self._given, False))
+            await self._join(served, lambda: self._warm(served))
         except BaseException as error:
             for each in served:
                 each.preparer.close()
@@ -124,6 +129,19 @@ class Reloading:
             self._telemetry.serve(each)
             self._shown(each)
         self._models.add(served)
+
+    async def _warm(self, served: Sequence[Served]) -> None:
+        """In a thread, which ends soon after this is cancelled: the process cannot end before all of its threads."""
+        given_up = threading.Event()
+
+        def go_on(share: float) -> None:
+            if given_up.is_set():
+                raise _GivenUp
+
+        try:
+            await asyncio.to_thread(process.warm, served, self._given, idle=False, progress=go_on)
+        finally:
+            given_up.set()
 
     def _further(self, bundle: Bundle) -> Served:
         return process.further(self._models, bundle, self._given, self._above)

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
-from services.errors import DeadlineExceeded, InvalidInput, QueueFull
+from services.errors import DeadlineExceeded, InvalidInput, OfframpError, QueueFull
 from services.triage import Triage, ended, turn_away
 
 _SHARE = 8
@@ -129,13 +129,13 @@ def held(
                 async with asyncio.timeout(room.patience_seconds):
                     data = await context.read()
                 if data is EOF:
-                    return await answer(InvalidInput("the call brought no message"), context)
+                    return await answer(await _no_message(context), context)
                 settle(len(data))
                 return await answer(deserialize(data), context)
         except QueueFull as error:
             return await answer(error, context)
         except TimeoutError:
-            return await answer(DeadlineExceeded("the message did not arrive in time"), context)
+            return await answer(_late(), context)
 
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if triage is None:
@@ -152,3 +152,15 @@ def held(
         return reply
 
     return grpc.stream_unary_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
+
+
+async def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpError:
+    """Why the call brought none. Who gave it up is no bad caller: gRPC cancels us for them, a turn of the loop later."""
+    if context.time_remaining() == 0:
+        return _late()
+    await asyncio.sleep(0)
+    return InvalidInput("the call brought no message")
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the message did not arrive in time")

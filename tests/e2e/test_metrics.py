@@ -18,7 +18,7 @@ import pytest
 from device_agent.client import AsyncClient
 from services.domain import Tier
 from services.metrics import calls, table, triton
-from tests.calls import DOOR, HEALTH, TIER, asking, calling
+from tests.calls import DOOR, HEALTH, TIER, asking, calling, until
 from tests.networks import SHAPE
 from tests.scraping import Values, scrape, total
 from tests.tiers import ThreeTiers, device, three_tiers, upper
@@ -169,6 +169,32 @@ async def test_triton_names_can_be_left_out(tiny: Path) -> None:
     async with upper(Tier.CLOUD, tiny, compat_metrics="none", **ANYWHERE) as cloud:
         page = await scrape(str(cloud.metrics))
     assert not any(name.startswith("nv_") for name, _ in page)
+
+
+async def test_a_message_that_does_not_come_in_time_is_late_and_not_wrong(tiny: Path) -> None:
+    async with (
+        upper(Tier.CLOUD, tiny, **ANYWHERE) as cloud,
+        grpc.aio.insecure_channel(cloud.address) as channel,
+    ):
+
+        async def count(name: str) -> float:
+            return total(await scrape(str(cloud.metrics)), f"grpc_server_{name}_total", grpc_method="Infer")
+
+        async def begun() -> bool:
+            return await count("started") == 2
+
+        async def ended() -> bool:
+            return await count("handled") == 2
+
+        never_sent = channel.stream_unary(f"/{TIER}/Infer")
+        assert await never_sent(timeout=0.3).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        given_up = never_sent()
+        await until(begun)
+        given_up.cancel()
+        await until(ended)
+        page = await scrape(str(cloud.metrics))
+    assert total(page, "offramp_request_errors_total", reason="DEADLINE_EXCEEDED") == 1
+    assert total(page, "offramp_request_errors_total", reason="INVALID_INPUT") == 0
 
 
 async def test_a_tier_whose_metrics_port_is_taken_says_so_and_ends_with_2(tiny: Path) -> None:

@@ -23,7 +23,8 @@ class Ear:
     def answered(self, finished: Finished) -> None:
         self.heard.append([finished.request_id])
 
-    def refused(self, refused: Refused) -> None: ...
+    def refused(self, refused: Refused) -> None:
+        self.heard.append([refused.request_id])
 
 
 class Gathering(Ear):
@@ -33,6 +34,9 @@ class Gathering(Ear):
 
 class Deaf(Ear):
     def answered(self, finished: Finished) -> None:
+        raise RuntimeError("no")
+
+    def refused(self, refused: Refused) -> None:
         raise RuntimeError("no")
 
 
@@ -59,7 +63,8 @@ async def test_an_observer_that_fails_keeps_nothing_from_the_others(tiny: Path) 
     observers = Observers([Deaf(), ear])
     observers.answered(finished(tiny, "a"))
     await asyncio.sleep(0)
-    assert ear.heard == [["a"]]
+    observers.refused(Refused("b", "QUEUE_FULL", "no room"))
+    assert ear.heard == [["a"], ["b"]]
 
 
 def test_each_of_several_requests_has_a_line_of_its_own(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

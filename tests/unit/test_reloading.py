@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services import bundle, bundles, log, memory, process
+from services import bundle, bundles, log, measuring, memory, process
 from services.batcher import Tally
 from services.bundle import MEMORY_PER_BYTE
 from services.domain import Segment, Tier
@@ -121,9 +121,9 @@ async def test_nothing_that_takes_long_is_done_where_requests_are_served(
         here: dict[str, bool] = {}
 
         def noting(work: Callable[..., Any]) -> Callable[..., Any]:
-            def noted(*given: Any) -> Any:
+            def noted(*given: Any, **more: Any) -> Any:
                 here[work.__name__] = threading.current_thread() is threading.main_thread()
-                return work(*given)
+                return work(*given, **more)
 
             return noted
 
@@ -132,6 +132,31 @@ async def test_nothing_that_takes_long_is_done_where_requests_are_served(
         write_bundle(root / "2", 1, version="2")
         assert await tier.reloading.once() == "loaded"
     assert here == {"found": False, "further": False, "warm": False}
+
+
+async def test_a_reload_that_is_given_up_leaves_no_thread_that_measures_on(
+    root: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    timings = measuring.timings
+
+    def watched(*given: Any) -> Any:
+        begun.set()
+        try:
+            return timings(*given)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(measuring, "timings", watched)
+    monkeypatch.setattr(measuring, "_PASSES", 10_000)
+    async with start() as tier:
+        given = tier.reloading._given.model_copy(update={"profile_seconds": 3600.0, "profile_cache": root / "cache"})
+        write_bundle(root / "2", 1, version="2")
+        reload = asyncio.create_task(Reloading(tier.models, given, None, tier.telemetry).once())
+        assert await asyncio.to_thread(begun.wait, SECONDS)
+        reload.cancel()
+        assert await asyncio.to_thread(ended.wait, SECONDS)
+        assert tier.versions() == ["1"]
 
 
 async def test_versions_of_a_model_share_its_series(root: Path, start: Start) -> None:

@@ -1,4 +1,4 @@
-"""A device a hundred times slower than the edge, which plans."""
+"""What tests of replanning start with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from device_agent.planner import Options
 from device_agent.replan import Replanner
 from services import bundle
 from services.bundle import Manifest
-from services.domain import (
-    Tier,
-)
+from services.domain import Tier
 from services.fixed import fixed_plan
 from tests.fakes import FakeClock
 from tests.replans import Prepares, profile_of

@@ -174,6 +174,22 @@ async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
     assert len(replanner._choices) <= 32
 
 
+async def test_what_is_prepared_for_a_policy_that_is_not_kept_is_given_up(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    prepares.gate.clear()
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(FAST), POLICY, 1)
+    await asyncio.sleep(0)
+    for thousandth in range(100):
+        replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
+    await asyncio.sleep(0)
+    under_way = [task for task in asyncio.all_tasks() if not task.done()]
+    assert len(prepares.asked) >= 1
+    assert len(under_way) - 1 == len([switch for switch in replanner._switches() if not switch.done()])
+    await replanner.stop()
+
+
 async def test_the_plan_in_use_outlives_policies_that_were_asked_for_once(
     replanner: Replanner, clock: FakeClock
 ) -> None:
