@@ -230,7 +230,7 @@ def _passed(parts: dict[str, Any], beside: dict[str, Any] | None, counts: Counte
     held = all(part["rss"]["flat"] and part["back_to_baseline"] for part in parts.values())
     served = beside is None or (
         beside["failed"] == 0
-        and beside["opened"] > 0
+        and beside["opened"] == beside["wanted"]
         and beside["descriptors"][2] <= beside["descriptors"][0] + DESCRIPTOR_SLACK
     )
     return held and served and counts[Ending.FAILED] == 0

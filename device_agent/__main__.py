@@ -7,7 +7,6 @@ from services import interrupt
 if __name__ == "__main__":
     interrupt.quietly()
 
-import asyncio
 
 from device_agent.agents import Agents
 from device_agent.console import Console
@@ -34,7 +33,7 @@ async def serve(settings: DeviceSettings) -> None:
     port = await server.start(settings.listen)
     async with process.starting(server):
         await console.start()
-        await asyncio.to_thread(process.warm, models, settings)
+        await process.warmed(models, settings, stop)
         await agents.start()
     await server.ready()
     process.announce(settings, port, models, metrics=metrics, console=console.address, plan=str(agents.first.plan()))

@@ -7,7 +7,6 @@ from services import interrupt
 if __name__ == "__main__":
     interrupt.quietly()
 
-import asyncio
 
 from services import process, security
 from services.domain import Tier
@@ -31,7 +30,7 @@ async def serve(settings: TierSettings) -> None:
     server = process.server([service.service(), door.service()], models, settings, secured, telemetry)
     port = await server.start(settings.listen)
     async with process.starting(server):
-        await asyncio.to_thread(process.warm, models, settings)
+        await process.warmed(models, settings, stop)
     probes = process.probing(uplink, stop)
     await server.ready()
     process.announce(settings, port, models, metrics=metrics)

@@ -2,8 +2,9 @@
 
 import os
 
-# onnxruntime's Linux builds report to their maker unless this is set before they load. Nothing here calls home.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# onnxruntime's Linux builds report to their maker unless this is set before they load. Nothing here calls home,
+# whatever it was set to before.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # gRPC's own notices go past the log, as lines that are no JSON: one for each stranger who fails to shake hands.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -87,14 +87,15 @@ class Files:
 class Rotation:
     """Tells what changed since it was last asked; what cannot be used is logged once and passed over.
 
-    Called from gRPC's threads, too. Raises SettingsError where the files cannot be used to begin with.
+    first: what they held at the start; current: what they held when they changed last and could be used. Called from
+    gRPC's threads, too. Raises SettingsError where the files cannot be used to begin with.
     """
 
     def __init__(self, files: Files):
         self._files = files
         self._lock = threading.Lock()
         self._seen = _stamp_or_nothing(files)
-        self.first = files.read()
+        self.current = self.first = files.read()
 
     def changed(self) -> Pems | None:
         """What the files hold now, where they changed and can be used; else None."""
@@ -112,7 +113,7 @@ class Rotation:
                 log.event("certificate_not_taken", _WARNING, message=f"{error}; the one before stays in use")
                 self._seen = stamp
                 return None
-            self._seen = stamp
+            self._seen, self.current = stamp, found
         log.event("certificate_taken", setting=self._files.names[1], ends=found.ends and found.ends.isoformat())
         return found
 

@@ -14,11 +14,11 @@ from services.framing import Framed
 from services.gathering import Gathering
 from services.journey import Forwarded
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.traffic import FRESH_SECONDS
 from services.uplink import Uplink
 
 _MIN_MARGIN_SECONDS = 0.010
 _MARGIN_SHARE = 0.05
-_FRESH_SECONDS = 2.0
 
 
 class GrpcNextTier:
@@ -46,11 +46,12 @@ class GrpcNextTier:
         self._uplink.used()
         self._uplink.check()
         rtt = _fresh_rtt(self.link())
-        remaining = _spendable(request.deadline.remaining(), rtt)
+        _spendable(request.deadline.remaining(), rtt)  # or it would be encoded in vain
         payload = self._payload(request, codec_name)
+        encoded = self._clock()
+        remaining = _spendable(request.deadline.remaining(), rtt)
         header = _header(request, remaining - rtt, members)  # what is given at its very deadline is back in time
         message = Framed(header, wire.payload_to_pb(payload), payload.data)
-        encoded = self._clock()
         call = await self._uplink.infer(message, remaining, request.plan.expected_seconds)
         response = wire.response_from_pb(call.reply, len(request.activation), self._classes)
         self._uplink.learn(call, header.ByteSize(), response.trace.seconds)
@@ -88,7 +89,7 @@ def _spendable(remaining: float, rtt_seconds: float) -> float:
 
 def _fresh_rtt(link: LinkEstimate) -> float:
     """Seconds; 0 where it is unknown, or too old to skip a hop for it: the link may have recovered unseen."""
-    fresh = link.age_seconds is not None and link.age_seconds <= _FRESH_SECONDS
+    fresh = link.age_seconds is not None and link.age_seconds <= FRESH_SECONDS
     return link.rtt_seconds or 0.0 if fresh else 0.0
 
 

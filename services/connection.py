@@ -25,7 +25,7 @@ from services.outbox import GATHERED_BYTES
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.secure_channel import Trust, channel
 from services.tls_hints import Hints
-from services.traffic import Crossing, Held, Traffic
+from services.traffic import FRESH_SECONDS, Crossing, Held, Traffic
 from services.wire_beliefs import description_from_pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
@@ -67,6 +67,10 @@ class Silence(Exception):
     def __init__(self, error: OfframpError):
         super().__init__(str(error))
         self.error = error
+
+
+class Unsent(Exception):
+    """No time is left for the way to the next tier and back, so that it was not asked."""
 
 
 class Connection:
@@ -117,16 +121,19 @@ class Connection:
         self._most_streamed_bytes = min(_OWN_CALL_BYTES, max_message_bytes // 2) if transport == "exchange" else -1
         self._clock = clock
         self._estimator = LinkEstimator(source, clock)
-        self._traffic, self._held = Traffic(clock), Held()
+        self._traffic, self._held = Traffic(clock), Held(clock)
         self._learned = -math.inf, 0
         self._link: tuple[LinkEstimate | None, float] = None, -math.inf
 
     async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
         """Sends one request and waits for its reply; raises what the far side raised, or Silence.
 
-        expected_seconds: what the whole plan should take.
+        expected_seconds: what the whole plan should take. Raises Unsent where, by what was seen lately, the answer
+        would come too late.
         """
         connected, started, kind = self._connected(), self._clock(), _kind(message)
+        if timeout_seconds <= self._least_seconds(message.nbytes, kind):
+            raise Unsent
         with self._traffic.crossing(
             message.nbytes, beyond_seconds=self._held.longest(kind, expected_seconds)
         ) as crossing:
@@ -280,6 +287,14 @@ class Connection:
         if reply is None:  # what gRPC makes of bytes that do not parse
             raise InternalError("the next tier's answer is not one")
         return reply
+
+    def _least_seconds(self, nbytes: int, kind: Hashable) -> float:
+        """What so many bytes need on the link, and the far side at least, as far as that is fresh news."""
+        link = self.link()
+        if link.age_seconds is None or link.age_seconds > FRESH_SECONDS:
+            return 0.0
+        way = nbytes / link.up_bytes_per_second if link.up_bytes_per_second else 0.0
+        return (link.rtt_seconds or 0.0) + way + self._held.shortest(kind)
 
     def _connected(self) -> bool:
         return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)

@@ -29,6 +29,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 STREAM_SECONDS = 45.0
 """How old a stream gets in use: less than a connection is given to end in, which therefore cuts none off."""
+_GRACE_SECONDS = 0.002
+"""A request whose time is up may say so itself, with whatever answer it has."""
 _GATHERED_BYTES = 1 << 15
 _MOST_WAITING = 4096
 _MOST_WAITING_BYTES = 4 << 20
@@ -187,7 +189,7 @@ class _Stream:
         work.task = eager.start(self._run(work))
         if not work.task.done():
             left = self._service.seconds(work.framed) - (self._clock() - work.arrived)
-            work.timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expire, work)
+            work.timer = asyncio.get_running_loop().call_later(max(left, 0.0) + _GRACE_SECONDS, self._expire, work)
 
     async def _run(self, work: _Work) -> None:
         outcome = await self._service.outcome(work.number, work.framed, work.arrived)

@@ -7,11 +7,12 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from services.domain import Predictions, Tier, Trace
+from services.domain import DegradedReason, Predictions, Tier, Trace
 
 _log = logging.getLogger("offramp")
 
@@ -88,9 +89,11 @@ def answered_together(ended: Iterable[tuple[str, Tier, Predictions, Trace]]) -> 
 def _fields(request_id: str, tier: Tier, answers: Predictions, trace: Trace) -> str:
     """As JSON without its braces; written out, as these are most of all lines."""
     tiers, reasons = answers.tiers.tolist(), answers.reasons.tolist()
+    worse = [DegradedReason(reason).label for reason in reasons if reason]
+    why = f', "reasons": {json.dumps(Counter(worse))}' if worse else ""
     return (
         f'"request_id": {json.dumps(request_id)}, "samples": {len(tiers)}, "answered_here": {tiers.count(tier)}, '
-        f'"degraded": {len(reasons) - reasons.count(0)}, "milliseconds": {round(1000 * trace.seconds, 3)}'
+        f'"degraded": {len(worse)}, "milliseconds": {round(1000 * trace.seconds, 3)}{why}'
     )
 
 

@@ -48,7 +48,7 @@ class Preparer:
         self._waiting += 1
         try:
             async with asyncio.timeout(deadline.remaining()):
-                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.model.prepare, [segment])
+                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.prepare, segment)
                 await asyncio.gather(built, self._above(plan, deadline))
         except TimeoutError:
             raise DeadlineExceeded(f"the {runtime.tier.label} was not ready for the plan in time") from None

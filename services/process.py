@@ -50,7 +50,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
     """Reads settings and serves.
 
-    Exit codes: 0 drained, 1 a bundle that must not be served, 2 settings, 130 Ctrl-C before it served or after it did.
+    Exit codes: 0 drained, or told to stop before it served, 1 a bundle that must not be served, 2 settings, 130 Ctrl-C
+    before it served or after it did.
     """
     try:
         given = settings.read(kind)
@@ -62,6 +63,8 @@ def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, Non
         sys.exit(_complain(tier, error, 2))
     except BundleError as error:
         sys.exit(_complain(tier, error, 1))
+    except ToldToStop:
+        log.event("stopped")
     except KeyboardInterrupt:
         sys.exit(interrupt.INTERRUPTED)
 
@@ -193,6 +196,21 @@ async def starting(server: TierServer) -> AsyncIterator[None]:
     except BaseException:
         await server.drain(0, 0)
         raise
+
+
+class ToldToStop(Exception):
+    """Before it served anything."""
+
+
+async def warmed(served: Iterable[Served], given: TierSettings, stop: asyncio.Event) -> None:
+    """As `warm`, in a thread. Raises ToldToStop soon after `stop` is set."""
+
+    def go_on(share: float) -> None:
+        if stop.is_set():
+            raise ToldToStop
+
+    await asyncio.to_thread(warm, served, given, progress=go_on)
+    go_on(1.0)
 
 
 def warm(

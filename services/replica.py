@@ -9,7 +9,7 @@ from typing import Any
 
 from services import log
 from services.breaker import Breaker, BreakerState
-from services.connection import Call, Connection, Silence
+from services.connection import Call, Connection, Silence, Unsent
 from services.domain import Clock
 from services.errors import DeadlineExceeded, OfframpError, UpstreamUnavailable
 from services.framing import Framed
@@ -54,6 +54,9 @@ class Replica:
             late = isinstance(silence.error, DeadlineExceeded) and sensible
             self.fell_silent(late or isinstance(silence.error, UpstreamUnavailable))
             raise
+        except Unsent:
+            self.breaker.unknown()
+            raise DeadlineExceeded("no time left for the way to the next tier and back") from None
         except OfframpError:
             self.breaker.succeeded()  # it is there, and says what it thinks
             raise
@@ -112,9 +115,14 @@ class Replica:
 
     def _go_on(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """In the background, unless it is under way already."""
-        if name in self._tasks:
+        under_way = self._tasks.get(name)
+        if under_way is not None and not under_way.done():
             work.close()
             return
         task = self._tasks[name] = asyncio.create_task(work, name=name)
         task.add_done_callback(log.ended)
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        task.add_done_callback(lambda ended: self._forget(name, ended))
+
+    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is ended:
+            del self._tasks[name]

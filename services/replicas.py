@@ -74,7 +74,8 @@ class Replicas:
 
     def pass_lead(self, silent: Replica) -> None:
         """Another one than `silent` leads, where there is one that may be asked."""
-        self._lead = next((replica for replica in self.usable() if replica is not silent), silent)
+        others = (replica for replica in self.usable() if replica is not silent)
+        self._lead = next(others, silent if silent in self._all else None)
 
     def look_again(self) -> None:
         """Whoever a name stands for may have changed."""
@@ -98,6 +99,8 @@ class Replicas:
         """The name stands for other addresses than before: those that stay keep what is known of them."""
         known = {replica.name: replica for replica in self._all}
         self._all = [known.pop(name) if name in known else self._begin(name, True) for name in sorted(found)]
+        if self._lead not in self._all:
+            self._lead = None
         for gone in known.values():
             self._go_on(gone.close(LINGER_SECONDS))
 

@@ -155,7 +155,7 @@ def held(
 
 
 async def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpError:
-    """Why the call brought none. Who gave it up is no bad caller: gRPC cancels us for them, a turn of the loop later."""
+    """Why the call brought none. Who gave it up is no bad caller: gRPC cancels us then, a turn of the loop later."""
     if context.time_remaining() == 0:
         return _late()
     await asyncio.sleep(0)

@@ -52,7 +52,8 @@ class RenewingChannel(grpc.aio.Channel):
         self._rotation = trust.rotation
         self._clock = clock
         self._looked = clock()
-        self._channel = self._opened(trust.rotation.first)
+        self._pems = trust.rotation.current
+        self._channel = self._opened(self._pems)
         self._old: dict[asyncio.Task[None], grpc.aio.Channel] = {}
 
     def current(self) -> grpc.aio.Channel:
@@ -60,9 +61,11 @@ class RenewingChannel(grpc.aio.Channel):
         now = self._clock()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            if (found := self._rotation.changed()) is not None:
+            self._rotation.changed()
+            if self._pems is not self._rotation.current:  # whoever noticed: all channels of an uplink share it
                 self._retire(self._channel)
-                self._channel = self._opened(found)
+                self._pems = self._rotation.current
+                self._channel = self._opened(self._pems)
         return self._channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:

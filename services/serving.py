@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from services.bundle import Bundle, Manifest
 from services.bundles import newest_last
 from services.describing import Describer
-from services.domain import Segment
+from services.domain import Deadline, Segment
 from services.errors import ModelMismatch, UnknownModel
 from services.front import FixedFront, Front
 from services.limiter import Limiter
@@ -56,19 +56,27 @@ class Served:
 
 
 class Answering:
-    """Requests that travel as one, or one, while they are answered: a class, since every request has one."""
+    """Requests that travel as one, or one, while they are answered: a class, since every request has one.
 
-    __slots__ = ("_requests", "_served", "_started")
+    deadline: theirs, once it is known. Who is stopped after it has failed, too.
+    """
+
+    __slots__ = ("_requests", "_served", "_started", "deadline")
 
     def __init__(self, served: Served, requests: int):
         self._served = served
         self._requests = requests
+        self.deadline: Deadline | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Answering:
         self._started = time.monotonic()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is not None and issubclass(kind, Exception):
+        if kind is None:
+            return
+        late = self.deadline is not None and self.deadline.remaining() <= 0
+        if late or issubclass(kind, Exception):  # else the caller has left
             self._served.failed += self._requests
             self._served.failed_seconds += self._requests * (time.monotonic() - self._started)
 

@@ -113,6 +113,11 @@ class TierRuntime:
         """Builds and runs what is held of `segments`, so that the first request finds it ready. Blocks."""
         self.model.warm(piece for segment in segments for piece in self.model.pieces(segment) if self._held(piece))
 
+    def prepare(self, segment: Segment) -> None:
+        """Builds `segment`, and what this tier runs instead of those above where it holds that. Blocks."""
+        rest = Segment(segment.end, self.model.last)
+        self.model.prepare([segment, rest] if self._held(rest) else [segment])
+
     def close(self) -> None:
         """Lets go of the workers."""
         self.batcher.close()

@@ -61,8 +61,8 @@ class TierService:
         header = framed.header
         served, members = self._models.by_hash(header.model_hash), tuple(header.members.request_ids)
         places = len(members) or 1
-        with served.answering(places):
-            deadline = self._deadline(header.remaining_seconds, remaining)
+        with served.answering(places) as answering:
+            deadline = answering.deadline = self._deadline(header.remaining_seconds, remaining)
             _check_members(members, framed.activation.shape, served.limiter.limit)
             with served.limiter.admit(places=places, seconds=deadline.remaining()):
                 request = self._request(framed, served, deadline)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from services.domain import Clock
 
+FRESH_SECONDS = 2.0
+"""For so long, what was seen of a link is reason enough not to try it: it may have recovered unseen."""
 _CALLS = 16
 _KINDS = 32
 
@@ -88,14 +90,24 @@ class Traffic:
 class Held:
     """How long the far side had the last calls of each kind: how long it may have the next. Bounded."""
 
+    clock: Clock = time.monotonic
     _seconds: OrderedDict[Hashable, deque[float]] = field(default_factory=OrderedDict)
+    _noted_at: dict[Hashable, float] = field(default_factory=dict)
 
     def note(self, kind: Hashable, seconds: float) -> None:
         """Adds one answered call."""
         if kind not in self._seconds and len(self._seconds) >= _KINDS:
-            self._seconds.popitem(last=False)
+            forgotten, _ = self._seconds.popitem(last=False)
+            del self._noted_at[forgotten]
         self._seconds.setdefault(kind, deque(maxlen=_CALLS)).append(seconds)
         self._seconds.move_to_end(kind)
+        self._noted_at[kind] = self.clock()
+
+    def shortest(self, kind: Hashable) -> float:
+        """The shortest of the last 16: 0 where the last of them is no news, as the far side may have time again."""
+        if self.clock() - self._noted_at.get(kind, -math.inf) > FRESH_SECONDS:
+            return 0.0
+        return min(self._seconds[kind])
 
     def longest(self, kind: Hashable, expected_seconds: float | None) -> float:
         """The longest of the last 16; before the first, what its whole plan should take; infinite without one."""

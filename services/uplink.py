@@ -195,7 +195,7 @@ class Uplink:
                 call = await replica.infer(ask.message, max(ask.until - began, 0.0), ask.expected_seconds)
             except Silence as silence:
                 self.replicas.look_again()
-                error, free = silence.error, True
+                error, free = silence.error, not (ask.again or isinstance(silence.error, QueueFull))
             except Unavailable as refusal:
                 error, free = refusal, isinstance(refusal, Draining)
                 if isinstance(refusal, QueueFull) and all(each in ask.tried for each in self.replicas):

@@ -108,7 +108,7 @@ class OpenInference:
         arrived = time.monotonic()
         traceparent = self._observers.traceparent(context.invocation_metadata())
         served = self._models.named(request.model_name, request.model_version)
-        with served.answering():
+        with served.answering() as answering:
             if len(request.id) > MAX_REQUEST_ID:
                 raise InvalidInput(f"the request's id is longer than {MAX_REQUEST_ID} characters")
             outputs, asked = replies.wanted(request), parameters.read(request.parameters, served.manifest)
@@ -117,7 +117,7 @@ class OpenInference:
                 if early is not None:
                     early(replies.reply(served.manifest, answer, outputs))
 
-            deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
+            deadline = answering.deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
             with served.limiter.admit(asked.priority, seconds=deadline.remaining()):
                 samples = read_input(request, served.manifest.input, self._max_batch)
                 wishes = replace(asked.wishes, traceparent=traceparent) if traceparent else asked.wishes

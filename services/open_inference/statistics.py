@@ -1,7 +1,7 @@
 """Statistics of each model as Triton tells them, counted from every request that this tier answered.
 
-All but the whole of a request is this tier's own time; nothing is gathered into batches here, so that a request is
-one execution.
+All but the whole of a request is this tier's own time. Requests that travelled here as one were one execution, whose
+time each of them took.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ class _Counts:
     """How many, and seconds by name."""
 
     count: int = 0
+    executions: int = 0
     samples: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     last_ms: int = 0
 
-    def add(self, count: int, samples: int, seconds: dict[str, float], now_ms: int) -> None:
+    def add(self, count: int, executions: int, samples: int, seconds: dict[str, float], now_ms: int) -> None:
         self.count += count
+        self.executions += executions
         self.samples += samples
         self.last_ms = now_ms
         for name, value in seconds.items():
@@ -55,14 +57,14 @@ class Statistics:
         self.answered_together((finished,))
 
     def answered_together(self, finished: Sequence[Finished]) -> None:
-        alike: dict[tuple[str, int], list[Trace]] = {}
+        alike: dict[tuple[str, int, int], list[Trace]] = {}
         for each in finished:
-            key = each.manifest.model_hash, len(each.response.predictions)
+            key = each.manifest.model_hash, len(each.response.predictions), each.requests
             alike.setdefault(key, []).append(each.response.trace)
-        for (name, samples), traces in alike.items():
-            self._add(name, samples, traces)
+        for (name, samples, requests), traces in alike.items():
+            self._add(name, samples, requests, traces)
 
-    def _add(self, name: str, samples: int, traces: Sequence[Trace]) -> None:
+    def _add(self, name: str, samples: int, requests: int, traces: Sequence[Trace]) -> None:
         here = [trace.hops[0] for trace in traces]
         seconds = {
             "compute_input": sum(hop.decode_seconds for hop in here),
@@ -71,11 +73,12 @@ class Statistics:
             "queue": sum(hop.queue_seconds for hop in here),
             "success": sum(trace.seconds for trace in traces),
         }
-        counted = [self._whole[name]]
+        each_waited = {stage: requests * value for stage, value in seconds.items()}
+        count, now = len(traces), int(1000 * self._now())
+        self._whole[name].add(count * requests, count, count * samples, each_waited, now)
         if (name, samples) in self._by_size or len(self._by_size) < _MAX_SIZES:
-            counted.append(self._by_size.setdefault((name, samples), _Counts()))
-        for each in counted:
-            each.add(len(traces), len(traces) * samples, seconds, int(1000 * self._now()))
+            sized = self._by_size.setdefault((name, samples), _Counts())
+            sized.add(count, count, count * samples, seconds, now)
 
     def refused(self, refused: Refused) -> None:
         """Failures are counted where the model is known."""
@@ -102,7 +105,7 @@ class Statistics:
             version=manifest.version,
             last_inference=whole.last_ms,
             inference_count=whole.samples,
-            execution_count=whole.count,
+            execution_count=whole.executions,
             inference_stats=messages.InferStatistics(
                 fail=_duration(served.failed, served.failed_seconds),
                 **{name: whole.duration(name) for name in ("success", "queue", *_STAGES)},

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import logging
 import signal
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,7 @@ import numpy as np
 import pytest
 
 from device_agent.client import AsyncClient, Prediction
-from services import bundle
+from services import bundle, log
 from services.domain import Segment, Tier
 from services.pb.offramp.v1 import tier_pb2 as pb
 from tests.calls import until
@@ -184,10 +188,24 @@ def reasons(answers: list[Prediction]) -> set[str]:
     return {answer.degraded_reason for answer in answers if answer.degraded}
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What all tiers in this process log."""
+    logger = logging.getLogger("offramp")
+    handlers, level, propagates = logger.handlers[:], logger.level, logger.propagate
+    text = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", text)
+        log.configure("device", "info")
+    yield text
+    logger.handlers[:], logger.propagate = handlers, propagates
+    logger.setLevel(level)
+
+
 @pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_a_tier_above_that_fails_costs_no_answer_and_is_named(
-    tiny: Path, pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Any
+    tiny: Path, pixels: np.ndarray, tmp_path: Path, logged: io.StringIO, fault: Any
 ) -> None:
     async with AsyncExitStack() as stack:
         scene = Scene(tiny, tmp_path, stack)
@@ -209,6 +227,7 @@ async def test_a_tier_above_that_fails_costs_no_answer_and_is_named(
         count = sum(answer.degraded for answer in answers)
         assert front.metrics is not None
         assert total(await scrape(front.metrics), "offramp_degraded_total", reason=reason) == count
+    assert {reason: count} in [json.loads(line).get("reasons") for line in logged.getvalue().splitlines()]
 
 
 async def test_a_paused_tier_soon_costs_nobody_his_patience_and_is_used_again_when_it_goes_on(

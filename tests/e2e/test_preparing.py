@@ -28,6 +28,15 @@ async def test_a_prepared_plan_is_resident_on_every_tier(tiny: Path) -> None:
         assert cloud.model.resident(Segment(5, 8))
 
 
+async def test_what_a_tier_runs_when_those_above_fail_is_prepared_with_the_plan(tiny: Path) -> None:
+    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address, holds=Segment(0, 5)) as edge:
+        for tier, held in ((edge, False), (cloud, True)):
+            assert not tier.runtime.model.resident(Segment(5, 8))
+            tier.runtime.prepare(Segment(3, 5))
+            assert tier.runtime.model.resident(Segment(3, 5))
+            assert tier.runtime.model.resident(Segment(5, 8)) == held
+
+
 async def test_a_plan_that_no_tier_above_can_run_is_refused_with_its_own_reason(tiny: Path) -> None:
     async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address, holds=Segment(0, 4)) as edge:
         preparer = Preparer(edge.runtime, edge.runtime.next_tier)

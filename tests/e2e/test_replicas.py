@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+import grpc
 import pytest
 
 from services import targets
@@ -25,7 +27,7 @@ from services.errors import (
 )
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
-from services.retry_budget import BURST, SHARE
+from services.retry_budget import BURST, SHARE, RetryBudget
 from services.uplink import Uplink
 from tests.calls import until
 from tests.far_side import FarSide, name_in, request, serving, streams_of
@@ -79,6 +81,15 @@ class Refusing(FarSide):
 
     async def infer(self, framed: Framed, context: object) -> pb.InferReply:
         return await self.answer(framed, 0.0)
+
+
+class Silent(FarSide):
+    """Breaks off without a word."""
+
+    async def infer(self, framed: Framed, context: Any) -> pb.InferReply:
+        self.alone.append(framed.request_id)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        raise AssertionError
 
 
 class Paused(FarSide):
@@ -223,6 +234,20 @@ async def test_a_replica_that_leaves_costs_no_budget() -> None:
         assert uplink.retries["over_budget"] == 0
 
 
+async def test_a_request_that_every_replica_falls_silent_at_moves_on_freely_only_once() -> None:
+    """It may be what breaks them."""
+    far = [Silent() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for each in far:
+            await stack.enter_async_context(serving(each, None))
+        uplink = Uplink(Tier.DEVICE, ",".join(each.address for each in far), transport="unary")
+        stack.push_async_callback(uplink.close)
+        uplink._budget = RetryBudget(share=0.0, burst=0.0, _in_hand=0.0)
+        with pytest.raises(UpstreamUnavailable):
+            await ask(uplink)
+        assert (sum(map(asked, far)), uplink.retries["over_budget"]) == (2, 1)
+
+
 async def test_no_time_left_is_no_time_for_another() -> None:
     busy, free = Refusing(), FarSide()
     async with replicas(busy, free) as uplink:
@@ -283,6 +308,8 @@ async def test_a_name_is_all_of_its_addresses_and_follows_them(monkeypatch: pyte
             stands_for |= {each.address for each in held}
             await until(known_as(uplink, frozenset(stands_for)))
             await until(all_serve(uplink))
+            assert uplink.replicas.lead() in list(uplink.replicas)
+            uplink.replicas._lead = next(each for each in uplink.replicas if each.name == held[0].address)
             before = [asked(each) for each in far]
             assert {await ask(uplink) for _ in range(10)} == {"r"}
             assert [asked(each) - b for each, b in zip(far, before, strict=True)] == [

@@ -50,7 +50,18 @@ def test_a_request_is_one_line_with_its_id_and_tier(capsys: pytest.CaptureFixtur
         "answered_here": 2,
         "degraded": 1,
         "milliseconds": 12.5,
+        "reasons": {"upstream_unavailable": 1},
     }
+
+
+def test_a_request_that_went_as_planned_needs_no_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("edge", "info")
+    answers = response().predictions
+    answers.reasons[:] = 0
+    log.answered_together([("r1", Tier.EDGE, answers, response().trace)])
+    (line,) = lines(capsys)
+    assert line["degraded"] == 0
+    assert "reasons" not in line
 
 
 def test_where_standard_error_was_closed_before_the_start_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,3 +54,18 @@ def test_the_far_side_may_have_a_call_as_long_as_it_had_others_of_its_kind() -> 
     for kind in range(100):
         held.note(kind, 1.0)
     assert held.longest("plan", 0.3) == 0.3
+
+
+def test_the_far_side_needs_as_long_as_the_shortest_of_lately_while_that_is_news() -> None:
+    clock = FakeClock(100.0)
+    held = Held(clock)
+    assert held.shortest("plan") == 0.0
+    for seconds in (0.5, 0.2, 0.3):
+        held.note("plan", seconds)
+    assert held.shortest("plan") == 0.2
+    clock.now += 2.5
+    assert held.shortest("plan") == 0.0
+    for kind in range(100):
+        held.note(kind, 1.0)
+    assert held.shortest("plan") == 0.0
+    assert len(held._noted_at) == len(held._seconds)
