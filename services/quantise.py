@@ -119,16 +119,19 @@ def _check_width(span: float) -> None:
 
 
 def _levels(rows: FloatArray, start: FloatArray, step: FloatArray, top: int) -> Levels:
-    """round((x - start) / step), in place: a new array for each operation would take most of the time."""
+    """round((x - start) / step), 0 where that is 0. In place: new arrays would take most of the time."""
     scaled = rows - start[:, None]
-    scaled /= np.where(step > 0, step, 1)[:, None]
+    scaled /= np.where(step > 0, step, np.inf)[:, None]
     np.rint(scaled, out=scaled)
     return scaled.clip(0, top, out=scaled).astype(np.uint8).reshape(-1)
 
 
 def _values(shape: Shape, levels: Levels, start: FloatArray, step: FloatArray) -> FloatArray:
+    rows, flat = levels.reshape(groups(shape)), step[:, 0] == 0
+    if flat.any() and rows[flat].any():
+        raise CorruptPayload("a quantisation step is 0, and its levels are not")
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by the caller
-        values = levels.reshape(groups(shape)) * step
+        values = rows * step
         values += start
         return np.asarray(values, np.float32).reshape(shape)
 

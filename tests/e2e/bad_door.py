@@ -158,6 +158,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("a message over the limit", padded(LIMIT + 1), CUT_OFF),
     Wrong("zeros that gzip made small", padded(32 * LIMIT), CUT_OFF, gzip=True),
     Wrong("zeros that gzip made small, within the limit", padded(LIMIT - 100), MISSING, gzip=True),
+    Wrong("metadata of 16 KB", of(), CUT_OFF, metadata=(("x-long", "x" * 16_384),)),
     Wrong("metadata of 32 KB", of(), CUT_OFF, metadata=(("x-long", "x" * 32_000),)),
 )
 

@@ -97,9 +97,20 @@ class Asked:
         assert not SECRETS.search(error.details())
 
 
+def alone(channel: grpc.Channel, path: str) -> Callable[..., bytes]:
+    """A call for each message."""
+    call: Callable[..., bytes] = channel.unary_unary(f"/{path}")
+    return call
+
+
 @contextmanager
 def asking_a(
-    module: str, bundle: Path, path: str, good: bytes, essence: Callable[[bytes], object]
+    module: str,
+    bundle: Path,
+    path: str,
+    good: bytes,
+    essence: Callable[[bytes], object],
+    way: Callable[[grpc.Channel, str], Callable[..., bytes]] = alone,
 ) -> Iterator[tuple[Asked, object, int]]:
     """A tier to ask, its first answer, and the bytes of memory it holds after that."""
     options = channel_options(64 * LIMIT)
@@ -107,7 +118,7 @@ def asking_a(
         child(module, bundle, "--max-batch", "16", "--max-message-bytes", str(LIMIT)) as tier,
         grpc.insecure_channel(tier.address, options) as channel,
     ):
-        asked = Asked(tier, channel.unary_unary(f"/{path}"), good, essence)
+        asked = Asked(tier, way(channel, path), good, essence)
         first = asked.answer()
         yield asked, first, tier.held_bytes()
 

@@ -212,6 +212,8 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("a scale that is no number", ranges(lambda r: r.__setitem__(-1, np.nan)), CORRUPT),
     Wrong("a scale that is infinite", ranges(lambda r: r.__setitem__(-1, np.inf)), CORRUPT),
     Wrong("a scale that is negative", ranges(lambda r: r.__setitem__(-1, -1.0)), CORRUPT),
+    Wrong("a scale of zero", ranges(lambda r: r.__setitem__(slice(8, None), 0.0)), CORRUPT),
+    Wrong("a unit of zero", ranges(lambda r: r.__setitem__(slice(None, 2), 0.0), "int4"), CORRUPT),
     Wrong("a lowest value that is no number", ranges(lambda r: r.__setitem__(0, np.nan)), CORRUPT),
     Wrong("scales that overflow", ranges(lambda r: r.__setitem__(slice(8, None), 3e38)), CORRUPT),
     Wrong("a unit that is no number", ranges(lambda r: r.__setitem__(0, np.nan), "int4"), CORRUPT),
@@ -246,6 +248,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("millions of fields that nobody knows", lambda: b"\xf8\x7f\x01" * (_MILLIONS // 3), BIG),
     Wrong("a message over the limit", padded(LIMIT + 1), CUT_OFF),
     Wrong("zeros that gzip made small", padded(32 * LIMIT), CUT_OFF, gzip=True),
+    Wrong("metadata of 16 KB", but(lambda m: None), CUT_OFF, metadata=(("x-long", "x" * 16_384),)),
     Wrong("metadata of 32 KB", but(lambda m: None), CUT_OFF, metadata=(("x-long", "x" * 32_000),)),
 )
 

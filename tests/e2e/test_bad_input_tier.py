@@ -1,4 +1,4 @@
-"""Everything a lower tier can get wrong: what it is told, and a tier that goes on as if nothing was."""
+"""Everything a lower tier can get wrong, either way: what it is told, and a tier that goes on as if nothing was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from services.pb.offramp.v1 import tier_pb2 as pb
 from tests.calls import PATIENCE, TIER
-from tests.e2e.bad_input import Asked, Wrong, asking_a, check
+from tests.e2e.bad_input import Asked, Wrong, alone, asking_a, check
+from tests.e2e.bad_stream import on_a_stream
 from tests.e2e.bad_tier import ODD, WRONG, good
 
 
@@ -18,9 +19,10 @@ def essence(reply: bytes) -> object:
     return pb.InferReply.FromString(reply).predictions.SerializeToString(deterministic=True)
 
 
-@pytest.fixture(scope="module")
-def edge(tiny: Path) -> Iterator[tuple[Asked, object, int]]:
-    with asking_a("edge_node", tiny, f"{TIER}/Infer", good().SerializeToString(), essence) as asked:
+@pytest.fixture(scope="module", params=["Infer", "Exchange"])
+def edge(tiny: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Asked, object, int]]:
+    way = {"Infer": alone, "Exchange": on_a_stream}[request.param]
+    with asking_a("edge_node", tiny, f"{TIER}/{request.param}", good().SerializeToString(), essence, way) as asked:
         yield asked
 
 
