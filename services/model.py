@@ -30,6 +30,7 @@ MAX_SESSIONS = 64
 
 _MAX_FASTEST = 4096
 _PACE_RUNS = 5
+_Given = dict[str, FloatArray]
 _HARDWARE = Hardware()
 
 SegmentOutput = tuple[FloatArray, FloatArray | None]
@@ -41,7 +42,8 @@ class Model:
 
     slowdown: how many times as long each run takes, which stands for a slower machine; the rest is slept. What is
     multiplied is what `pace` says, so that a plan costs the same today and tomorrow; of what that does not know, the
-    fastest run of its kind: cold caches after a sleep and a busy machine are not the slower one's.
+    processor time of the fastest run of its kind: cold caches after a sleep and a busy machine are not that one's.
+    busy: a clock that stands still while the calling thread does not run.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Model:
         slowdown: float = 1.0,
         clock: Clock = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
+        busy: Clock = time.thread_time,
     ):
         self.manifest, self._file = bundle.manifest, bundle.path / bundle.manifest.graph
         self.last = bundle.manifest.last
@@ -63,7 +66,7 @@ class Model:
         self._sessions: OrderedDict[Segment, ort.InferenceSession] = OrderedDict()
         self._max_sessions = max_sessions
         self._building = threading.Lock()
-        self._slowdown, self._clock, self._sleep = slowdown, clock, sleep
+        self._slowdown, self._clock, self._sleep, self._busy = slowdown, clock, sleep, busy
         self._fastest: dict[tuple[Segment, int], float] = {}
         self._pace: Callable[[Segment, int], float | None] = lambda piece, batch_size: None
 
@@ -89,11 +92,8 @@ class Model:
 
     def run(self, piece: Segment, tensor: FloatArray) -> SegmentOutput:
         """Runs one of `pieces()` on float32 [N, …]; blocks, and builds the session if it is not resident."""
-        session = self.session(piece)
-        started = self._clock()
-        outputs = session.run(None, {self._tensor(piece.start): tensor})
-        if self._slowdown > 1:
-            self._rest(piece, len(tensor), self._clock() - started)
+        session, given = self.session(piece), {self._tensor(piece.start): tensor}
+        outputs = session.run(None, given) if self._slowdown <= 1 else self._slowed(piece, session, given)
         if piece.end not in self._exits:
             return outputs[0], None
         return outputs[0], outputs[-1]
@@ -102,10 +102,19 @@ class Model:
         """What a run of a piece and batch size takes without slowdown, from now on; None where that is not known."""
         self._pace = seconds
 
-    def _rest(self, piece: Segment, batch_size: int, seconds: float) -> None:
-        """Sleeps until a run that took `seconds` has taken as long as it would on the slower machine."""
-        alone = self._pace(piece, batch_size) or self._note(piece, batch_size, seconds)
+    def _slowed(self, piece: Segment, session: ort.InferenceSession, given: _Given) -> list[FloatArray]:
+        """As long a run as it would be on the slower machine: sleeps for the rest."""
+        outputs, seconds, busy = self._timed(session, given)
+        (tensor,) = given.values()
+        alone = self._pace(piece, len(tensor)) or self._note(piece, len(tensor), min(seconds, busy))
         self._sleep(max(self._slowdown * alone - seconds, 0.0))
+        return outputs
+
+    def _timed(self, session: ort.InferenceSession, given: _Given) -> tuple[list[FloatArray], float, float]:
+        """Outputs, seconds, and those of them in which nobody else had the processor."""
+        started, busy = self._clock(), self._busy()
+        outputs: list[FloatArray] = session.run(None, given)
+        return outputs, self._clock() - started, self._busy() - busy
 
     def _note(self, piece: Segment, batch_size: int, seconds: float) -> float:
         """The fastest run of its kind so far, one of `seconds` included."""
@@ -126,9 +135,8 @@ class Model:
                 session, zeros = self.session(piece), self.zeros(piece.start, 1)
                 session.run(None, {self._tensor(piece.start): zeros})
                 for _ in range(_PACE_RUNS if self._slowdown > 1 else 0):
-                    started = self._clock()
-                    session.run(None, {self._tensor(piece.start): zeros})
-                    self._note(piece, 1, self._clock() - started)
+                    _, seconds, busy = self._timed(session, {self._tensor(piece.start): zeros})
+                    self._note(piece, 1, min(seconds, busy))
 
     def zeros(self, split_point: int, count: int) -> FloatArray:
         return np.zeros((count, *self.manifest.split_points[split_point].shape), np.float32)

@@ -92,9 +92,13 @@ def test_preparing_what_is_resident_runs_nothing(model: Model, monkeypatch: pyte
     model.prepare([Segment(0, 4), Segment(2, 4)])
 
 
+ALL_OF_IT = FakeClock(step=1e6)
+"""For who has the processor alone: all of any wall clock's time."""
+
+
 def test_a_slowed_model_takes_that_many_times_as_long(tiny: Path) -> None:
     slept: list[float] = []
-    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append)
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append, busy=ALL_OF_IT)
     model.warm([Segment(0, 2)])
     assert slept == []
     model.run(Segment(0, 2), model.zeros(0, 1))
@@ -104,7 +108,7 @@ def test_a_slowed_model_takes_that_many_times_as_long(tiny: Path) -> None:
 def test_a_slowed_model_knows_its_pace_once_it_is_warm(tiny: Path) -> None:
     slept: list[float] = []
     readings = iter([0, 9, 10, 19, 20, 21, 30, 39, 40, 49, 50, 55])  # five warm runs, one of 1 second, then one of 5
-    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append)
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append, busy=ALL_OF_IT)
     model.warm([Segment(0, 2)])
     model.run(Segment(0, 2), model.zeros(0, 1))
     assert slept == [3]
@@ -113,10 +117,18 @@ def test_a_slowed_model_knows_its_pace_once_it_is_warm(tiny: Path) -> None:
 def test_a_slowed_model_multiplies_its_fastest_run_and_never_sleeps_less_than_not_at_all(tiny: Path) -> None:
     slept: list[float] = []
     readings = iter([0, 1, 10, 14, 20, 50])  # runs of 1, 4 and 30 seconds
-    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append)
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=lambda: next(readings), sleep=slept.append, busy=ALL_OF_IT)
     for _ in range(3):
         model.run(Segment(0, 2), model.zeros(0, 1))
     assert slept == [7, 4, 0]
+
+
+def test_a_slowed_model_does_not_multiply_what_others_had_the_processor_for(tiny: Path) -> None:
+    slept: list[float] = []
+    wall, busy = FakeClock(step=2.0), FakeClock(step=0.01)
+    model = Model(bundle.load(tiny), slowdown=400.0, clock=wall, sleep=slept.append, busy=busy)
+    model.run(Segment(0, 2), model.zeros(0, 1))
+    assert slept == [pytest.approx(400 * 0.01 - 2)]
 
 
 def test_a_run_of_a_resident_segment_waits_for_no_build(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +222,7 @@ def test_bytes_that_are_no_graph_are_refused(tiny: Path, tmp_path: Path) -> None
 def test_a_slower_machine_keeps_the_pace_that_was_measured(tiny: Path) -> None:
     """However long the run took; what was not measured goes by the fastest run."""
     slept: list[float] = []
-    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append)
+    model = Model(bundle.load(tiny), slowdown=8.0, clock=FakeClock(step=0.25), sleep=slept.append, busy=ALL_OF_IT)
     model.pace(lambda piece, batch_size: 0.5 if piece == Segment(0, 2) else None)
     model.run(Segment(0, 2), model.zeros(0, 1))
     model.run(Segment(2, 4), model.zeros(2, 1))
