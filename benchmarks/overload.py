@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -268,8 +269,14 @@ def against(ratios: dict[str, float]) -> Table:
     return table
 
 
-def main() -> None:
-    """Measures, prints a table, writes JSON and a picture."""
+def missed(ratios: dict[str, float]) -> list[str]:
+    """The targets that were not met: shares of what should be at least so much, all else at most."""
+    least = ("goodput at 3x / peak", "health, share")
+    return [name for name, goal in TARGETS.items() if (ratios[name] < goal if name in least else ratios[name] > goal)]
+
+
+def main() -> int:
+    """Measures, prints a table, writes JSON and a picture. 1 where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--json", type=Path, help="file to write the results to; the picture goes beside it")
     parser.add_argument("--rounds", type=int, default=5, help="windows of each kind")
@@ -297,7 +304,10 @@ def main() -> None:
         }
         arguments.json.write_text(json.dumps(said | {"windows": [asdict(each) for each in windows]}, indent=2) + "\n")
         plot(windows, arguments.deadline, arguments.json.with_suffix(".png"))
+    for name in (failed := missed(ratios)):
+        print(f"missed: {name}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

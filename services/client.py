@@ -103,4 +103,5 @@ def _header(request: Request, remaining_seconds: float, members: Sequence[str] =
         thresholds=request.thresholds or (),
         traceparent=request.traceparent,
         members=pb.Members(request_ids=members) if members else None,
+        priority=request.priority,
     )

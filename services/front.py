@@ -18,7 +18,8 @@ class Wishes:
     """What a request asks for besides an answer; what it leaves open is the front's to decide.
 
     thresholds: in place of the bundle's, one per exit. splits: where the plan cuts the network, in place of what a
-    planner would choose by the others. traceparent: where the request belongs in its caller's trace.
+    planner would choose by the others. traceparent: where the request belongs in its caller's trace. priority: in the
+    queue of every tier; 0 is none given, 1 the highest.
     """
 
     thresholds: tuple[float, ...] | None = None
@@ -27,6 +28,7 @@ class Wishes:
     privacy: bool = False
     splits: tuple[int, int] | None = None
     traceparent: str = ""
+    priority: int = 0
 
 
 NO_WISHES = Wishes()
@@ -109,7 +111,8 @@ def first_request(
 ) -> Request:
     """The request that `samples` begin their journey as; with an id of its own where it has none."""
     name, model_hash = request_id or uuid.uuid4().hex, runtime.model.manifest.model_hash
-    return Request(name, model_hash, plan, 0, samples, deadline, wishes.thresholds, wishes.traceparent)
+    thresholds, priority = wishes.thresholds, wishes.priority
+    return Request(name, model_hash, plan, 0, samples, deadline, thresholds, wishes.traceparent, priority=priority)
 
 
 def so_far(request: Request, early: Early | None) -> Callable[[Predictions], None] | None:

@@ -70,7 +70,7 @@ class _Group:
             and codec == self.codec
             and (request.plan is head.plan or request.plan.stages == head.plan.stages)
             and request.at == head.at
-            and request.thresholds == head.thresholds
+            and (request.thresholds, request.priority) == (head.thresholds, head.priority)
             and request.activation.shape == head.activation.shape
             and 2 * abs(request.deadline.at - head.deadline.at) <= head.deadline.remaining()
         )

@@ -64,7 +64,7 @@ class TierService:
         with served.answering(places) as answering:
             deadline = answering.deadline = self._deadline(header.remaining_seconds, remaining)
             _check_members(members, framed.activation.shape, served.limiter.limit)
-            with served.limiter.admit(places=places, seconds=deadline.remaining()):
+            with served.limiter.admit(header.priority, places, seconds=deadline.remaining()):
                 request = self._request(framed, served, deadline)
                 response = await served.runtime.infer(request, arrived)
         tier, plan = served.runtime.tier, request.plan
@@ -131,6 +131,7 @@ class TierService:
             tuple(message.thresholds) or None,
             trace_context.accepted(message.traceparent),
             passing,
+            message.priority,
         )
 
     def _deadline(self, asked: float, remaining: float | None) -> Deadline:

@@ -118,7 +118,7 @@ class OpenInference:
                     early(replies.reply(served.manifest, answer, outputs))
 
             deadline = answering.deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
-            with served.limiter.admit(asked.priority, seconds=deadline.remaining()):
+            with served.limiter.admit(asked.wishes.priority, seconds=deadline.remaining()):
                 samples = read_input(request, served.manifest.input, self._max_batch)
                 wishes = replace(asked.wishes, traceparent=traceparent) if traceparent else asked.wishes
                 answer = await served.front.infer(

@@ -37,19 +37,18 @@ Given = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """wishes: for the front. timeout_seconds: at most so long, None as long as any. priority: for the queue.
+    """wishes: for the front. timeout_seconds: at most so long, None as long as any.
 
     trace: whether to return it. ignored: the names that mean nothing here, for the answer.
     """
 
     wishes: Wishes
     timeout_seconds: float | None
-    priority: int
     trace: bool
     ignored: str = ""
 
 
-_NONE = Parameters(NO_WISHES, None, 0, False)
+_NONE = Parameters(NO_WISHES, None, False)
 
 
 def read(given: Given, manifest: Manifest) -> Parameters:
@@ -58,11 +57,21 @@ def read(given: Given, manifest: Manifest) -> Parameters:
         return _NONE
     _flag(given, EMPTY_FINAL)  # the last answer says itself that it is, so that an empty one need never follow
     return Parameters(
-        Wishes(_thresholds(given, manifest), _policy(given), _floor(given), _flag(given, "privacy"), _split(given)),
+        _wishes(given, manifest),
         _timeout(given),
-        _whole(given, "priority", (1 << 64) - 1, "a whole number from 0; 0 is none, 1 the highest") or 0,
         _flag(given, "trace"),
         _ignored(given),
+    )
+
+
+def _wishes(given: Given, manifest: Manifest) -> Wishes:
+    return Wishes(
+        _thresholds(given, manifest),
+        _policy(given),
+        _floor(given),
+        _flag(given, "privacy"),
+        _split(given),
+        priority=_whole(given, "priority", (1 << 64) - 1, "a whole number from 0; 0 is none, 1 the highest") or 0,
     )
 
 

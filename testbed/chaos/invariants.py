@@ -24,6 +24,7 @@ DESCRIPTOR_SLACK = 8
 THREAD_SLACK = 12
 """Pools grow to their size when they are first needed, which may be after the first look."""
 IMPATIENT_SHARE = 0.02
+_FEW = 2
 _SHOWN = 5
 
 Check = Callable[[History], "Verdict"]
@@ -141,8 +142,8 @@ def recovers(history: History) -> Verdict:
 
     There was a canary in each such time, and at most one in fifty of them, or one, is degraded; the same of the others:
     a device loses patience with the tiers above where the machine of the testbed is busy, faults or not. A machine that
-    stalls takes all requests with it that are under way, so those count once. Whoever set a deadline shorter than
-    recovery may be short of time.
+    stalls takes all requests with it that are under way, so those count once; but of more than two canaries not all may
+    be degraded. Whoever set a deadline shorter than recovery may be short of time.
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
@@ -198,6 +199,7 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
         "recovered_after_seconds": round(max((r.at - start for r in canaries), default=0.0), 3),
         "after_bound": {
             "canaries": sum(r.asked.reaches_up for r in after),
+            "canaries_whole": sum(r.asked.reaches_up for r in after) - sum(r.asked.reaches_up for r in late),
             "canaries_degraded": moments(r for r in late if r.asked.reaches_up),
             "others": sum(not r.asked.reaches_up for r in after),
             "others_degraded": moments(r for r in late if not r.asked.reaches_up),
@@ -210,7 +212,8 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
 def _recovered(found: Mapping[str, Any]) -> bool:
     after = found["after_bound"]
     patient = all(after[f"{who}_degraded"] <= max(1, IMPATIENT_SHARE * after[who]) for who in ("canaries", "others"))
-    return bool(after["canaries"] > 0 and patient)
+    some_whole = after["canaries_whole"] > 0 or after["canaries"] <= _FEW
+    return bool(after["canaries"] > 0 and patient and some_whole)
 
 
 def _ended_once(record: Record) -> bool:

@@ -95,6 +95,32 @@ async def test_a_request_may_bring_its_own_split(tiny: Path, pixels: np.ndarray)
         assert why == "INVALID_INPUT"
 
 
+async def test_a_priority_holds_in_the_queue_of_every_tier(tiny: Path, pixels: np.ndarray) -> None:
+    async with (
+        upper(Tier.EDGE, tiny, max_in_flight=8) as edge,
+        device(tiny, edge.address, splits="2,8") as front,
+        calling(front.address) as call,
+    ):
+        edge.models.first.limiter.hold(6)  # three quarters
+        tiers = [set(arrays(await ask(call, pixels, priority=p, **FORCED))["tier_index"].tolist()) for p in (0, 1, 2)]
+        assert edge.models.first.limiter.rejected["QUEUE_FULL"] > 0
+        edge.models.first.limiter.hold(-6)
+    assert tiers == [{1}, {1}, {0}]
+
+
+async def test_settings_reach_the_queue_and_the_link(tiny: Path, pixels: np.ndarray) -> None:
+    async with upper(Tier.EDGE, tiny, adaptive_limit=True, max_in_flight=32) as edge, calling(edge.address) as call:
+        limiter = edge.models.first.limiter
+        assert limiter.adaptive is not None
+        await ask(call, pixels[:1])
+        assert 0 < limiter.adaptive._unloaded_seconds < 5
+        given = DeviceSettings(bundle=tiny, next=edge.address, hedge_after_seconds=0.05)
+        uplink = process.uplink(Tier.DEVICE, given)
+        assert uplink is not None
+        assert uplink._hedge_after == 0.05
+        await uplink.close()
+
+
 async def test_a_part_that_is_not_held_is_refused(tiny: Path, pixels: np.ndarray) -> None:
     async with device(tiny, splits="2,2", holds=Segment(0, 2)) as front, calling(front.address) as call:
         why, text = await refused(call, pixels[:1], split="4,8")

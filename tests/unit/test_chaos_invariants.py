@@ -156,6 +156,15 @@ def test_those_that_one_stall_takes_with_it_count_once_and_an_outage_that_lasts_
     assert not invariants.recovers(taken(56, 57, 58, ended=last.at + 0.2 - 1.0)).passed
 
 
+def test_an_outage_is_no_stall_though_its_requests_overlap(sound: History) -> None:
+    worse = sound
+    for number in range(40, 60):
+        ended = sound.records[number].at + 0.6  # when the next has begun
+        worse = change(worse, number, reason="upstream_unavailable", degraded_below=1, ended=ended)
+    assert not invariants.recovers(worse).passed
+    assert invariants.recovers(change(worse, 43, reason="", degraded_below=0)).passed
+
+
 @pytest.mark.parametrize(
     "changes",
     [

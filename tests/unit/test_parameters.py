@@ -31,7 +31,7 @@ def read(manifest: Manifest, name: str, value: Any, kind: str = "") -> Parameter
 def test_nothing_given_wishes_for_nothing(manifest: Manifest) -> None:
     found = parameters.read(messages.ModelInferRequest().parameters, manifest)
     assert found.wishes == parameters.Wishes()
-    assert (found.timeout_seconds, found.priority, found.trace) == (None, 0, False)
+    assert (found.timeout_seconds, found.wishes.priority, found.trace) == (None, 0, False)
 
 
 def test_unknown_names_are_passed_over_and_named(manifest: Manifest) -> None:
@@ -99,7 +99,7 @@ def test_a_timeout_is_in_microseconds(manifest: Manifest, value: Any, expected: 
 
 @pytest.mark.parametrize(("value", "kind"), [(2, "uint64_param"), (2, "int64_param"), ("2", "string_param")])
 def test_a_priority_is_a_whole_number(manifest: Manifest, value: Any, kind: str) -> None:
-    assert read(manifest, "priority", value, kind).priority == 2
+    assert read(manifest, "priority", value, kind).wishes.priority == 2
 
 
 WRONG = [

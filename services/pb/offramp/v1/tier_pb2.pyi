@@ -136,7 +136,7 @@ class Members(_message.Message):
     def __init__(self, request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "traceparent", "members", "activation")
+    __slots__ = ("request_id", "model_hash", "plan", "at", "remaining_seconds", "thresholds", "traceparent", "members", "priority", "activation")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class InferRequest(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model_hash: str
@@ -154,8 +155,9 @@ class InferRequest(_message.Message):
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     traceparent: str
     members: Members
+    priority: int
     activation: Activation
-    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., traceparent: _Optional[str] = ..., members: _Optional[_Union[Members, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., at: _Optional[int] = ..., remaining_seconds: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., traceparent: _Optional[str] = ..., members: _Optional[_Union[Members, _Mapping]] = ..., priority: _Optional[int] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "scores", "confidences", "exits", "tiers", "reasons")
