@@ -86,21 +86,21 @@ def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> bytes:
 
 
 def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -> bytes:
-    """Over time: the rate of the link, the plan of each of our requests, and latencies, the oracle's for comparison."""
+    """Over one turn: the rate of the link, the plan of each of our requests, and latencies, others' for comparison."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 2))
     times = np.arange(0, seconds, max(0.25, seconds / 2000))
     top.plot(times, [8e-6 * rate.rate_at(float(t)) for t in times], color=_INK, linewidth=1)
     top.set(ylabel="uplink, Mbit/s", yscale="symlog", title=title)
     plain_numbers(top.yaxis)
-    names = _plan_names([plan for each in runs.values() for plan in each.plans])
-    for policy, runs_of in runs.items():
-        level = [names[str(plan)] for plan in runs_of.plans]
+    names = _plan_names([found.plans[i] for found in runs.values() for i in _first(found)])
+    for policy, found in runs.items():
+        at = [found.at[i] for i in _first(found)]
+        level = [names[str(found.plans[i])] for i in _first(found)]
+        milliseconds = [1000 * found.seconds[i] for i in _first(found)]
         colour, size = _COLOURS.get(policy, _INK), 5.0 if policy == OURS else 2.0
-        middle.plot(runs_of.at, level, ".", color=colour, markersize=size, label=policy)
-        bottom.plot(
-            runs_of.at, 1000 * np.array(runs_of.seconds), ".", color=colour, markersize=size, label=policy, alpha=0.6
-        )
+        middle.plot(at, level, ".", color=colour, markersize=size, label=policy)
+        bottom.plot(at, milliseconds, ".", color=colour, markersize=size, label=policy, alpha=0.6)
     middle.set_yticks(range(len(names)), [_short(name, 46) for name in names], fontsize=7)
     bottom.set(ylabel="latency, ms", xlabel="seconds", yscale="log")
     plain_numbers(bottom.yaxis)
@@ -132,6 +132,11 @@ def regimes(rates: Sequence[float], batches: Sequence[int], best: Sequence[Seque
 
 def _kind(plan: Plan | None) -> str:
     return "none" if plan is None else str(plan)
+
+
+def _first(runs: Runs) -> list[int]:
+    """The requests of the first turn: turns lie over one another in time."""
+    return next(iter(runs.turns), [])
 
 
 def _plan_names(plans: Sequence[Plan]) -> dict[str, int]:

@@ -121,7 +121,7 @@ async def compare(
         start = turn * len(names) // rounds
         for name in (*names[start:], *names[:start]):
             again = replace(trial, seed=trial.seed + turn)
-            await _replay(each, tiers, again, file.name, name, virtual, found[name], speeds[name])
+            found[name].take(await _replay(each, tiers, again, file.name, name, virtual, speeds[name]))
             on_step(f"{trial.name} {name}")
     return Outcome(found, virtual.crosses, virtual.static)
 
@@ -133,10 +133,9 @@ async def _replay(
     trace: str,
     name: str,
     virtual: Outcome,
-    runs: Runs,
     speeds: Speeds,
-) -> None:
-    """One policy on one trial, with a connection and estimates of its own."""
+) -> Runs:
+    """One turn of one policy on one trial, with a connection and estimates of its own."""
     manifest = each.workload.bundle.manifest
     classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
@@ -154,7 +153,7 @@ async def _replay(
             probes = probing(uplink, [planning])
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, trial, name, virtual, began)
-        await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", runs, speeds)
+        return await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
     finally:
         if probes is not None:
             probes.cancel()
@@ -184,8 +183,9 @@ def _plans(each: Bench, trial: Trial, name: str, virtual: Outcome, began: float)
     return DynamicSplit(manifest, each.costs, world, lambda: trial.rate.rate_at(now()))
 
 
-async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, runs: Runs, speeds: Speeds) -> None:
+async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds) -> Runs:
     """Sends requests as the trial says and writes down what came of each."""
+    runs = Runs()
     exits = len(each.workload.bundle.manifest.exits)
     thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
     samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs, each.workload.labels
@@ -207,11 +207,12 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, runs: 
     if trial.loop is Loop.CLOSED:
         while (at := time.monotonic() - began) < trial.seconds:
             await one(at)
-        return
+        return runs
     async with asyncio.TaskGroup() as tasks:
         for at in poisson(each.per_second, trial.seconds, trial.seed):
             await asyncio.sleep(max(0.0, at - (time.monotonic() - began)))
             tasks.create_task(one(at))
+    return runs
 
 
 async def reshape(tiers: Tiers, rate: str) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from services.domain import NO_EXIT, Plan, Stage
+from services.domain import NO_EXIT, Plan
 
 _RESAMPLES = 400
 _BLOCKS = 30
@@ -19,7 +19,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Runs:
-    """Requests in the order of their end: when each began, how long it took, its plan, what it sent, and the answer."""
+    """Requests in the order of their end: when each began, how long it took, its plan, what it sent, and the answer.
+
+    starts: where, among them, another turn begins; times begin anew with it.
+    """
 
     at: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -29,6 +32,7 @@ class Runs:
     exits: list[int] = field(default_factory=list)
     failed: list[bool] = field(default_factory=list)
     extra_bytes: int = 0
+    starts: list[int] = field(default_factory=list)
 
     def add(
         self,
@@ -49,7 +53,8 @@ class Runs:
         self.failed.append(failed)
 
     def take(self, other: Runs) -> None:
-        """Adds all of `other`."""
+        """Adds all of `other`, as turns of their own."""
+        self.starts += [len(self) + start for start in (0, *other.starts)]
         for name in ("at", "seconds", "plans", "bytes", "right", "exits", "failed"):
             getattr(self, name).extend(getattr(other, name))
         self.extra_bytes += other.extra_bytes
@@ -58,9 +63,16 @@ class Runs:
         return len(self.at)
 
     @property
-    def stages(self) -> list[tuple[Stage, ...]]:
-        """The plans in the order in which requests began."""
-        return [self.plans[i].stages for i in np.argsort(self.at, kind="stable")]
+    def turns(self) -> list[list[int]]:
+        """The requests of each turn, in the order in which they began."""
+        turns = np.split(np.arange(len(self)), self.starts)
+        return [sorted(turn.tolist(), key=self.at.__getitem__) for turn in turns if len(turn)]
+
+    @property
+    def switches(self) -> int:
+        """How often a request had another plan than the one before it in its turn."""
+        pairs = [pair for turn in self.turns for pair in pairwise(turn)]
+        return sum(self.plans[a].stages != self.plans[b].stages for a, b in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Summary:
     """One policy on one trace. Latencies in milliseconds; `ci`: 95 % bootstrap intervals.
 
     missed: share later than the deadline or without an answer. bytes: mean per request that the device sent, probes
-    included. accuracy: None where truth is not known. switches: per minute, of the plan.
+    included. accuracy: None where truth is not known. switches: changes of plan, of all turns together.
     """
 
     requests: int
@@ -101,7 +113,7 @@ def summarise(runs: Runs, deadline_seconds: float, with_truth: bool, seed: int) 
         failed=int(failed.sum()),
         bytes=(sum(runs.bytes) + runs.extra_bytes) / len(runs),
         accuracy=float(right.mean()) if with_truth else None,
-        switches=sum(a != b for a, b in pairwise(runs.stages)),
+        switches=runs.switches,
         ci=intervals(milliseconds, late, right if with_truth else None, seed),
     )
 

@@ -49,6 +49,28 @@ def test_switches_are_counted_in_the_order_in_which_requests_began() -> None:
     assert summarise(runs, 1.0, with_truth=False, seed=0).switches == 1
 
 
+def test_switches_of_several_turns_are_counted_turn_by_turn_and_added_up() -> None:
+    whole = Runs()
+    for plans in ((_HERE, _THERE), (_HERE, _HERE), (_THERE, _HERE)):
+        turn = Runs()
+        for at, plan in enumerate(plans):
+            turn.add(float(at), 0.1, plan)
+        whole.take(turn)
+    assert whole.turns == [[0, 1], [2, 3], [4, 5]]
+    assert summarise(whole, 1.0, with_truth=False, seed=0).switches == 2
+
+
+def test_turns_within_turns_stay_apart() -> None:
+    pair, whole = Runs(), Runs()
+    for plan in (_HERE, _THERE):
+        pair.take(_runs([0.1, 0.1], plan))
+    whole.take(pair)
+    whole.take(Runs())
+    whole.take(pair)
+    assert whole.turns == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert whole.switches == 0
+
+
 def test_probes_count_among_the_bytes() -> None:
     runs = _runs([0.1, 0.1])
     runs.extra_bytes = 50

@@ -7,61 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_agent.costs import Options
 from device_agent.queues import Queues
-from device_agent.switching import SwitchRule
-from services import bundle, codec
-from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
-from services.model import Model
+from services.domain import Plan, Policy, Segment, Tier
 from services.patience import PATIENCE
 from testbed.bench import policies
-from testbed.bench.compare import Bench, Trial, maker, run, simulate, staying
-from testbed.bench.costs import CodecAt, Costs
-from testbed.bench.journeys import Journeys
+from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
-from testbed.bench.routes import Network, choices, crosses, over_trace, plan_of
+from testbed.bench.routes import crosses, over_trace, plan_of
 from testbed.bench.virtual import Simulation
-from testbed.bench.workloads import Workload
-from testbed.bench.world import Loop, World
+from testbed.bench.world import Loop
 from testbed.traces import ConstantRate, Rate, RateTrace
-
-_WORLD = World(call_seconds=0.001, agent_seconds=0.0)
-_OPTIONS = Options(codecs=(("int8", "fp32"), ("int8", "fp32")), image_codecs=("pixels", "jpeg90"))
-_CODECS = ("fp32", "int8", "int8+zstd", "pixels", "jpeg90")
-_BLOCK_SECONDS = 0.01
-
-
-def _costs(workload: Workload) -> Costs:
-    """Each block takes 10 ms; codecs take no time and make as many bytes as they make of the inputs, or of zeros."""
-    manifest = workload.bundle.manifest
-    at, told = [], []
-    for point in manifest.split_points[:-1]:
-        tensors = np.zeros((1, *point.shape), np.float32) if point.index else workload.inputs
-        for name in _CODECS:
-            if name in codec.usable(manifest, point.index):
-                each = codec.at(name, point.index, manifest.input.preprocessing)
-                size = float(np.mean([each.encode(row[None]).nbytes for row in tensors]))
-                at.append(CodecAt(point.index, name, 0.0, 0.0, size))
-                told.append(CodecCost(name, 0.0, 0.0, size / (4 * point.elements)))
-    pieces = [Segment(a, b) for a in range(manifest.last) for b in range(a + 1, manifest.last + 1)]
-    times = tuple(SegmentTime(each, 1, _BLOCK_SECONDS * (each.end - each.start)) for each in pieces)
-    return Costs(times, tuple(at), tuple({each.codec: each for each in reversed(told)}.values()))
+from tests.benches import BLOCK_SECONDS, tiny_bench
 
 
 @pytest.fixture
 def each(tiny: Path) -> Bench:
-    """The tiny network with exits that nobody takes, on random pictures."""
-    loaded = bundle.load(tiny)
-    never = tuple(spec.model_copy(update={"threshold": 2.0}) for spec in loaded.manifest.exits[:-1])
-    manifest = loaded.manifest.model_copy(update={"exits": (*never, loaded.manifest.exits[-1])})
-    loaded = replace(loaded, manifest=manifest)
-    pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
-    workload = Workload("tiny", loaded, pictures, np.zeros(6, np.int64))
-    costs = _costs(workload)
-    journeys = Journeys(workload, Model(loaded), costs, _WORLD.slowdowns)
-    network = Network(manifest, staying(journeys))
-    found = choices(network, costs, _WORLD, _OPTIONS, Policy())
-    return Bench(workload, _WORLD, _OPTIONS, journeys, costs, found, SwitchRule())
+    return tiny_bench(tiny)
 
 
 def _seconds(each: Bench, plan: Plan, rate: Rate, at: float = 0.0) -> float:
@@ -74,7 +35,7 @@ def test_a_request_takes_what_its_parts_add_up_to(each: Bench) -> None:
     last, world = each.workload.bundle.manifest.last, each.world
     plan = plan_of(last, 0, last, "pixels")
     sent = 64 + world.header_bytes
-    expected = sent / 1e5 + world.near_fixed_seconds + _BLOCK_SECONDS * last * world.edge_slowdown
+    expected = sent / 1e5 + world.near_fixed_seconds + BLOCK_SECONDS * last * world.edge_slowdown
     assert _seconds(each, plan, ConstantRate(1e5)) == pytest.approx(expected)
 
 
@@ -82,7 +43,7 @@ def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
     last = each.workload.bundle.manifest.last
     simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
     runs = simulation.open(Static(plan_of(last, last)), count(), [0.0, 0.0])
-    alone = _BLOCK_SECONDS * last * each.world.device_slowdown
+    alone = BLOCK_SECONDS * last * each.world.device_slowdown
     assert runs.seconds == pytest.approx([alone, 2 * alone])
 
 
@@ -106,7 +67,7 @@ def test_a_plan_that_promised_something_is_not_waited_for_without_end(each: Benc
     dead = RateTrace.from_rates([1e5, *[0.0] * 60])
     promised = replace(plan_of(last, 0, last, "pixels"), expected_seconds=0.2)
     runs = Simulation(each.world, each.journeys, dead).open(Static(promised), count(), [2.0])
-    alone = _BLOCK_SECONDS * last * each.world.device_slowdown
+    alone = BLOCK_SECONDS * last * each.world.device_slowdown
     assert runs.failed == [False]
     assert runs.seconds == pytest.approx([PATIENCE * 0.2 + alone])
 

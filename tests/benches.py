@@ -1,0 +1,57 @@
+"""A workload of the policies' bench with costs that are known: each block takes 10 ms, codecs take no time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from device_agent.costs import Options
+from device_agent.switching import SwitchRule
+from services import bundle, codec
+from services.domain import CodecCost, Policy, Segment, SegmentTime
+from services.model import Model
+from testbed.bench.compare import Bench, staying
+from testbed.bench.costs import CodecAt, Costs
+from testbed.bench.journeys import Journeys
+from testbed.bench.routes import Network, choices
+from testbed.bench.workloads import Workload
+from testbed.bench.world import World
+
+_WORLD = World(call_seconds=0.001, agent_seconds=0.0)
+_OPTIONS = Options(codecs=(("int8", "fp32"), ("int8", "fp32")), image_codecs=("pixels", "jpeg90"))
+_CODECS = ("fp32", "int8", "int8+zstd", "pixels", "jpeg90")
+BLOCK_SECONDS = 0.01
+
+
+def _costs(workload: Workload) -> Costs:
+    """Each block takes 10 ms; codecs take no time and make as many bytes as they make of the inputs, or of zeros."""
+    manifest = workload.bundle.manifest
+    at, told = [], []
+    for point in manifest.split_points[:-1]:
+        tensors = np.zeros((1, *point.shape), np.float32) if point.index else workload.inputs
+        for name in _CODECS:
+            if name in codec.usable(manifest, point.index):
+                each = codec.at(name, point.index, manifest.input.preprocessing)
+                size = float(np.mean([each.encode(row[None]).nbytes for row in tensors]))
+                at.append(CodecAt(point.index, name, 0.0, 0.0, size))
+                told.append(CodecCost(name, 0.0, 0.0, size / (4 * point.elements)))
+    pieces = [Segment(a, b) for a in range(manifest.last) for b in range(a + 1, manifest.last + 1)]
+    times = tuple(SegmentTime(each, 1, BLOCK_SECONDS * (each.end - each.start)) for each in pieces)
+    return Costs(times, tuple(at), tuple({each.codec: each for each in reversed(told)}.values()))
+
+
+def tiny_bench(path: Path) -> Bench:
+    """The tiny network with exits that nobody takes, on random pictures."""
+    loaded = bundle.load(path)
+    never = tuple(spec.model_copy(update={"threshold": 2.0}) for spec in loaded.manifest.exits[:-1])
+    manifest = loaded.manifest.model_copy(update={"exits": (*never, loaded.manifest.exits[-1])})
+    loaded = replace(loaded, manifest=manifest)
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    workload = Workload("tiny", loaded, pictures, np.zeros(6, np.int64))
+    costs = _costs(workload)
+    journeys = Journeys(workload, Model(loaded), costs, _WORLD.slowdowns)
+    network = Network(manifest, staying(journeys))
+    found = choices(network, costs, _WORLD, _OPTIONS, Policy())
+    return Bench(workload, _WORLD, _OPTIONS, journeys, costs, found, SwitchRule())

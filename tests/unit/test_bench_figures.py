@@ -1,0 +1,28 @@
+"""What the pictures of the policies' bench show."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+
+from services.domain import Plan, Segment, Stage, Tier
+from testbed.bench import figures
+from testbed.bench.statistics import Runs
+from testbed.traces import ConstantRate
+
+PLAN = Plan((Stage(Tier.DEVICE, Segment(0, 3)),))
+
+
+def test_a_timeline_shows_one_turn_where_several_would_lie_over_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    whole = Runs()
+    for seconds in (0.1, 0.3):
+        turn = Runs()
+        for at in (2.0, 1.0):
+            turn.add(at, seconds, PLAN)
+        whole.take(turn)
+    figures.timeline(ConstantRate(1e6), 3.0, {"offramp": whole}, "t")
+    latencies = drawn[0].axes[2].lines[0]
+    assert list(latencies.get_xdata()) == [1.0, 2.0]
+    assert list(latencies.get_ydata()) == [100.0, 100.0]
