@@ -17,6 +17,7 @@ from services.errors import InvalidInput
 from testbed import adopt
 from testbed.bench import calibration, figures, live, report, study, workloads
 from testbed.bench.compare import Bench, Maker, Outcome, Trial, bench, maker, run, simulate
+from testbed.bench.figures import Picture
 from testbed.bench.policies import BEST_STATIC, Static
 from testbed.bench.results import Comparison, Target, targets
 from testbed.bench.speeds import Speeds
@@ -73,8 +74,8 @@ class Found:
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
-    pictures: dict[str, list[bytes]] = field(default_factory=dict)
-    standing: dict[str, bytes] = field(default_factory=dict)
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)
+    standing: dict[str, Picture] = field(default_factory=dict)
     virtual_ratios: dict[str, Mapping[str, float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -91,6 +92,10 @@ class Found:
             self.pictures[title].insert(0, self.standing[title])
         self.facts[f"{each.workload.name}: device alone, ms"] = round(1000 * each.device_seconds, 2)
 
+    def add_regimes(self, each: Bench) -> None:
+        """Under the last comparison: what the planner would do at every rate, on this workload's machines."""
+        self.pictures[self.comparisons[-1].title].append(study.regime_map(each))
+
 
 Advance = Callable[[str], None]
 
@@ -103,7 +108,7 @@ def on_paper(asked: Asked, on_step: Advance) -> Found:
         for loop in asked.loops:
             trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
             found.add(each, study.simulated(each, trials, asked.policies, on_step))
-        found.pictures[found.comparisons[-1].title].append(study.regime_map(each))
+        found.add_regimes(each)
     return found
 
 
@@ -122,6 +127,7 @@ async def on_tiers(asked: Asked, on_step: Advance) -> Found:
                 found.add(each, virtual)
                 ratios = study.simulated_over_real(virtual.comparison, real.comparison)
                 found.virtual_ratios[real.comparison.title] = ratios
+        found.add_regimes(each)
     return found
 
 
@@ -170,7 +176,7 @@ def write(found: Found, asked: Asked, json_file: Path | None) -> None:
     """report.html, policies.csv, a picture for each comparison and, where asked for, the JSON."""
     asked.out.mkdir(parents=True, exist_ok=True)
     for title, picture in found.standing.items():
-        (asked.out / f"{re.sub(r'[^a-z0-9]+', '-', title.lower())}.png").write_bytes(picture)
+        (asked.out / f"{re.sub(r'[^a-z0-9]+', '-', title.lower())}.png").write_bytes(picture.png)
     settings = {**asdict(asked.world), "seed": asked.seed, "seconds of each trace": asked.seconds} | found.facts
     if any(each.real for each in found.comparisons):
         settings["turns of each policy"] = asked.rounds

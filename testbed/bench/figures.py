@@ -1,9 +1,10 @@
-"""The plots of the report, as PNG bytes."""
+"""The plots of the report, as PNG bytes with a name."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -33,7 +34,15 @@ _MOST_POINTS = 20000
 _RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
-def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One plot. name: what it shows, for whoever cannot see it."""
+
+    name: str
+    png: bytes
+
+
+def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> Picture:
     """The share of requests answered within so many milliseconds, for each policy, one panel for each trace."""
     columns = min(4, len(traces))
     rows = -(-len(traces) // columns)
@@ -54,10 +63,10 @@ def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> bytes:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=9, frameon=False)
     figure.suptitle(f"{title}: share answered within so many ms", fontsize=11)
-    return _png(figure)
+    return Picture(f"Latency distributions: {title}", _png(figure))
 
 
-def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> bytes:
+def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> Picture:
     """How each policy stands, a row for each trace; shaded: within 5 % of the oracle.
 
     ratios: mean latency over the oracle's, by trace and policy.
@@ -82,10 +91,10 @@ def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> bytes:
     axes.grid(axis="y", color="#e9ecef")
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=6, fontsize=9, frameon=False)
-    return _png(figure)
+    return Picture(f"Standing over the oracle: {title}", _png(figure))
 
 
-def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -> bytes:
+def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -> Picture:
     """Over one turn: the rate of the link, the plan of each of our requests, and latencies, others' for comparison."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 2))
@@ -108,10 +117,12 @@ def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -
     for axes in (top, middle, bottom):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
-    return _png(figure)
+    return Picture(f"Timeline: {title}", _png(figure))
 
 
-def regimes(rates: Sequence[float], batches: Sequence[int], best: Sequence[Sequence[Plan | None]], title: str) -> bytes:
+def regimes(
+    rates: Sequence[float], batches: Sequence[int], best: Sequence[Sequence[Plan | None]], title: str
+) -> Picture:
     """The best plan at each rate (bytes per second) and batch size; `best` is indexed by batch, then rate."""
     shown = [[_kind(plan) for plan in row] for row in best]
     names = list(dict.fromkeys(name for row in shown for name in row))
@@ -127,7 +138,7 @@ def regimes(rates: Sequence[float], batches: Sequence[int], best: Sequence[Seque
     for name, colour in zip(names, colours, strict=True):
         axes.plot([], [], "s", color=colour, label=name)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return _png(figure)
+    return Picture(f"Regime map: {title}", _png(figure))
 
 
 def _kind(plan: Plan | None) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from testbed.bench.figures import Picture
 from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, LATE_SECONDS, ORACLE, OURS
 from testbed.bench.results import Comparison, Target
 
@@ -61,12 +62,12 @@ def verdict(met: bool | None) -> str:
 def as_html(
     comparisons: Sequence[Comparison],
     found: Sequence[Target],
-    pictures: Mapping[str, Sequence[bytes]],
+    pictures: Mapping[str, Sequence[Picture]],
     virtual_ratios: Mapping[str, Mapping[str, float]],
     settings: Mapping[str, Any],
     how: Sequence[str],
 ) -> str:
-    """The page. `pictures`: PNG bytes by the title of their comparison; `how`: sentences on how it was done."""
+    """The page. `pictures`: by the title of their comparison; `how`: sentences on how it was done."""
     parts = ["<h1>Policies side by side</h1>", *(f"<p>{escape(text)}</p>" for text in how), _targets(found)]
     for each in comparisons:
         parts.append(f"<h2>{escape(each.title)}</h2>")
@@ -139,5 +140,6 @@ def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _picture(png: bytes) -> str:
-    return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
+def _picture(picture: Picture) -> str:
+    png = base64.b64encode(picture.png).decode()
+    return f'<p><img alt="{escape(picture.name)}" src="data:image/png;base64,{png}"></p>'

@@ -10,6 +10,7 @@ from device_agent.planner import Beliefs, rank
 from services.domain import LinkEstimate, Plan, Policy, Tier
 from testbed.bench import figures, policies
 from testbed.bench.compare import Bench, Outcome, Trial, deadline_seconds, run
+from testbed.bench.figures import Picture
 from testbed.bench.policies import BEST_STATIC, ORACLE, OURS
 from testbed.bench.results import Comparison
 from testbed.bench.statistics import summarise
@@ -67,7 +68,7 @@ def simulated(each: Bench, of: Sequence[Trial], names: Sequence[str], on_step: P
     return found
 
 
-def pictures(found: Compared) -> list[bytes]:
+def pictures(found: Compared) -> list[Picture]:
     """Latency distributions of all traces, and timelines of the few on which our policy had most to do."""
     title = found.comparison.title
     shown = {name: outcome.runs for name, outcome in found.outcomes.items()}
@@ -81,7 +82,7 @@ def pictures(found: Compared) -> list[bytes]:
     return result
 
 
-def regime_map(each: Bench) -> bytes:
+def regime_map(each: Bench) -> Picture:
     """The plan that the planner takes at each rate of the uplink and batch size, as in Dynamic Split Computing."""
     manifest, world = each.workload.bundle.manifest, each.world
     profiles = {tier: policies.profile(each.costs, tier, world) for tier in Tier}

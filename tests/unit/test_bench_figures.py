@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from services.domain import Plan, Segment, Stage, Tier
 from testbed.bench import figures
+from testbed.bench.figures import Picture
 from testbed.bench.statistics import Runs
 from testbed.traces import ConstantRate
 
@@ -15,14 +16,14 @@ PLAN = Plan((Stage(Tier.DEVICE, Segment(0, 3)),))
 
 def test_a_timeline_shows_one_turn_where_several_would_lie_over_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"png")
     whole = Runs()
     for seconds in (0.1, 0.3):
         turn = Runs()
         for at in (2.0, 1.0):
             turn.add(at, seconds, PLAN)
         whole.take(turn)
-    figures.timeline(ConstantRate(1e6), 3.0, {"offramp": whole}, "t")
+    assert figures.timeline(ConstantRate(1e6), 3.0, {"offramp": whole}, "t") == Picture("Timeline: t", b"png")
     latencies = drawn[0].axes[2].lines[0]
     assert list(latencies.get_xdata()) == [1.0, 2.0]
     assert list(latencies.get_ydata()) == [100.0, 100.0]

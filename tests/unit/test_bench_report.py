@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from PIL import Image
 
 from services.errors import InvalidInput
 from testbed.bench import conduct, workloads
+from testbed.bench.calibration import Calibration
+from testbed.bench.compare import Outcome
 from testbed.bench.policies import NAMES
 from testbed.bench.world import Loop, World
 from testbed.commands import bench as command
@@ -44,6 +50,47 @@ def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_els
     assert all(word in page for word in ("Targets", "bumpy", "simulated"))
     drawn = {file.stem.rsplit("-", 3)[-3] for file in asked.out.glob("*-simulated.png")}
     assert drawn == {"closed", "open"}
+
+
+def _names(page: Path) -> list[str]:
+    """What the pictures of a page say that they show."""
+    return re.findall(r'<img alt="([^"]*)"', page.read_text())
+
+
+def test_every_picture_of_the_page_says_what_it_shows(asked: conduct.Asked) -> None:
+    some = replace(asked, loops=(Loop.CLOSED,), policies=("offramp", "oracle"))
+    conduct.write(conduct.on_paper(some, lambda step: None), some, None)
+    assert _names(some.out / "report.html") == [
+        "Standing over the oracle: tiny, closed loop, simulated",
+        "Latency distributions: tiny, closed loop, simulated",
+        "Timeline: tiny, closed loop, simulated: bumpy",
+        "Regime map: tiny: the best plan",
+    ]
+
+
+async def test_the_page_of_running_tiers_has_all_pictures_too(
+    asked: conduct.Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def running(*_: object) -> AsyncIterator[None]:
+        yield
+
+    async def calibrated(*_: object) -> Calibration:
+        return Calibration(0.001, 0.0003)
+
+    async def as_expected(*given: Any) -> Outcome:
+        return cast(Outcome, given[4])
+
+    monkeypatch.setattr(conduct.live, "running", running)
+    monkeypatch.setattr(conduct.calibration, "calibrate", calibrated)
+    monkeypatch.setattr(conduct.live, "compare", as_expected)
+    some = replace(asked, loops=(Loop.CLOSED,), policies=("offramp", "oracle"))
+    conduct.write(await conduct.on_tiers(some, lambda step: None), some, None)
+    names = _names(some.out / "report.html")
+    for kind in ("Latency distributions", "Timeline"):
+        for where in ("running tiers", "simulated"):
+            assert sum(name.startswith(f"{kind}: tiny, closed loop, {where}") for name in names) == 1
+    assert names[-1] == "Regime map: tiny: the best plan"
 
 
 def test_without_the_oracle_there_is_nothing_to_stand_against_and_no_picture(asked: conduct.Asked) -> None:
