@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from services.domain import Plan
+from device_agent.agent import Agent
+from services.domain import Plan, Tier
+from services.errors import InvalidInput, OfframpError, UpstreamUnavailable
+from services.model import Model
+from services.tier import TierRuntime
 from testbed.bench import live
 from testbed.bench.compare import Bench, Outcome, Trial
+from testbed.bench.policies import Static
 from testbed.bench.routes import plan_of
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.world import Loop
 from testbed.traces import ConstantRate
 from tests.benches import tiny_bench
+from tests.fakes import FakeNext, InlineWorkers
 
 TRIAL = Trial("flat", ConstantRate(1e6), 0.05, Loop.CLOSED, seed=0)
 
@@ -47,3 +53,22 @@ async def test_each_round_is_a_turn_of_its_own(each: Bench, tmp_path: Path, monk
     found = await live.compare(each, tiers, TRIAL, tmp_path / "flat.csv", virtual, 2, speeds, lambda step: None)
     assert found.runs["device"].turns == [[0], [1, 2]]
     assert found.runs["device"].switches == 1
+
+
+async def _served(each: Bench, error: OfframpError) -> Runs:
+    """What is written down where the tier above answers every request by `error`."""
+    last = each.workload.bundle.manifest.last
+    runtime = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers(), FakeNext(error))
+    agent = Agent(runtime, Static(plan_of(last, 2, last, "int8")))
+    return await live._serve(each, agent, TRIAL, False, Speeds(each.costs, each.world))
+
+
+async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Bench) -> None:
+    runs = await _served(each, UpstreamUnavailable("nobody there"))
+    assert len(runs) > 0
+    assert not any(runs.failed)
+    assert set(runs.exits) == {len(each.workload.bundle.manifest.exits) - 1}
+
+
+async def test_who_gets_no_answer_has_failed(each: Bench) -> None:
+    assert all((await _served(each, InvalidInput("not like this"))).failed)
