@@ -32,8 +32,8 @@ from services.profile import Measured
 from services.profile_cache import ProfileCache
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
-from services.uplink import Uplink
 from testbed.bench import policies
+from testbed.bench.booked import BookedUplink
 from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS, DynamicSplit, LateOracle, Oracle, Static
 from testbed.bench.speeds import Speeds
@@ -139,7 +139,7 @@ async def _replay(
     manifest = each.workload.bundle.manifest
     classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
-    uplink = Uplink(Tier.DEVICE, tiers.near.address, limit)
+    uplink = BookedUplink(tiers.near.address, limit)
     tiers.device.next_tier = GrpcNextTier(uplink, classes, manifest.input.preprocessing)
     preparer = Preparer(tiers.device, uplink)
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
@@ -153,7 +153,9 @@ async def _replay(
             probes = probing(uplink, [planning])
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, trial, name, virtual, began)
-        return await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
+        runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
+        runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
+        return runs
     finally:
         if probes is not None:
             probes.cancel()

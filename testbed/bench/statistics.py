@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 class Runs:
     """Requests in the order of their end: when each began, how long it took, its plan, what it sent, and the answer.
 
-    starts: where, among them, another turn begins; times begin anew with it.
+    extra_bytes: sent besides, for no request or for one that did without. starts: where, among them, another turn
+    begins; times begin anew with it.
     """
 
     at: list[float] = field(default_factory=list)
@@ -80,7 +81,8 @@ class Summary:
     """One policy on one trace. Latencies in milliseconds; `ci`: 95 % bootstrap intervals.
 
     missed: share later than the deadline or without an answer. bytes: mean per request that the device sent, probes
-    included. accuracy: None where truth is not known. switches: changes of plan, of all turns together.
+    and calls in vain included. accuracy: None where truth is not known. switches: changes of plan, of all turns
+    together.
     """
 
     requests: int
