@@ -38,10 +38,13 @@ HOW = (
     "offramp: the live loop, with its estimates, probes and switches; at the start it knows the machines, not the "
     "links. device, cloud-raw, cloud-jpeg: always the same. best-static: of all plans the one with the least mean on "
     "this very trace, known afterwards. exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split "
-    "Computing as published, device and cloud only, no exits, told the current rate. oracle: for each request the "
-    "plan that answers first in expectation, with the link's present and future, the queues and all costs known, but "
-    "not where the sample will leave. oracle-late: the same, but of the link it knows only the rate half a second ago, "
-    "and takes it to last: about what can be found out by sending a few requests a second.",
+    "Computing as published, device and cloud only, no exits, told the current rate.",
+    "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "
+    "queues for the device and for the link and all costs known, but not where the sample will leave, nor the queues "
+    "further up. On running tiers, the queue for the device is what the device makes of the runs that wait there, and "
+    "that for the link is worked out from the trace and from what the policy's own requests have put on it. "
+    "oracle-late: the same, but of the link it knows only the rate half a second ago, and takes it to last: about what "
+    "can be found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
     "codec makes of its activations was measured on the photos and is in its bundle.",
     "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "

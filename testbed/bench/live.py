@@ -139,7 +139,8 @@ async def _replay(
     manifest = each.workload.bundle.manifest
     classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
-    uplink = BookedUplink(tiers.near.address, limit)
+    line = Line(trial.rate, each.world.near_rtt_seconds / 2)
+    uplink = BookedUplink(tiers.near.address, limit, line, each.world.header_bytes)
     tiers.device.next_tier = GrpcNextTier(uplink, classes, manifest.input.preprocessing)
     preparer = Preparer(tiers.device, uplink)
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
@@ -148,11 +149,11 @@ async def _replay(
         for plan in {plan.stages: plan for plan in virtual.runs[name].plans}.values():
             await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
         await reshape(tiers, f"trace:{trace}")
-        began = time.monotonic()
+        uplink.begin()
         if planning is not None:
             probes = probing(uplink, [planning])
             await planning.start()
-        plans = planning.plans if planning is not None else _plans(each, trial, name, virtual, began)
+        plans = planning.plans if planning is not None else _plans(each, tiers.device, uplink, name, virtual)
         runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
         runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
         return runs
@@ -166,23 +167,26 @@ async def _replay(
         await uplink.close()
 
 
-def _plans(each: Bench, trial: Trial, name: str, virtual: Outcome, began: float) -> Plans:
+def _plans(each: Bench, device: TierRuntime, uplink: BookedUplink, name: str, virtual: Outcome) -> Plans:
     """A policy that is not ours; what it must know of the moment, it is told."""
-    manifest, world = each.workload.bundle.manifest, each.world
+    manifest = each.workload.bundle.manifest
     static = policies.static_plans(manifest)
     if name == BEST_STATIC and virtual.static is not None:
         static[name] = virtual.static
     if name in static:
         return Static(static[name])
-
-    def now() -> float:
-        return time.monotonic() - began
-
     if name in (ORACLE, LATE_ORACLE):
-        line = Line(trial.rate, world.near_rtt_seconds / 2)
-        situation = Situation(now, lambda: 0.0, line, lambda rate: 0.0)
-        return (Oracle if name == ORACLE else LateOracle)(each.choices, situation)
-    return DynamicSplit(manifest, each.costs, world, lambda: trial.rate.rate_at(now()))
+        return (Oracle if name == ORACLE else LateOracle)(each.choices, _situation(device, uplink))
+    return DynamicSplit(manifest, each.costs, each.world, lambda: uplink.line.rate.rate_at(uplink.now()))
+
+
+def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
+    """The device's queue as it reckons it itself; of the link, its trace and what this turn's requests put on it."""
+
+    def device_free() -> float:
+        return uplink.now() + device.backlog.ahead_seconds()
+
+    return Situation(uplink.now, device_free, uplink.line, uplink.traffic.ahead_seconds)
 
 
 async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds) -> Runs:

@@ -59,7 +59,8 @@ class Static:
 class Oracle:
     """For each request the plan that will be answered first, in expectation over the exits.
 
-    It knows the link's rate now and later, every queue, and every cost as measured; not where a sample will leave.
+    It knows the link's rate now and later, the queues for the device and for the link, and every cost as measured; not
+    where a sample will leave.
     """
 
     choices: Choices

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from device_agent.agent import Agent
-from services.domain import Plan, Tier
+from services.domain import Plan, Policy, Tier
 from services.errors import InvalidInput, OfframpError, UpstreamUnavailable
 from services.model import Model
 from services.tier import TierRuntime
 from testbed.bench import live
+from testbed.bench.booked import BookedUplink
 from testbed.bench.compare import Bench, Outcome, Trial
-from testbed.bench.policies import Static
+from testbed.bench.policies import ORACLE, Static
 from testbed.bench.routes import plan_of
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
-from testbed.bench.world import Loop
+from testbed.bench.world import Line, Loop
 from testbed.traces import ConstantRate
 from tests.benches import tiny_bench
-from tests.fakes import FakeNext, InlineWorkers
+from tests.fakes import FakeClock, FakeNext, InlineWorkers
 
 TRIAL = Trial("flat", ConstantRate(1e6), 0.05, Loop.CLOSED, seed=0)
 
@@ -72,3 +73,27 @@ async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Benc
 
 async def test_who_gets_no_answer_has_failed(each: Bench) -> None:
     assert all((await _served(each, InvalidInput("not like this"))).failed)
+
+
+async def test_the_oracles_see_the_queues_for_the_device_and_for_the_link(each: Bench, clock: FakeClock) -> None:
+    device = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers())
+    uplink = BookedUplink("127.0.0.1:1", 1 << 20, Line(ConstantRate(1000.0), 0.005), 50, clock)
+    situation = live._situation(device, uplink)
+    assert (situation.clock(), situation.device_free(), situation.line.free) == (0.0, 0.0, 0.0)
+    clock.now, device.backlog.runs, device.backlog.seconds = 2.0, 2, 0.1
+    uplink.line.send(uplink.now(), 3000)
+    with uplink.traffic.crossing(3000):
+        assert situation.device_free() == pytest.approx(2.15)
+        assert situation.line.free == 5.0
+        assert situation.ahead(1000.0) == 3.0
+    await uplink.close()
+
+
+async def test_an_oracle_makes_way_for_what_is_on_the_link(each: Bench, clock: FakeClock) -> None:
+    device = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers())
+    uplink = BookedUplink("127.0.0.1:1", 1 << 20, Line(ConstantRate(1e6), 0.005), 50, clock)
+    oracle = live._plans(each, device, uplink, ORACLE, Outcome({}, crosses=False, static=None))
+    assert oracle.plan(Policy(), 1).after(Tier.DEVICE) is not None
+    uplink.line.send(uplink.now(), 10_000_000)
+    assert oracle.plan(Policy(), 1).after(Tier.DEVICE) is None
+    await uplink.close()
