@@ -36,9 +36,11 @@ HOW = (
     "closed: one request after the other, so that the mean is per request and quick answers weigh more. open: Poisson "
     "arrivals at half of what the device could answer alone, so that every second of the trace weighs the same.",
     "offramp: the live loop, with its estimates, probes and switches; at the start it knows the machines, not the "
-    "links. device, cloud-raw, cloud-jpeg: always the same. best-static: of all plans the one with the least mean on "
-    "this very trace, known afterwards. exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split "
-    "Computing as published, device and cloud only, no exits, told the current rate.",
+    "links. device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known "
+    "afterwards: of all plans, the four that promise the least mean on this very trace are simulated, and the best of "
+    "these is taken. On running tiers that same plan runs; the others are not tried there. exits-fixed: the exits, "
+    "with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud only, no exits, told "
+    "the current rate.",
     "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "
     "queues for the device and for the link and all costs known, but not where the sample will leave, nor the queues "
     "further up. On running tiers, the queue for the device is what the device makes of the runs that wait there, and "
@@ -47,6 +49,13 @@ HOW = (
     "can be found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
     "codec makes of its activations was measured on the photos and is in its bundle.",
+    "failed: without an answer; what the device finished by itself is one. missed: failed, or later than the deadline. "
+    "bytes: what the device sent, probes and calls in vain included, by the number of requests. switches: how often a "
+    "request had another plan than the one before it, of all turns together.",
+    "Simulated over real: after a policy has run on the tiers, it is simulated with the same arrivals, and with each "
+    "tier as fast as this policy's own requests found it in that very run; what a call and a request cost besides was "
+    "timed on the same tiers before. The ratio thus tests the simulated links, queues and decisions. It does not test "
+    "whether the speed of the machines can be foretold.",
     "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "
     "behind the best one in more than 5 % of its moments.",
 )
