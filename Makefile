@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/.installed-run ## Three tiers and two links on this machine, real inputs, a table and two pictures
+run: .venv/.installed-run ## Three tiers and two links on this machine, real inputs, a table and four pictures
 	@$(BIN)/offramp run $(ARGS)
 
 test: .venv/.installed-dev ## All tests; what needs Docker or data sets is skipped where they are absent

@@ -1,4 +1,4 @@
-"""`make run`: the whole testbed, real inputs through the public door, a live table, a summary and two pictures."""
+"""`make run`: the whole testbed, real inputs through the public door, a live table, a summary and four pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two pictures of a run: what the threshold trades, and what one hard sample looks like on its way."""
+"""Two of the pictures of a run: what the threshold trades, and what one hard sample looks like on its way."""
 
 from __future__ import annotations
 
