@@ -122,6 +122,20 @@ def test_bytes_after_the_codec_are_measured_at_every_split_point(tmp_path: Path)
         assert 0 < weight < point.bytes_int8 + 64
 
 
+def test_weights_that_an_old_graph_lists_as_inputs_become_constants(tmp_path: Path) -> None:
+    weights = {"w": np.eye(4, dtype=np.float32), "b": np.ones(4, np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    old = dense(nodes, weights, ["n", 4], ["n", 4])
+    listed = (helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in weights.items())
+    old.graph.input.extend(listed)
+    old.ir_version, old.opset_import[0].version = 3, 8
+    found = adopt(save(old, tmp_path), tmp_path / "b")
+    assert "2 weights were listed as inputs; they are constants now" in found.notes
+    assert found.manifest.input.name == "x"
+    model, x = Model(bundle.load(tmp_path / "b")), np.zeros((3, 4), np.float32)
+    assert np.array_equal(chained(model, x, 0, model.last), np.ones((3, 4)))
+
+
 def test_a_misspelt_network_is_told_from_a_missing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "training.families.export", None)  # as where torch is not installed
     with pytest.raises(InvalidInput, match=r"no network is called 'resnet999'; known: .*resnet20"):

@@ -89,6 +89,16 @@ def test_a_residual_block_is_cut_before_and_after_but_not_inside() -> None:
     assert tensors(graph("a = Relu(x)  b = Abs(a)  c = Neg(b)  d = Add(c, a)  y = Exp(d)")) == ["x", "a", "d", "y"]
 
 
+def test_a_dense_block_is_cut_before_and_after_but_not_inside() -> None:
+    model = graph(
+        "a = Relu(x)  b = Slice(a, zero, two, one)  ab = Concat <axis = 1> (a, b)  c = Slice(ab, zero, two, one)"
+        "  abc = Concat <axis = 1> (a, b, c)  d = Neg(abc)  y = Slice(d, zero, four, one)",
+        weights="int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}",
+    )
+    assert tensors(model) == ["x", "a", "abc", "d", "y"]
+    assert largest_difference(model, 2) == 0
+
+
 def test_a_skip_from_the_input_leaves_only_the_ends() -> None:
     assert tensors(graph("a = Relu(x)  b = Abs(a)  y = Add(b, x)")) == ["x", "y"]
 
