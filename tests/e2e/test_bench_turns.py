@@ -1,0 +1,64 @@
+"""One turn of a policy of the bench on running tiers, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from services import process, settings
+from services.domain import Tier
+from services.settings import DeviceSettings
+from testbed.bench import live
+from testbed.bench.compare import Bench, Trial, run
+from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
+from testbed.bench.speeds import Speeds
+from testbed.bench.statistics import Runs
+from testbed.bench.world import Loop
+from testbed.traces import ConstantRate
+from tests.benches import tiny_bench
+from tests.tiers import upper
+
+TRIAL = Trial("flat", ConstantRate(12.5e6), 1.0, Loop.CLOSED, seed=0)
+
+
+@pytest.fixture
+def each(tiny: Path) -> Bench:
+    return tiny_bench(tiny)
+
+
+@pytest.fixture
+async def tiers(tiny: Path, each: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Tiers]:
+    """Edge and cloud in this process; the link is none, and so takes no other rate."""
+
+    async def stays(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(live, "reshape", stays)
+    asked = settings.read(DeviceSettings, ["--bundle", str(tiny), "--compute-slowdown", "8"])
+    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address) as edge:
+        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
+        yield live.Tiers(SimpleNamespace(address=edge.address), device, asked, tiny)  # type: ignore[arg-type]
+        device.close()
+
+
+async def replayed(each: Bench, tiers: live.Tiers, name: str) -> Runs:
+    virtual = await asyncio.to_thread(run, each, TRIAL, [name])
+    return await live._replay(each, tiers, TRIAL, "flat.csv", name, virtual, Speeds(each.costs, each.world))
+
+
+async def test_the_probes_of_our_policy_are_among_its_bytes(each: Bench, tiers: live.Tiers) -> None:
+    runs = await replayed(each, tiers, OURS)
+    assert not any(runs.failed)
+    assert runs.extra_bytes > 0
+
+
+@pytest.mark.parametrize("name", ["cloud-raw", "dsc", ORACLE, LATE_ORACLE])
+async def test_who_does_not_probe_sends_only_what_its_requests_take(each: Bench, tiers: live.Tiers, name: str) -> None:
+    runs = await replayed(each, tiers, name)
+    assert not any(runs.failed)
+    assert sum(runs.bytes) > 0
+    assert runs.extra_bytes == 0
