@@ -24,7 +24,7 @@ from device_agent.planning import Planning, probing
 from device_agent.plans import Plans
 from services import process, profile_cache, settings
 from services.client import GrpcNextTier
-from services.domain import NO_EXIT, Deadline, Segment, Tier
+from services.domain import NO_EXIT, Deadline, Plan, Segment, Tier
 from services.errors import OfframpError
 from services.front import Wishes
 from services.preparing import Preparer
@@ -146,7 +146,7 @@ async def _replay(
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
     probes = None
     try:
-        for plan in {plan.stages: plan for plan in virtual.runs[name].plans}.values():
+        for plan in _likely(each, name, virtual):
             await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
         await reshape(tiers, f"trace:{trace}")
         uplink.begin()
@@ -165,6 +165,12 @@ async def _replay(
             await planning.stop()
         preparer.close()
         await uplink.close()
+
+
+def _likely(each: Bench, name: str, virtual: Outcome) -> list[Plan]:
+    """What a policy may choose: an oracle anything, since real queues are not the simulated ones, others as there."""
+    plans = each.choices.plans if name in (ORACLE, LATE_ORACLE) else virtual.runs[name].plans
+    return list({plan.stages: plan for plan in plans}.values())
 
 
 def _plans(each: Bench, device: TierRuntime, uplink: BookedUplink, name: str, virtual: Outcome) -> Plans:

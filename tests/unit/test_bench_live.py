@@ -97,3 +97,11 @@ async def test_an_oracle_makes_way_for_what_is_on_the_link(each: Bench, clock: F
     uplink.line.send(uplink.now(), 10_000_000)
     assert oracle.plan(Policy(), 1).after(Tier.DEVICE) is None
     await uplink.close()
+
+
+def test_all_that_an_oracle_may_choose_is_made_ready_and_of_others_what_they_chose(each: Bench) -> None:
+    runs = _runs(*each.choices.plans[:1] * 3)
+    virtual = Outcome({ORACLE: runs, "dsc": runs}, crosses=False, static=None)
+    assert len(each.choices.plans) > 1
+    assert live._likely(each, ORACLE, virtual) == list(each.choices.plans)
+    assert live._likely(each, "dsc", virtual) == list(each.choices.plans[:1])
