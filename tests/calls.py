@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from services.channels import channel_options
+from services.errors import DeadlineExceeded
 from services.framing import varint
 from services.open_inference import messages
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -37,6 +39,7 @@ _REPLIES: dict[str, Any] = {
     f"{HEALTH}/Check": health_pb2.HealthCheckResponse,
 }
 
+T = TypeVar("T")
 Call = Callable[[str, Any], Awaitable[Any]]
 
 
@@ -113,3 +116,14 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = PATIE
     async with asyncio.timeout(seconds):
         while not await condition():
             await asyncio.sleep(0.01)
+
+
+async def in_time(ask: Callable[[], Awaitable[T]], seconds: float, tries: int = 5) -> T:
+    """The first answer that came within `seconds`: a machine that stalls delays one or another, a fault all of them."""
+    for _ in range(tries):
+        started = time.monotonic()
+        with suppress(DeadlineExceeded):
+            answer = await ask()
+            if time.monotonic() - started < seconds:
+                return answer
+    raise AssertionError(f"none of {tries} answers came within {seconds:g} s")

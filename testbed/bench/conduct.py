@@ -36,7 +36,8 @@ HOW = (
     "closed: one request after the other, so that the mean is per request and quick answers weigh more. open: Poisson "
     "arrivals at half of what the device could answer alone, so that every second of the trace weighs the same.",
     "offramp: the live loop, with its estimates, probes and switches; at the start it knows the machines, not the "
-    "links. device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known "
+    "links. On running tiers it starts with the trace, and its first request comes when it has, up to two seconds into "
+    "the trace. device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known "
     "afterwards: of all plans, the four that promise the least mean on this very trace are simulated, and the best of "
     "these is taken. On running tiers that same plan runs; the others are not tried there. exits-fixed: the exits, "
     "with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud only, no exits, told "

