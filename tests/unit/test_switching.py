@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
+
+import pytest
 
 from device_agent.switching import Switcher, SwitchRule
 
@@ -87,21 +90,57 @@ def test_what_made_it_flee_may_be_over_soon_and_then_the_way_back_is_shorter() -
     assert not any(switcher.due(0.85, 0.75) for _ in range(3))
 
 
-def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_seconds_and_loses_under_ten_percent() -> None:
-    """Two plans cross at rate 1: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
-    clock = _Clock()
-    switcher, on_split = Switcher(SwitchRule(), clock), True
-    switches, paid, possible = [], 0.0, 0.0
-    for step in range(6000):
-        clock.now = step * STEP_SECONDS
-        rate = 1 + 0.6 * (2 * (clock.now / 2 % 1) - 1)
-        split, offload = 0.08 + 0.02 / rate, 0.06 + 0.04 / rate
-        current, best = (split if on_split else offload), min(split, offload)
-        paid, possible = paid + current, possible + best
-        if switcher.due(current, best):
-            on_split = not on_split
-            switcher.switched(best)
-            switches.append(clock.now)
-    gaps = [b - a for a, b in pairwise(switches)]
-    assert min(gaps, default=math.inf) >= 5
-    assert paid < 1.10 * possible
+@dataclass(frozen=True, slots=True)
+class Sawtooth:
+    """A link that saw-tooths around rate 1, where two plans cost the same; what following it came to.
+
+    switches: when. flights: how much worse the plan was that each of them left. lost: of what the best would have cost.
+    """
+
+    switches: list[float]
+    flights: list[float]
+    lost: float
+
+    @classmethod
+    def followed(cls, amplitude: float, period: float) -> Sawtooth:
+        """For ten minutes: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
+        clock, on_split = _Clock(), True
+        switcher = Switcher(SwitchRule(), clock)
+        switches, flights, paid, possible = list[float](), list[float](), 0.0, 0.0
+        for step in range(6000):
+            clock.now = step * STEP_SECONDS
+            rate = 1 + amplitude * (2 * (clock.now / period % 1) - 1)
+            split, offload = 0.08 + 0.02 / rate, 0.06 + 0.04 / rate
+            current, best = (split if on_split else offload), min(split, offload)
+            paid, possible = paid + current, possible + best
+            if current == best:
+                switcher.kept(best)
+            elif switcher.due(current, best):
+                on_split = not on_split
+                switcher.switched(best)
+                switches.append(clock.now)
+                flights.append(current / best)
+        return cls(switches, flights, paid / possible - 1)
+
+
+@pytest.mark.parametrize("period", [1.0, 2.0, 7.0, 20.0, 60.0])
+@pytest.mark.parametrize("amplitude", [0.2, 0.4, 0.6])
+def test_on_a_sawtooth_around_a_break_even_it_switches_at_most_every_five_seconds_and_loses_under_ten_percent(
+    amplitude: float, period: float
+) -> None:
+    found = Sawtooth.followed(amplitude, period)
+    assert min((b - a for a, b in pairwise(found.switches)), default=math.inf) >= 5
+    assert found.lost < 0.10
+
+
+def test_a_slow_sawtooth_is_followed() -> None:
+    assert len(Sawtooth.followed(0.6, 60.0).switches) >= 15
+
+
+@pytest.mark.parametrize("period", [2.0, 7.0, 20.0])
+def test_where_staying_would_cost_a_quarter_it_loses_under_ten_percent_and_switches_for_no_less(period: float) -> None:
+    found = Sawtooth.followed(0.8, period)
+    hasty = [left for (a, b), left in zip(pairwise(found.switches), found.flights[1:], strict=True) if b - a < 5]
+    assert found.lost < 0.10
+    assert min(hasty, default=math.inf) >= 1.1
+    assert max(hasty, default=math.inf) >= 1.25
