@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -152,3 +154,35 @@ def test_a_socket_that_is_not_configured_would_be_seen() -> None:
         stranger.connect(("192.0.2.1", 9))
         port = stranger.getsockname()[1]
         assert Socket("udp", port, 9, False, False) in sockets(os.getpid())
+
+
+def offline(*command: str) -> dict[str, Any]:
+    """How a command ended without any network but loopback, and what it looked for beyond that."""
+    apart = ("unshare", "--user", "--map-root-user", "--net", sys.executable, "-m", "tests.e2e.offline")
+    ended = subprocess.run([*apart, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    if ended.returncode and not os.environ.get("TEST_REQUIRE_CONTAINERS"):
+        pytest.skip(f"no network namespaces here: {ended.stderr[-200:]}")
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.socket().connect_ex(('192.0.2.1', 80))",
+        "socket.socket(socket.AF_INET6).connect_ex(('2001:db8::1', 80))",
+        "socket.socket(type=socket.SOCK_DGRAM).connect_ex(('192.0.2.1', 53))",
+    ],
+)
+def test_whoever_looks_for_a_way_out_is_seen_however_short_it_takes(call: str) -> None:
+    found = offline(sys.executable, "-c", f"import socket; {call}")
+    assert (found["code"], found["sought"]["without a way"]) == (0, 1)
+
+
+def test_a_whole_testbed_at_work_looks_for_no_way_out(tiny: Path, tmp_path: Path) -> None:
+    links = ("--device-edge", "100mbit,2ms", "--edge-cloud", "100mbit,4ms")
+    run = ("run", "--bundle", str(tiny), "--out", str(tmp_path), *links)
+    found = offline(sys.executable, "-m", "testbed.cli", *run)
+    assert (found["code"], found["said"]) == (0, "")
+    assert found["sought"] == {"without a way": 0, "datagrams": 0}
+    assert json.loads((tmp_path / "summary.json").read_text())["failed"] == 0
