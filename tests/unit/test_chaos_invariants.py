@@ -120,6 +120,7 @@ DOCTORED: dict[str, tuple[str, Callable[[History], History]]] = {
     "memory": ("back_to_baseline", lambda h: after(h, rss_bytes=300 << 20)),
     "descriptors": ("back_to_baseline", lambda h: after(h, descriptors=60)),
     "threads": ("back_to_baseline", lambda h: after(h, threads=60)),
+    "tasks": ("back_to_baseline", lambda h: after(h, tasks=60.0)),
     "something in flight": ("back_to_baseline", lambda h: after(h, in_flight=1.0)),
     "something queued": ("back_to_baseline", lambda h: after(h, queued=1.0)),
     "a part that is gone": ("back_to_baseline", lambda h: replace(h, after={})),
@@ -159,7 +160,7 @@ def test_those_that_one_stall_takes_with_it_count_once_and_an_outage_that_lasts_
 def test_an_outage_is_no_stall_though_its_requests_overlap(sound: History) -> None:
     worse = sound
     for number in range(40, 60):
-        ended = sound.records[number].at + 0.6  # when the next has begun
+        ended = sound.records[number].at + 10.0  # when all others have begun
         worse = change(worse, number, reason="upstream_unavailable", degraded_below=1, ended=ended)
     assert not invariants.recovers(worse).passed
     assert invariants.recovers(change(worse, 43, reason="", degraded_below=0)).passed
