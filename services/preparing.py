@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from services import codec
@@ -48,12 +49,14 @@ class Preparer:
         self._waiting += 1
         try:
             async with asyncio.timeout(deadline.remaining()):
-                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.prepare, segment)
+                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.model.prepare, [segment])
                 await asyncio.gather(built, self._above(plan, deadline))
         except TimeoutError:
             raise DeadlineExceeded(f"the {runtime.tier.label} was not ready for the plan in time") from None
         finally:
             self._waiting -= 1
+        with suppress(RuntimeError):  # it was closed meanwhile
+            self._builder.submit(runtime.prepare_rest, segment.end)  # no plan need wait for what may never be run
 
     def close(self) -> None:
         """Drops what waits; a build under way ends by itself."""

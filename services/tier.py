@@ -113,10 +113,11 @@ class TierRuntime:
         """Builds and runs what is held of `segments`, so that the first request finds it ready. Blocks."""
         self.model.warm(piece for segment in segments for piece in self.model.pieces(segment) if self._held(piece))
 
-    def prepare(self, segment: Segment) -> None:
-        """Builds `segment`, and what this tier runs instead of those above where it holds that. Blocks."""
-        rest = Segment(segment.end, self.model.last)
-        self.model.prepare([segment, rest] if self._held(rest) else [segment])
+    def prepare_rest(self, at: int) -> None:
+        """Builds what this tier runs behind split point `at` if those above fail, where it holds that. Blocks."""
+        rest = Segment(at, self.model.last)
+        if self._held(rest):
+            self.model.prepare([rest])
 
     def close(self) -> None:
         """Lets go of the workers."""

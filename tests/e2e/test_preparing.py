@@ -7,6 +7,7 @@ import pytest
 from services.domain import Deadline, Plan, Segment, Stage, Tier
 from services.errors import DeadlineExceeded, InvalidInput, NotHeld, UpstreamUnavailable
 from services.preparing import Preparer
+from tests.calls import until
 from tests.fakes import FakeClock
 from tests.tiers import three_tiers, upper
 
@@ -28,13 +29,23 @@ async def test_a_prepared_plan_is_resident_on_every_tier(tiny: Path) -> None:
         assert cloud.model.resident(Segment(5, 8))
 
 
-async def test_what_a_tier_runs_when_those_above_fail_is_prepared_with_the_plan(tiny: Path) -> None:
-    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address, holds=Segment(0, 5)) as edge:
-        for tier, held in ((edge, False), (cloud, True)):
-            assert not tier.runtime.model.resident(Segment(5, 8))
-            tier.runtime.prepare(Segment(3, 5))
-            assert tier.runtime.model.resident(Segment(3, 5))
-            assert tier.runtime.model.resident(Segment(5, 8)) == held
+async def test_what_a_tier_runs_when_those_above_fail_is_built_after_the_plan_is_ready(tiny: Path) -> None:
+    async with three_tiers(tiny) as tiers:
+        device = tiers.device.runtime
+        preparer = Preparer(device, device.next_tier)
+        await preparer.prepare(_plan(3, 5, device.model.last), Deadline.after(10))
+
+        async def built() -> bool:
+            return device.model.resident(Segment(3, 8)) and tiers.edge.runtime.model.resident(Segment(5, 8))
+
+        await until(built)
+        preparer.close()
+
+
+async def test_what_a_tier_does_not_hold_it_does_not_build(tiny: Path) -> None:
+    async with upper(Tier.EDGE, tiny, holds=Segment(0, 5)) as edge:
+        edge.runtime.prepare_rest(5)
+        assert not edge.runtime.model.resident(Segment(5, 8))
 
 
 async def test_a_plan_that_no_tier_above_can_run_is_refused_with_its_own_reason(tiny: Path) -> None:
