@@ -77,6 +77,11 @@ class Replica:
         else:
             self._go_on("recover", self._recover())
 
+    def doubted(self) -> None:
+        """Another one was quicker. Whoever is hedged is never waited for to the end, and so would never fall silent."""
+        if self.usable:
+            self._go_on("suspect", self._suspect())
+
     async def close(self, after_seconds: float = 0.0) -> None:
         """Ends what runs in the background at once, and calls in flight after so many seconds."""
         tasks = list(self._tasks.values())

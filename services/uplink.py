@@ -259,7 +259,10 @@ class Uplink:
             await asyncio.wait(asking, timeout=after_seconds)
             if not asking[0].done() and (second := self._elsewhere(ask, free=False)) is not None:
                 asking.append(asyncio.create_task(self._answer(_copy(ask, self._clock()), second)))
-            return await _first_answer(asking)
+            answer = await _first_answer(asking)
+            if not asking[0].done():
+                ask.tried[0].doubted()
+            return answer
         finally:
             self.retries["unneeded"] += len(asking) > 1 and not asking[1].done()
             for task in asking:

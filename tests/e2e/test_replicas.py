@@ -271,6 +271,26 @@ async def test_a_hedge_answers_for_a_slow_replica_whose_request_is_stopped() -> 
         assert uplink.retries["answered"] == 3
 
 
+async def test_a_replica_that_had_to_be_hedged_and_is_not_healthy_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead, alive = Paused(), FarSide()
+    async with replicas(dead, alive, hedge_after_seconds=0.05) as uplink:
+        await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        dead.free.clear()
+        replica = next(each for each in uplink.replicas if each.name == dead.address)
+
+        async def serves(seconds: float) -> bool:
+            return False
+
+        monkeypatch.setattr(replica.connection, "serves", serves)
+        assert {await ask(uplink) for _ in range(2)} == {"r"}
+        await until(lambda: _true(not replica.usable))
+        before = asked(dead)
+        assert {await ask(uplink) for _ in range(6)} == {"r"}
+        assert asked(dead) == before
+
+
 async def test_a_hedge_that_was_not_needed_is_stopped() -> None:
     far = [Paused(), Paused()]
     async with replicas(*far, hedge_after_seconds=0.05) as uplink:
