@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 START_SECONDS = 60
 
@@ -79,3 +79,13 @@ def child(module: str, bundle: Path, *arguments: str) -> Iterator[Child]:
         process.stdout.close()
     failures = [line for line in running.said if '"event": "failed"' in line or "Traceback" in line]
     assert not failures, "".join(failures)
+
+
+def wait_for_import(process: subprocess.Popen[str], module: str) -> None:
+    """Reads what `-X importtime` says until `module` is there; fails where the process goes on without it."""
+    guard = Timer(START_SECONDS, process.kill)  # who serves says nothing more
+    guard.start()
+    assert process.stderr is not None
+    found = any(line.rpartition("|")[2].strip() == module for line in process.stderr)
+    guard.cancel()
+    assert found, f"it does not import {module}"
