@@ -23,7 +23,6 @@ RSS_SLACK_BYTES = 96 << 20
 DESCRIPTOR_SLACK = 8
 THREAD_SLACK = 12
 """Pools grow to their size when they are first needed, which may be after the first look."""
-TASK_SLACK = 8
 IMPATIENT_SHARE = 0.02
 _FEW = 2
 _SHOWN = 5
@@ -154,7 +153,7 @@ def recovers(history: History) -> Verdict:
 
 
 def back_to_baseline(history: History) -> Verdict:
-    """Idle again, each part holds what it held before: nothing in flight, and memory, descriptors, threads, tasks."""
+    """Idle again, each part holds what it held before: nothing in flight, and memory, descriptors and threads."""
     found = {name: _growth(history.before[name], history.after.get(name)) for name in history.before}
     return Verdict(all(each["passed"] for each in found.values()) and bool(found), found)
 
@@ -235,11 +234,10 @@ def _growth(before: Usage, after: Usage | None) -> dict[str, Any]:
         "rss_bytes": RSS_SLACK_BYTES,
         "descriptors": DESCRIPTOR_SLACK,
         "threads": THREAD_SLACK,
-        "tasks": TASK_SLACK,
     }
-    held = {n: (getattr(after, n) or 0) <= (getattr(before, n) or 0) + slack for n, slack in bounds.items()}
+    held = {name: getattr(after, name) <= getattr(before, name) + slack for name, slack in bounds.items()}
     idle = not after.in_flight and not after.queued
-    shown = {name: [getattr(before, name), getattr(after, name)] for name in (*bounds, "in_flight", "queued")}
+    shown = {name: [getattr(before, name), getattr(after, name)] for name in (*bounds, "in_flight", "queued", "tasks")}
     return {"passed": all(held.values()) and idle, "restarted": before.process != after.process, **shown}
 
 

@@ -120,7 +120,6 @@ DOCTORED: dict[str, tuple[str, Callable[[History], History]]] = {
     "memory": ("back_to_baseline", lambda h: after(h, rss_bytes=300 << 20)),
     "descriptors": ("back_to_baseline", lambda h: after(h, descriptors=60)),
     "threads": ("back_to_baseline", lambda h: after(h, threads=60)),
-    "tasks": ("back_to_baseline", lambda h: after(h, tasks=60.0)),
     "something in flight": ("back_to_baseline", lambda h: after(h, in_flight=1.0)),
     "something queued": ("back_to_baseline", lambda h: after(h, queued=1.0)),
     "a part that is gone": ("back_to_baseline", lambda h: replace(h, after={})),
