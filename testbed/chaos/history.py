@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from testbed.chaos.schedule import Action, Target
+from testbed.chaos.stalls import Stall
 
 
 class Ending(StrEnum):
@@ -115,7 +116,7 @@ class Counters:
 class History:
     """A whole run. before, after: by part, while idle. died: parts that went away and were not made to.
 
-    faults: what tiers logged as a fault of their own.
+    faults: what tiers logged as a fault of their own. stalls: when the machine stood still, tiers and clients alike.
     """
 
     seed: int
@@ -127,3 +128,4 @@ class History:
     after: Mapping[str, Usage]
     died: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    stalls: tuple[Stall, ...] = ()

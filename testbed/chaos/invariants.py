@@ -24,6 +24,8 @@ DESCRIPTOR_SLACK = 8
 THREAD_SLACK = 12
 """Pools grow to their size when they are first needed, which may be after the first look."""
 IMPATIENT_SHARE = 0.02
+STALL_OVER_SECONDS = 1.0
+"""So long after a stall of the machine, tiers may leave each other alone that took it for the other's silence."""
 _FEW = 2
 _SHOWN = 5
 
@@ -142,14 +144,15 @@ def recovers(history: History) -> Verdict:
 
     There was a canary in each such time, and at most one in fifty of them, or one, is degraded; the same of the others:
     a device loses patience with the tiers above where the machine of the testbed is busy, faults or not. A machine that
-    stalls takes all requests with it that are under way, so those count once; but of more than two canaries not all may
-    be degraded. Whoever set a deadline shorter than recovery may be short of time.
+    stalls takes all requests with it that are under way, so those count once, and not at all where a bystander saw the
+    stall; but of more than two canaries not all may be degraded. Whoever set a deadline shorter than recovery may be
+    short of time.
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
-    return Verdict(
-        all(_recovered(each) for each in found) and bool(found), {"bound_seconds": RECOVERY_SECONDS, "faults": found}
-    )
+    stalled = round(sum(until - since for since, until in history.stalls), 3)
+    evidence = {"bound_seconds": RECOVERY_SECONDS, "stalls_of_the_machine_seconds": stalled, "faults": found}
+    return Verdict(all(_recovered(each) for each in found) and bool(found), evidence)
 
 
 def back_to_baseline(history: History) -> Verdict:
@@ -193,6 +196,7 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
     tainted = [r for r in sent if r.ending is Ending.FAILED or (r.reason and not _short_of_time(r))]
     canaries = [r for r in tainted if r.asked.reaches_up]
     late, after = ([r for r in some if r.at > start + RECOVERY_SECONDS] for some in (tainted, sent))
+    told = [r for r in late if not _stalled(r, history)]
     return {
         "fault": f"{event.action} {event.target}",
         "undone_at": round(start, 3),
@@ -200,13 +204,18 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
         "after_bound": {
             "canaries": sum(r.asked.reaches_up for r in after),
             "canaries_whole": sum(r.asked.reaches_up for r in after) - sum(r.asked.reaches_up for r in late),
-            "canaries_degraded": moments(r for r in late if r.asked.reaches_up),
+            "canaries_degraded": moments(r for r in told if r.asked.reaches_up),
             "others": sum(not r.asked.reaches_up for r in after),
-            "others_degraded": moments(r for r in late if not r.asked.reaches_up),
+            "others_degraded": moments(r for r in told if not r.asked.reaches_up),
         },
         "degraded_after_bound": len(late),
         "examples": _shown(late),
     }
+
+
+def _stalled(record: Record, history: History) -> bool:
+    """Whether the machine stood still while it was under way, or just before."""
+    return any(record.at < until + STALL_OVER_SECONDS and record.ended > since for since, until in history.stalls)
 
 
 def _recovered(found: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from testbed.chaos.pool import Pool
 from testbed.chaos.progress import Progress
 from testbed.chaos.replay import Replay
 from testbed.chaos.schedule import Fault, schedule
+from testbed.chaos.stalls import Bystander
 from testbed.chaos.traffic import Mix, Traffic
 from testbed.chaos.world import Start
 from testbed.local import TestbedError, TestbedSettings
@@ -93,7 +94,8 @@ async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Con
         progress.began = time.monotonic()
         traffic = Traffic(mix, clients, asked.seed, progress.began, progress.ended)
         nemesis = Faults(world, asked.testbed, progress.began, progress.fault)
-        with Live(progress, console=console, refresh_per_second=4, transient=True):
+        bystander = Bystander(progress.began)
+        with bystander.watching(), Live(progress, console=console, refresh_per_second=4, transient=True):
             await _driven(traffic, nemesis, faults, asked)
         after = await idle(world.usage)
         counters = census.difference(await world.counters(), counted)
@@ -108,6 +110,7 @@ async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Con
         after,
         died,
         census.faults(asked.testbed.logs),
+        tuple(bystander.stalls),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from testbed.chaos.invariants import Verdict, quiet_times, verdicts
 from testbed.chaos.pool import Pool
 from testbed.chaos.replay import Replay, is_lossless
 from testbed.chaos.schedule import Action, Target
+from testbed.chaos.stalls import Bystander
 
 PLAN = "device 0:2 > edge 2:4 int4+zstd > cloud 4:8 int8"
 
@@ -154,6 +156,27 @@ def test_those_that_one_stall_takes_with_it_count_once_and_an_outage_that_lasts_
     last = sound.records[58]
     assert invariants.recovers(taken(57, 58, ended=last.at + 0.2)).passed
     assert not invariants.recovers(taken(56, 57, 58, ended=last.at + 0.2 - 1.0)).passed
+
+
+def test_what_the_machine_did_to_all_is_no_tiers_doing_unless_it_is_all_that_was_seen(sound: History) -> None:
+    worse = changed(sound, 50, 54, 58, reason="upstream_unavailable", degraded_below=1)
+    assert not invariants.recovers(worse).passed
+    assert not invariants.recovers(replace(worse, stalls=((25.0, 25.5),))).passed
+    seen = replace(worse, stalls=((24.5, 25.3), (26.5, 26.8), (28.2, 28.8)))
+    assert invariants.recovers(seen).passed
+    assert invariants.recovers(seen).evidence["stalls_of_the_machine_seconds"] == pytest.approx(1.7)
+    everybody = changed(sound, *range(40, 60), reason="upstream_unavailable", degraded_below=1)
+    assert not invariants.recovers(replace(everybody, stalls=((20.0, 30.0),))).passed
+
+
+def test_a_bystander_tells_of_looks_that_come_much_too_late() -> None:
+    seen = Bystander(began=100.0)
+    for before, now in ((101.0, 101.06), (102.0, 102.2), (103.0, 103.5)):
+        seen.looked(before, now)
+    assert seen.stalls == [(3.0, 3.5)]
+    with seen.watching():
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "bystander"]
 
 
 def test_an_outage_is_no_stall_though_its_requests_overlap(sound: History) -> None:
