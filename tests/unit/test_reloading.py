@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services import bundle, bundles, log, measuring, memory, process
+from services import bundle, bundles, log, memory, process
 from services.batcher import Tally
 from services.bundle import MEMORY_PER_BYTE
 from services.domain import Segment, Tier
@@ -132,53 +132,6 @@ async def test_nothing_that_takes_long_is_done_where_requests_are_served(
         write_bundle(root / "2", 1, version="2")
         assert await tier.reloading.once() == "loaded"
     assert here == {"found": False, "further": False, "warm": False}
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Set when measuring begins, which then goes on for very long, and when it ends."""
-    begun, ended = threading.Event(), threading.Event()
-    timings = measuring.timings
-
-    def watched(*given: Any) -> Any:
-        begun.set()
-        try:
-            return timings(*given)
-        finally:
-            ended.set()
-
-    monkeypatch.setattr(measuring, "timings", watched)
-    monkeypatch.setattr(measuring, "_PASSES", 10_000)
-    return begun, ended
-
-
-async def test_who_is_told_to_stop_before_it_serves_measures_no_longer(
-    root: Path, measured: tuple[threading.Event, threading.Event]
-) -> None:
-    given = TierSettings(bundle=root, profile_seconds=600.0, profile_cache=str(root / "cache"))
-    models, stop = process.models(Tier.CLOUD, given, None), asyncio.Event()
-    warming = asyncio.create_task(process.warmed(models, given, stop))
-    assert await asyncio.to_thread(measured[0].wait, SECONDS)
-    stop.set()
-    with pytest.raises(process.ToldToStop):
-        await asyncio.wait_for(warming, SECONDS)
-    models.close()
-
-
-async def test_a_reload_that_is_given_up_leaves_no_thread_that_measures_on(
-    root: Path, start: Start, measured: tuple[threading.Event, threading.Event]
-) -> None:
-    begun, ended = measured
-    async with start() as tier:
-        given = tier.reloading._given.model_copy(
-            update={"profile_seconds": 600.0, "profile_cache": str(root / "cache")}
-        )
-        write_bundle(root / "2", 1, version="2")
-        reload = asyncio.create_task(Reloading(tier.models, given, None, tier.telemetry).once())
-        assert await asyncio.to_thread(begun.wait, SECONDS)
-        reload.cancel()
-        assert await asyncio.to_thread(ended.wait, SECONDS)
-        assert tier.versions() == ["1"]
 
 
 async def test_versions_of_a_model_share_its_series(root: Path, start: Start) -> None:
