@@ -264,11 +264,12 @@ async def test_a_hedge_answers_for_a_slow_replica_whose_request_is_stopped() -> 
     slow, fast = Paused(), FarSide()
     async with replicas(slow, fast, hedge_after_seconds=0.05) as uplink:
         await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        before = uplink.retries["answered"]
         slow.free.clear()
         names = [f"r{index}" for index in range(6)]
         assert [await ask(uplink, name) for name in names] == names
         await until(lambda: _true(len(slow.cancelled) == 3))
-        assert uplink.retries["answered"] == 3
+        assert uplink.retries["answered"] - before == 3
 
 
 async def test_a_replica_that_had_to_be_hedged_and_is_not_healthy_is_left_alone(
@@ -295,6 +296,7 @@ async def test_a_hedge_that_was_not_needed_is_stopped() -> None:
     far = [Paused(), Paused()]
     async with replicas(*far, hedge_after_seconds=0.05) as uplink:
         await asyncio.gather(*(ask(uplink) for _ in range(4)))
+        before = uplink.retries["answered"] + uplink.retries["unneeded"]
         for each in far:
             each.free.clear()
         asking = asyncio.create_task(ask(uplink, "late"))
@@ -302,7 +304,7 @@ async def test_a_hedge_that_was_not_needed_is_stopped() -> None:
         far[0].free.set()
         assert await asking == "late"
         await until(lambda: _true(far[1].cancelled == ["late"]))
-        assert uplink.retries["answered"] + uplink.retries["unneeded"] == 1
+        assert uplink.retries["answered"] + uplink.retries["unneeded"] - before == 1
 
 
 async def test_a_name_is_all_of_its_addresses_and_follows_them(monkeypatch: pytest.MonkeyPatch) -> None:
