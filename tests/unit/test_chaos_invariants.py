@@ -21,7 +21,7 @@ from testbed.chaos.invariants import Verdict, quiet_times, verdicts
 from testbed.chaos.pool import Pool
 from testbed.chaos.replay import Replay, is_lossless
 from testbed.chaos.schedule import Action, Target
-from testbed.chaos.stalls import Bystander
+from testbed.chaos.stalls import Bystander, stolen_seconds
 
 PLAN = "device 0:2 > edge 2:4 int4+zstd > cloud 4:8 int8"
 
@@ -174,6 +174,12 @@ def test_a_bystander_tells_of_looks_that_come_much_too_late() -> None:
     for before, now in ((101.0, 101.06), (102.0, 102.2), (103.0, 103.5)):
         seen.looked(before, now)
     assert seen.stalls == [(3.0, 3.5)]
+    seen = Bystander(began=100.0, processors=4)
+    for taken in (0.05, 0.2):
+        seen.was_taken(101.0, 101.25, taken)
+    assert seen.stalls == [(1.0, 1.25)]
+    assert invariants.covered([(1.0, 2.0), (1.5, 2.5), (1.6, 1.7), (4.0, 4.5)]) == pytest.approx(2.0)
+    assert stolen_seconds() >= 0
     with seen.watching():
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "bystander"]
