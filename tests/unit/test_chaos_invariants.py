@@ -169,6 +169,23 @@ def test_what_the_machine_did_to_all_is_no_tiers_doing_unless_it_is_all_that_was
     assert not invariants.recovers(replace(everybody, stalls=((20.0, 30.0),))).passed
 
 
+@pytest.mark.parametrize(
+    ("error", "deadline", "stalls", "holds"),
+    [
+        ("DEADLINE_EXCEEDED: x", 1.1, ((25.0, 25.5),), True),
+        ("DEADLINE_EXCEEDED: x", 1.1, ((28.0, 28.5),), False),
+        ("DEADLINE_EXCEEDED: x", 10.0, ((25.0, 25.5),), False),
+        ("UNAVAILABLE: x", 1.1, ((25.0, 25.5),), False),
+    ],
+)
+def test_only_a_stall_excuses_and_only_who_had_little_time(
+    sound: History, error: str, deadline: float, stalls: tuple[tuple[float, float], ...], holds: bool
+) -> None:
+    asked = replace(sound.records[51].asked, deadline_seconds=deadline)
+    failed = change(sound, 51, ending=Ending.FAILED, answers=(), finals=0, error=error, asked=asked)
+    assert invariants.nothing_fails(replace(failed, stalls=stalls)).passed == holds
+
+
 def test_a_bystander_tells_of_looks_that_come_much_too_late() -> None:
     seen = Bystander(began=100.0)
     for before, now in ((101.0, 101.06), (102.0, 102.2), (103.0, 103.5)):
