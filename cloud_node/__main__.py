@@ -7,7 +7,6 @@ from services import interrupt
 if __name__ == "__main__":
     interrupt.quietly()
 
-
 from services import process, security
 from services.domain import Tier
 from services.errors import SettingsError

@@ -7,7 +7,6 @@ from services import interrupt
 if __name__ == "__main__":
     interrupt.quietly()
 
-
 from device_agent.agents import Agents
 from device_agent.console import Console
 from services import process, security
