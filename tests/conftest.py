@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.networks import write_bundle
+from tests.stalls import bystander, stalled
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +20,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says how busy the machine is; what hangs is ended by the time limit of its test.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What fails while the machine stands still is run again, and reported so; what fails otherwise has failed."""
+    for item in items:
+        item.add_marker(pytest.mark.flaky(reruns=2, condition=stalled))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    bystander.stalls.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def looking_on() -> Iterator[None]:
+    with bystander.watching():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ LEAST_SECONDS = 0.2
 """A look that comes so much too late tells of a stall: tiers take shorter silences of each other for an outage."""
 STOLEN_SHARE = 0.1
 """Of all processors' time in a window: of four, one for 0.1 seconds."""
-_LOOK_SECONDS, _WINDOW_SECONDS = 0.05, 0.25
+LOOK_SECONDS, WINDOW_SECONDS = 0.05, 0.25
 _STAT = Path("/proc/stat")
 
 Stall = tuple[float, float]
@@ -58,7 +58,7 @@ class Bystander:
 
     def looked(self, before: float, now: float) -> None:
         """Two looks, one after the other: nobody knows when between them the machine stood still."""
-        if now - before >= _LOOK_SECONDS + LEAST_SECONDS:
+        if now - before >= LOOK_SECONDS + LEAST_SECONDS:
             self.stalls.append((before - self.began, now - self.began))
 
     def was_taken(self, before: float, now: float, seconds: float) -> None:
@@ -69,10 +69,10 @@ class Bystander:
     def _watch(self, stop: threading.Event) -> None:
         before = begun = self.clock()
         stolen = self.stolen()
-        while not stop.wait(_LOOK_SECONDS):
+        while not stop.wait(LOOK_SECONDS):
             now = self.clock()
             self.looked(before, now)
             before = now
-            if now - begun >= _WINDOW_SECONDS:
+            if now - begun >= WINDOW_SECONDS:
                 self.was_taken(begun, now, (taken := self.stolen()) - stolen)
                 begun, stolen = now, taken

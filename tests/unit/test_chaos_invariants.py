@@ -197,9 +197,10 @@ def test_a_bystander_tells_of_looks_that_come_much_too_late() -> None:
     assert seen.stalls == [(1.0, 1.25)]
     assert invariants.covered([(1.0, 2.0), (1.5, 2.5), (1.6, 1.7), (4.0, 4.5)]) == pytest.approx(2.0)
     assert stolen_seconds() >= 0
+    before = threading.active_count()
     with seen.watching():
-        pass
-    assert not [thread for thread in threading.enumerate() if thread.name == "bystander"]
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
 
 
 def test_an_outage_is_no_stall_though_its_requests_overlap(sound: History) -> None:
