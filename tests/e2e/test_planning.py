@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from device_agent.agent import Agent
 from device_agent.agents import Agents
 from services import bundle, process
 from services.domain import Deadline, DegradedReason, Segment, Tier
 from services.front import Answer, Wishes
+from services.model import Model
+from services.sessions import SessionBuilder
 from services.settings import DeviceSettings, TierSettings
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import Running, upper
@@ -27,6 +32,7 @@ class Planned:
     """A device a thousand times slower than its edge, whose plan is chosen, and the link above it."""
 
     agent: Agent
+    model: Model
     link: EmulatedLink
     edge: Running
 
@@ -56,7 +62,7 @@ async def planned(tiny: Path) -> AsyncIterator[Planned]:
         try:
             agent = models.first.front
             assert isinstance(agent, Agent)
-            yield Planned(agent, link, edge)
+            yield Planned(agent, models.first.runtime.model, link, edge)
         finally:
             await agents.stop()
             await process.close(models, uplink)
@@ -85,6 +91,25 @@ async def test_when_the_link_collapses_the_plan_changes_within_three_requests_an
         answer = await device.ask()
         assert (answer.response.predictions.tiers == Tier.DEVICE).all()
         assert not answer.response.predictions.reasons.any()
+
+
+async def test_no_request_builds_what_a_new_plan_needs(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builders: list[str] = []
+    build = SessionBuilder.build
+
+    def noted(self: SessionBuilder, *given: Any) -> Any:
+        builders.append(threading.current_thread().name.rsplit("_", 1)[0])
+        return build(self, *given)
+
+    async with planned(tiny) as device:
+        monkeypatch.setattr(SessionBuilder, "build", noted)
+        device.model._sessions.clear()  # as if other plans had long been chosen
+        device.link.reshape(*SLOW)
+        async with asyncio.timeout(20):
+            while device.tiers() != [Tier.DEVICE]:
+                await device.ask()
+        await device.ask()
+    assert set(builders) == {"builder"}
 
 
 async def test_when_the_link_recovers_probes_notice_and_the_plan_comes_back(tiny: Path) -> None:
