@@ -21,6 +21,7 @@ from services.front import Answer, Wishes
 from services.model import Model
 from services.sessions import SessionBuilder
 from services.settings import DeviceSettings, TierSettings
+from services.tier import TierRuntime
 from testbed.links import EmulatedLink, parse_address, symmetric
 from tests.tiers import Running, upper
 
@@ -101,13 +102,12 @@ async def test_no_request_builds_what_a_new_plan_needs(tiny: Path, monkeypatch: 
         builders.append(threading.current_thread().name.rsplit("_", 1)[0])
         return build(self, *given)
 
+    monkeypatch.setattr(TierRuntime, "prepare_rest", lambda *_: None)  # which would build it as well
     async with planned(tiny) as device:
-        monkeypatch.setattr(SessionBuilder, "build", noted)
         device.model._sessions.clear()  # as if other plans had long been chosen
-        device.link.reshape(*SLOW)
-        async with asyncio.timeout(20):
-            while device.tiers() != [Tier.DEVICE]:
-                await device.ask()
+        monkeypatch.setattr(SessionBuilder, "build", noted)
+        device.link.cut()
+        await until(lambda: device.tiers() == [Tier.DEVICE])
         await device.ask()
     assert set(builders) == {"builder"}
 
