@@ -17,7 +17,7 @@ from services import framing, screening, wire
 from services.channels import DEFAULT_MAX_MESSAGE_BYTES, channel_options, own_or_above, trailing
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import DeadlineExceeded, InternalError, OfframpError, QueueFull
+from services.errors import DeadlineExceeded, InternalError, OfframpError, QueueFull, UpstreamUnavailable
 from services.exchange import Broken, Crowded, Exchange, Unanswered
 from services.framing import Framed
 from services.link import LinkEstimator
@@ -39,6 +39,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 _OWN_CALL_BYTES = 1 << 20
 _NO_HEALTH_SECONDS = 60.0
 _TOGETHER_SECONDS = 0.001
+_CLOSED = "the next tier is no longer where it was asked"
 _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _STATES = {grpc.ChannelConnectivity.CONNECTING: 1, grpc.ChannelConnectivity.TRANSIENT_FAILURE: 2}
@@ -124,6 +125,7 @@ class Connection:
         self._traffic, self._held = Traffic(clock), Held(clock)
         self._learned = -math.inf, 0
         self._link: tuple[LinkEstimate | None, float] = None, -math.inf
+        self._closed = False
 
     async def infer(self, message: Framed, timeout_seconds: float, expected_seconds: float | None = None) -> Call:
         """Sends one request and waits for its reply; raises what the far side raised, or Silence.
@@ -249,6 +251,8 @@ class Connection:
         return self._traffic.quiet_seconds()
 
     async def close(self) -> None:
+        """Calls in flight end in Silence."""
+        self._closed = True
         await self._hints.close()
         await self._exchange.close()
         await self._channel.close(None)
@@ -280,10 +284,17 @@ class Connection:
         return await self._alone(message, timeout_seconds, crossing)
 
     async def _alone(self, message: Framed, timeout_seconds: float, crossing: Crossing) -> pb.InferReply:
+        if self._closed:
+            raise Silence(UpstreamUnavailable(_CLOSED))
         try:
             reply: pb.InferReply | None = await self._infer(message, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise self._unanswered(error, crossing) from None
+        except asyncio.CancelledError:  # by the caller, or by gRPC with the channel
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise Silence(UpstreamUnavailable(_CLOSED)) from None
         if reply is None:  # what gRPC makes of bytes that do not parse
             raise InternalError("the next tier's answer is not one")
         return reply

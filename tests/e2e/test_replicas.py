@@ -337,3 +337,21 @@ async def test_a_name_is_all_of_its_addresses_and_follows_them(monkeypatch: pyte
             assert [asked(each) - b for each, b in zip(far, before, strict=True)] == [
                 5 if each in held else 0 for each in far
             ]
+
+
+async def test_a_request_at_an_address_that_is_given_up_moves_on_to_another() -> None:
+    far = [Paused(), Paused()]
+    far[0].free.clear()
+    async with replicas(*far) as uplink:
+        gone = next(each for each in uplink.replicas if each.name == far[0].address)
+        sizes = (16, 16, 1 << 20, 1 << 20, 16, 16)  # small ones on a stream, large ones on their own, for each
+        alike = [asyncio.create_task(uplink.infer(request(f"{size}", size), 5)) for size in sizes]
+        await until(lambda: _true(asked(far[0]) == 3))
+        leaving = [each for each in alike if not each.done()][-1]
+        leaving.cancel()
+        await gone.close()
+        moved = [each for each in alike if each is not leaving]
+        answers = Counter(name_in(call.reply) for call in await asyncio.gather(*moved))
+        assert answers == {"16": 3, "1048576": 2}
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
