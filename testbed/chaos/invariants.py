@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from services.errors import DeadlineExceeded
+from services.errors import DeadlineExceeded, QueueFull
 from testbed.chaos.history import Ending, Event, Given, History, Record, Usage
 from testbed.chaos.replay import Replay, is_lossless
 from testbed.chaos.schedule import RECOVERY_SECONDS
@@ -62,7 +62,7 @@ def nothing_fails(history: History) -> Verdict:
     Where the machine itself stood still, a deadline shorter than recovery may have passed before anybody could answer.
     """
     failed = _failed(history)
-    excused = [r for r in failed if _ran_out(r) and _stalled(r, history)]
+    excused = [r for r in failed if is_excused(r, history.stalls)]
     waited = sum(r.ending is not Ending.CANCELLED for r in history.records)
     passed = len(excused) == len(failed) and not history.died and not history.faults and waited > 0
     evidence = {
@@ -157,8 +157,13 @@ def recovers(history: History) -> Verdict:
     """
     end = max((r.ended for r in history.records), default=0.0)
     found = [_recovery(history, event, until) for event, until in quiet_times(history.events, end)]
-    stalled = round(covered(history.stalls), 3)
-    evidence = {"bound_seconds": RECOVERY_SECONDS, "stalls_of_the_machine_seconds": stalled, "faults": found}
+    evidence = {
+        "bound_seconds": RECOVERY_SECONDS,
+        "requests_after_bound": sum(each["after_bound"][who] for each in found for who in ("canaries", "others")),
+        "degraded_after_bound": sum(each["degraded_after_bound"] for each in found),
+        "stalls_of_the_machine_seconds": round(covered(history.stalls), 3),
+        "faults": found,
+    }
     return Verdict(all(_recovered(each) for each in found) and bool(found), evidence)
 
 
@@ -166,6 +171,12 @@ def back_to_baseline(history: History) -> Verdict:
     """Idle again, each part holds what it held before: nothing in flight, and memory, descriptors and threads."""
     found = {name: _growth(history.before[name], history.after.get(name)) for name in history.before}
     return Verdict(all(each["passed"] for each in found.values()) and bool(found), found)
+
+
+def is_excused(record: Record, stalls: Iterable[Stall]) -> bool:
+    """Whether a failed request had less time than recovery may take, and the machine stood still in it."""
+    ran_out = record.error.startswith((DeadlineExceeded.reason, QueueFull.reason))  # the latter: too little is left
+    return ran_out and record.asked.deadline_seconds <= RECOVERY_SECONDS and _stalled(record, stalls)
 
 
 def late_ones(history: History) -> list[Record]:
@@ -212,7 +223,7 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
     tainted = [r for r in sent if r.ending is Ending.FAILED or (r.reason and not _short_of_time(r))]
     canaries = [r for r in tainted if r.asked.reaches_up]
     late, after = ([r for r in some if r.at > start + RECOVERY_SECONDS] for some in (tainted, sent))
-    told = [r for r in late if not _stalled(r, history)]
+    told = [r for r in late if not _stalled(r, history.stalls)]
     return {
         "fault": f"{event.action} {event.target}",
         "undone_at": round(start, 3),
@@ -229,9 +240,9 @@ def _recovery(history: History, event: Event, until: float) -> dict[str, Any]:
     }
 
 
-def _stalled(record: Record, history: History) -> bool:
+def _stalled(record: Record, stalls: Iterable[Stall]) -> bool:
     """Whether the machine stood still while it was under way, or just before."""
-    return any(record.at < until + STALL_OVER_SECONDS and record.ended > since for since, until in history.stalls)
+    return any(record.at < until + STALL_OVER_SECONDS and record.ended > since for since, until in stalls)
 
 
 def _recovered(found: Mapping[str, Any]) -> bool:
@@ -246,11 +257,6 @@ def _ended_once(record: Record) -> bool:
     return (
         record.finals <= 1 if record.ending is Ending.CANCELLED else record.finals == (record.ending is Ending.ANSWERED)
     )
-
-
-def _ran_out(record: Record) -> bool:
-    """Whether a deadline shorter than recovery ended it."""
-    return record.error.startswith(DeadlineExceeded.reason) and record.asked.deadline_seconds <= RECOVERY_SECONDS
 
 
 def _short_of_time(record: Record) -> bool:

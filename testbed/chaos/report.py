@@ -78,9 +78,13 @@ def _seen(name: str, evidence: Json) -> str:
         case "counts_agree":
             return ", ".join(f"{what.replace('_', ' ')} {each['counted']:.0f}" for what, each in evidence.items())
         case "recovers":
-            longest = max((each["recovered_after_seconds"] for each in evidence["faults"]), default=0.0)
-            return f"{len(evidence['faults'])} quiet times after faults, recovered within {longest:.1f} s" + _first(
-                [example for each in evidence["faults"] for example in each["examples"]]
+            faults = evidence["faults"]
+            longest = max((each["recovered_after_seconds"] for each in faults), default=0.0)
+            late = f"{evidence['degraded_after_bound']} of {evidence['requests_after_bound']} degraded later than"
+            return (
+                f"{len(faults)} quiet times after faults, recovered within {longest:.1f} s; "
+                f"{late} {evidence['bound_seconds']:g} s"
+                + _first([name for each in faults for name in each["examples"]])
             )
         case _:
             wrong = [part for part, each in evidence.items() if not each["passed"]]

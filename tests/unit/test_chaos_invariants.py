@@ -175,6 +175,7 @@ def test_what_the_machine_did_to_all_is_no_tiers_doing_unless_it_is_all_that_was
         ("DEADLINE_EXCEEDED: x", 1.1, ((25.0, 25.5),), True),
         ("DEADLINE_EXCEEDED: x", 1.1, ((28.0, 28.5),), False),
         ("DEADLINE_EXCEEDED: x", 10.0, ((25.0, 25.5),), False),
+        ("QUEUE_FULL: x", 1.1, ((25.0, 25.5),), True),
         ("UNAVAILABLE: x", 1.1, ((25.0, 25.5),), False),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks import idle_connections, soak
 from benchmarks.growth import drift
-from testbed.chaos.history import Ending
+from testbed.chaos.history import Asked, Ending, Record
 from testbed.chaos.traffic import OnEnd
 
 MINUTES = np.linspace(0, 20, 2400)
@@ -110,6 +111,17 @@ async def test_a_soak_warms_up_by_requests_in_turns_that_differ(run: soak.Soak) 
 async def test_a_soak_without_warm_up_sends_nothing_before_it(run: soak.Soak) -> None:
     assert (await run.warm(0))["answered"] == 0
     assert not Instant.runs
+
+
+@pytest.mark.parametrize(("deadline", "strict"), [(1.0, 1), (10.0, 2)])
+def test_what_had_little_time_in_a_stall_of_the_machine_is_excused(
+    run: soak.Soak, deadline: float, strict: int
+) -> None:
+    asked = Asked("r", 0, 1, deadline, reaches_up=True)
+    failed = [Record(asked, at, at + 1.0, Ending.FAILED, error="DEADLINE_EXCEEDED: late") for at in (3.0, 9.0)]
+    run.bystander.stalls.append((3.5, 4.0))
+    assert len(run.failed([*failed, replace(failed[0], ending=Ending.ANSWERED)])) == 2
+    assert len(run.failed(failed, excused=False)) == strict
 
 
 def test_no_more_connections_are_tried_than_there_are_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
