@@ -29,6 +29,9 @@ app = typer.Typer(
 BundleArgument = Annotated[Path, typer.Argument(help="Directory of the bundle.", metavar="BUNDLE")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")]
+SamplesOption = Annotated[
+    Path | None, typer.Option("--data", help="Directory of the data set's files, or an .npz of labelled images.")
+]
 
 
 class DatasetName(StrEnum):
@@ -116,7 +119,7 @@ def train(
 @app.command(epilog="Example: offramp calibrate models/mnist --data data/mnist --epsilon 0.001")
 def calibrate(
     bundle: BundleArgument,
-    data: DataOption = None,
+    data: SamplesOption = None,
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", min=0, max=1, help="Accuracy that may be lost; none: the recipe's.")
     ] = None,
@@ -127,7 +130,7 @@ def calibrate(
         bool, typer.Option("--codecs-only", help="Measure what codecs cost; leave the exits alone.")
     ] = False,
 ) -> None:
-    """Find temperatures and thresholds of a bundle's exits and what codecs cost, on the calibration split; store it."""
+    """Find temperatures and thresholds of a bundle's exits and what codecs cost, on labelled images; store it."""
     from testbed import learn
 
     if codecs_only:
@@ -139,7 +142,7 @@ def calibrate(
 @app.command("eval", epilog="Example: offramp eval models/mnist --data data/mnist --json")
 def evaluate(
     bundle: BundleArgument,
-    data: DataOption = None,
+    data: SamplesOption = None,
     codec: Annotated[str, typer.Option("--codec", help="Codec of the activations.")] = "int8+zstd",
     as_json: JsonOption = False,
 ) -> None:

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from services import bundle, codec
 from services import exits as exit_rules
+from services.bundle import Bundle
 from services.errors import InvalidInput, SettingsError
 from services.model import Model
-from testbed.samples import dataset_of, held_out
+from testbed.samples import dataset_of, held_out, is_samples
 from training import datasets
 from training import evaluate as evaluation
-from training.datasets import Dataset
+from training.datasets import Dataset, Split
 
 
 def train(
@@ -37,38 +38,61 @@ def train(
 
 
 def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float | None, console: Console) -> None:
-    """Calibrates the bundle at `path` anew on its data set's calibration split, and rewrites its card."""
+    """Calibrates the bundle at `path` anew, on the samples in `data` or its data set's calibration split."""
     from training import calibrate as calibration
-    from training import card
 
-    name, dataset = _own_data(path, data)
+    name, split, dataset = _calibration_samples(path, data)
     asked = {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None}
-    contract = dataclasses.replace(calibration.CONTRACTS[name], **asked)
-    manifest = calibration.calibrate_bundle(path, dataset.calibration, contract)
-    card.write_card(path, dataset)
+    contract = dataclasses.replace(calibration.CONTRACTS.get(name, calibration.USUAL), **asked)
+    manifest = calibration.calibrate_bundle(path, split, contract)
     table = Table("exit", "temperature", "threshold", title=f"{name}: new thresholds", title_justify="left")
     for spec in manifest.exits:
         table.add_row(spec.name, f"{spec.temperature:.4g}", f"{spec.threshold:.6g}")
     console.print(table)
+    if contract.harmful_allowed(len(split)) < 0:
+        console.print(
+            f"{len(split):,} samples cannot prove that at most {contract.epsilon:g} of accuracy is lost, so nobody "
+            "leaves early: give more of them, or a larger --epsilon",
+            markup=False,
+        )
+    _rewrite_card(path, dataset, console)
 
 
 def calibrate_codecs(path: Path, data: Path | None, console: Console) -> None:
-    """Measures anew what codecs cost the bundle at `path`, on its data set's calibration split; rewrites its card."""
+    """Measures anew what codecs cost the bundle at `path`, on the same samples."""
     from training import calibrate as calibration
+
+    name, split, dataset = _calibration_samples(path, data)
+    manifest = calibration.calibrate_codecs(path, split)
+    points = {entry.split_point for entry in manifest.codec_accuracy}
+    console.print(f"{name}: measured {len(manifest.codec_accuracy)} codecs at {len(points)} split points", markup=False)
+    _rewrite_card(path, dataset, console)
+
+
+def _calibration_samples(path: Path, data: Path | None) -> tuple[str, Split, Dataset | None]:
+    """The bundle's name, what to calibrate it on, and the data set that is from, where it is a known one."""
+    loaded = bundle.load(path)
+    if is_samples(data):
+        return loaded.manifest.name, held_out(loaded, data), None
+    name, dataset = _own_data(path, loaded, data)
+    return name, dataset.calibration, dataset
+
+
+def _rewrite_card(path: Path, dataset: Dataset | None, console: Console) -> None:
+    """A card compares a bundle with its data set, so that one calibrated on other samples keeps the one it has."""
     from training import card
 
-    name, dataset = _own_data(path, data)
-    manifest = calibration.calibrate_codecs(path, dataset.calibration)
-    card.write_card(path, dataset)
-    points = {entry.split_point for entry in manifest.codec_accuracy}
-    console.print(f"{name}: measured {len(manifest.codec_accuracy)} codecs at {len(points)} split points")
+    if dataset is not None:
+        card.write_card(path, dataset)
+    elif (path / card.CARD).is_file():
+        console.print(f"{path / card.CARD} still tells of the calibration before", markup=False)
 
 
-def _own_data(path: Path, data: Path | None) -> tuple[str, Dataset]:
+def _own_data(path: Path, loaded: Bundle, data: Path | None) -> tuple[str, Dataset]:
     """The data set that the bundle at `path` was trained on. Raises InvalidInput for any other."""
     from training import card
 
-    name = dataset_of(bundle.load(path))
+    name = dataset_of(loaded)
     dataset = datasets.load(name, data)
     record = card.read_record(path)
     if record is not None and record.data_hash != dataset.data_hash:

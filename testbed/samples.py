@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeGuard
 
 from services import bundle
 from services.bundle import Bundle
@@ -12,11 +13,13 @@ from training.datasets import Split
 
 
 def held_out(loaded: Bundle, data: Path | None, limit: int | None = None) -> Split:
-    """The samples in the bundle, or with `data`, the test split of the data set the bundle is named after.
+    """The samples in the bundle, or with `data`, those of an .npz, or the test split of the bundle's own data set.
 
     Raises InvalidInput where there are none, BundleError where they are not what the manifest says.
     """
-    if data is None and loaded.manifest.samples is not None:
+    if is_samples(data):
+        split = datasets.read_samples(data, len(loaded.manifest.labels))
+    elif data is None and loaded.manifest.samples is not None:
         split = Split(*bundle.load_samples(loaded))
     elif data is None and loaded.manifest.name != "digits":
         raise InvalidInput(f"{loaded.path} carries no samples; give --data with the directory of its data set")
@@ -25,9 +28,16 @@ def held_out(loaded: Bundle, data: Path | None, limit: int | None = None) -> Spl
     return Split(split.images[:limit], split.labels[:limit])
 
 
+def is_samples(data: Path | None) -> TypeGuard[Path]:
+    """Whether `data` is a file of labelled images, and not the folder of a data set."""
+    return data is not None and data.suffix == ".npz"
+
+
 def dataset_of(loaded: Bundle) -> str:
     """The data set a bundle is named after. Raises InvalidInput where there is no loader for it."""
     name = loaded.manifest.name
     if name not in datasets.NAMES:
-        raise InvalidInput(f"{loaded.path}: there is no loader for its data set; known: {', '.join(datasets.NAMES)}")
+        raise InvalidInput(
+            f"{loaded.path}: there is no loader for its data set; give --data with an .npz of labelled images"
+        )
     return name

@@ -53,6 +53,8 @@ CONTRACTS = {
     "cifar10": Contract(epsilon=0.005),
 }
 """What the thresholds of the shipped bundles promise."""
+USUAL = Contract(epsilon=0.005)
+"""What those of any other bundle promise, unless asked for otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

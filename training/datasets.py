@@ -12,6 +12,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,29 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 def load_test(name: str, data_dir: Path | None = None) -> Split:
     """The test split alone; the files of the training images are not needed. Raises as `load` does."""
     return _digits().test if name == "digits" else _read(name, _folder(name, data_dir), "test")
+
+
+def read_samples(file: Path, classes: int) -> Split:
+    """Anybody's labelled images from an .npz: `images`, uint8 [N, H, W] or [N, H, W, C], `labels`, whole numbers [N].
+
+    Raises InvalidInput for what is no such file, or has a label outside 0..classes - 1.
+    """
+    try:
+        with file.open("rb") as data, np.load(data, allow_pickle=False) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except (KeyError, TypeError, AttributeError, ValueError, EOFError, OSError, MemoryError, BadZipFile, zlib.error):
+        raise InvalidInput(f"{file}: not an .npz with `images` and `labels`") from None
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise InvalidInput(
+            f"{file}: images are {images.dtype} {list(images.shape)}, not uint8 [N, H, W] or [N, H, W, C]"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels):
+        raise InvalidInput(f"{file}: labels are {labels.dtype} {list(labels.shape)}, not whole numbers, one an image")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InvalidInput(
+            f"{file}: labels reach from {labels.min()} to {labels.max()}; the network knows 0 to {classes - 1}"
+        )
+    return Split(images, labels.astype(np.int64))
 
 
 def stratified_order(labels: Labels, seed: int = _SPLIT_SEED) -> npt.NDArray[np.intp]:

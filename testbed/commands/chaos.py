@@ -27,7 +27,9 @@ def chaos(
     bundle: Annotated[Path, typer.Option("--bundle", envvar="OFFRAMP_BUNDLE", help="Directory of the bundle.")] = Path(
         "models/digits"
     ),
-    data: Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Directory of the data set's files, or an .npz of labelled images.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the picture and the logs go.")] = Path("out/chaos"),
     callers: Annotated[int, typer.Option("--in-flight", min=1, max=64, help="Requests at a time.")] = 10,
     device_edge: Annotated[str, typer.Option("--device-edge", help="Link device-edge: RATE,RTT.")] = "20mbit,10ms",

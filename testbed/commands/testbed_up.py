@@ -65,7 +65,9 @@ def run(
         str, typer.Option("--then", help="Link device-edge from half way on: RATE,RTT; -: it stays as it is.")
     ] = THEN,
     edge_cloud: EdgeCloudOption = EDGE_CLOUD,
-    data: Annotated[Path | None, typer.Option("--data", help="Directory of the data set's files.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Directory of the data set's files, or an .npz of labelled images.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
     splits: SplitsOption = None,

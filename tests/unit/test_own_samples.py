@@ -1,0 +1,122 @@
+"""Calibrating, evaluating and running a bundle on anybody's labelled images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from services import bundle
+from services.errors import InvalidInput
+from testbed.cli import app
+from testbed.samples import held_out
+from tests.networks import write_bundle
+from training import codec_accuracy, datasets
+from training.calibrate import NEVER
+
+DIGITS = Path(__file__).parents[2] / "models" / "digits"
+
+
+@pytest.fixture(autouse=True)
+def _few_bytes_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean over 20 samples tells a test as much as one over 500."""
+    monkeypatch.setattr(codec_accuracy, "BYTES_SAMPLES", 20)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits network as if somebody had brought it: no calibration, a name of its own, no card, no samples."""
+    path = tmp_path_factory.mktemp("own") / "mine"
+    shutil.copytree(DIGITS, path)
+    for name in ("README.md", "training.json"):
+        (path / name).unlink()
+    given = bundle.read_manifest(path)
+    exits = tuple(spec.model_copy(update={"threshold": NEVER, "curve": ()}) for spec in given.exits[:-1])
+    fresh = {
+        "name": "mine",
+        "exits": (*exits, given.exits[-1]),
+        "calibration": None,
+        "codec_accuracy": (),
+        "samples": None,
+    }
+    bundle.write(path, given.model_copy(update=fresh))
+    return path
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("samples") / "labelled.npz"
+    split = datasets.load("digits").calibration
+    np.savez(file, images=split.images, labels=split.labels)
+    return file
+
+
+def offramp(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_own_labelled_images_let_exits_be_trusted_and_codecs_be_known(mine: Path, labelled: Path) -> None:
+    told = offramp("calibrate", mine, "--data", labelled, "--epsilon", "0.02")
+    manifest = bundle.load(mine).manifest
+    assert manifest.calibration is not None
+    assert manifest.calibration.samples == 400
+    assert manifest.exits[0].threshold < 1
+    assert manifest.codec_accuracy
+    assert "nobody leaves early" not in told
+    assert '"samples": 400' in offramp("eval", mine, "--data", labelled, "--json")
+
+
+def test_too_few_to_prove_anything_are_told_so(mine: Path, labelled: Path) -> None:
+    told = offramp("calibrate", mine, "--data", labelled, "--epsilon", "0.001")
+    assert "400 samples cannot prove that at most 0.001 of accuracy is lost, so nobody leaves early" in told
+    assert all(spec.threshold > 1 for spec in bundle.load(mine).manifest.exits[:-1])
+
+
+def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled: Path, tmp_path: Path) -> None:
+    shutil.copytree(mine, carded := tmp_path / "carded")
+    (carded / "README.md").write_text("as trained")
+    told = offramp("calibrate", carded, "--data", labelled, "--codecs-only")
+    assert "README.md still tells of the calibration before" in told
+    assert (carded / "README.md").read_text() == "as trained"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"images": np.zeros((2, 8, 8), np.uint8)}, "not an .npz with `images` and `labels`"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([None, None])}, "not an .npz"),
+        ({"images": np.zeros((2, 8, 8), np.float32), "labels": np.zeros(2, np.int64)}, "images are float32"),
+        ({"images": np.zeros((2, 64), np.uint8), "labels": np.zeros(2, np.int64)}, r"uint8 \[2, 64\]"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(2)}, "labels are float64"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, np.int64)}, "one an image"),
+        ({"images": np.zeros((0, 8, 8), np.uint8), "labels": np.zeros(0, np.int64)}, "one an image"),
+        (
+            {"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 99])},
+            "from 0 to 99; the network knows 0 to",
+        ),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, -1])}, "from -1 to 0"),
+    ],
+)
+def test_what_is_no_file_of_labelled_images_is_refused(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, Any], reason: str
+) -> None:
+    file = tmp_path / "mine.npz"
+    np.savez(file, **arrays)
+    loaded = bundle.load(write_bundle(tmp_path / "tiny"))
+    with pytest.raises(InvalidInput, match=reason):
+        held_out(loaded, file)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no archive"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "mine.npz"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"mine\.npz: not an \.npz"):
+        datasets.read_samples(file, 10)
