@@ -15,11 +15,11 @@ from google.protobuf.message import DecodeError
 
 from services import bundle, exits
 from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
-from services.errors import InvalidInput, SettingsError
+from services.errors import InvalidInput
 from services.images import preprocess
 from services.model import Model
 from services.partition import partition
-from testbed import scenes
+from testbed import extras, scenes
 from testbed.graphs import prepare
 from testbed.weighing import CODEC, weigh
 from training.families import architecture
@@ -85,9 +85,7 @@ def network_graph(
     try:
         from training.families.export import untrained
     except ImportError as error:
-        raise SettingsError(
-            f"--network needs {error.name}; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[train]'"
-        ) from None
+        raise extras.missing("--network", error) from None
     mean, std = found.normalisation
     preprocessing = Preprocessing(mean=mean, std=std)
     spec = InputSpec(name="input", shape=found.input_shape, preprocessing=preprocessing)

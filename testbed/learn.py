@@ -13,8 +13,9 @@ from rich.table import Table
 from services import bundle, codec
 from services import exits as exit_rules
 from services.bundle import Bundle
-from services.errors import InvalidInput, SettingsError
+from services.errors import InvalidInput
 from services.model import Model
+from testbed import extras
 from testbed.samples import dataset_of, held_out, is_samples
 from training import datasets
 from training import evaluate as evaluation
@@ -29,9 +30,7 @@ def train(
         from training.train import TrainConfig
         from training.train import train as run
     except ImportError as error:
-        raise SettingsError(
-            f"training needs {error.name}; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[train]'"
-        ) from None
+        raise extras.missing("training", error) from None
     run(TrainConfig(name, out, data, epochs, seed, resume), console)
     console.print(shown(evaluate(out, data, "int8+zstd")))
     console.print(f"wrote {out}; its card is {out / 'README.md'}")

@@ -221,6 +221,6 @@ def _workload(path: Path, asked: Asked) -> Workload:
         if asked.data is None:
             raise InvalidInput(f"{path} carries no samples; give --data with the folder of its data set")
         folders = (asked.data / manifest.name, asked.data / manifest.name.replace("-", "_"), asked.data)
-        folder = next(folder for folder in folders if folder.is_dir())
+        folder = next((folder for folder in folders if folder.is_dir()), asked.data)
         return workloads.labelled(manifest.name, path, folder, SAMPLES)
     return workloads.unlabelled(manifest.name, path, asked.photos, asked.seed)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from testbed import extras
 from testbed.commands import places
 
 EPILOG = "Example: offramp privacy models/digits --splits 4,8 --codecs fp32,int2"
@@ -28,8 +29,11 @@ def privacy(
 ) -> None:
     """Train decoders that draw the input from what leaves the device; report how like it they are, with a picture."""
     from services.errors import SettingsError
-    from testbed import privacy as measured
 
+    try:
+        from testbed import privacy as measured
+    except ImportError as error:
+        raise extras.missing("training decoders", error) from None
     points = None
     if splits is not None:
         if not all(part.strip().isdecimal() for part in splits.split(",")):

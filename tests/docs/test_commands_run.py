@@ -48,7 +48,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (sets := ROOT.parent / "shared" / "data").is_dir():
         (here / "data").symlink_to(sets, target_is_directory=True)
     Image.effect_noise((320, 240), 60).convert("RGB").save(here / "photo.jpg")
-    Image.effect_noise((28, 28), 60).save(here / "digit.png")
+    (here / "out" / "run").mkdir(parents=True)
+    Image.effect_noise((28, 28), 60).save(here / "out" / "run" / "sample.png")
     return here
 
 

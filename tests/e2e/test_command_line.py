@@ -85,6 +85,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("bench", "policies", "--trace", "nowhere"), 2, "--trace needs link traces"),
     (("bench", "policies", "--trace", "Makefile", "--out", "/proc/nowhere"), 2, "--out /proc/nowhere: No such file"),
     (("bench", "policies", "--trace", "Makefile", "--policies", "nobody"), 2, "there is no policy 'nobody'"),
+    (("calibrate", DIGITS, "--data", "Makefile.npz"), 2, "Makefile.npz: not an .npz with `images` and `labels`"),
 ]
 
 

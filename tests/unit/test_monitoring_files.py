@@ -171,5 +171,6 @@ def test_who_looks_at_grafana_may_only_look() -> None:
 def test_the_example_lists_what_can_be_set_with_the_values_in_use() -> None:
     example = (ROOT / ".env.example").read_text("utf-8")
     listed = dict(re.findall(r"^(\w+)=([^#\n]*?)\s*(?:#.*)?$", example, re.MULTILINE))
+    assert not re.findall(r"^\w+=\s+#.*$", example, re.MULTILINE), "compose takes the comment for the value"
     files = ("docker-compose.yml", "docker-compose.mtls.yml")
     assert dict(DEFAULT.findall("".join((ROOT / name).read_text("utf-8") for name in files))) == listed
