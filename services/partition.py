@@ -9,7 +9,7 @@ it becomes computable, and a segment that ends there carries it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -21,6 +21,8 @@ from services.domain import Segment
 from services.errors import InvalidInput
 
 _INT8_RANGE_BYTES = 8  # per channel: a float32 minimum and a float32 step
+_SAMPLES = 1009
+"""Where the batch is free, shapes are inferred for so many: no other size of a tensor is likely to be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,19 @@ def partition(model: onnx.ModelProto) -> Partition:
     Raises InvalidInput saying why, for a graph that does not have one input, is not float32 at its ends, has
     an unknown shape where it could be cut, or nothing to cut.
     """
-    graph = _inferred(model).graph
+    graph = _inferred(_of_known_batch(model)).graph
     if looping := {node.op_type for node in graph.node if any(a.HasField("g") for a in node.attribute)}:
         raise InvalidInput(
             f"{', '.join(sorted(looping))} reads tensors that its inputs do not show; it cannot be split"
         )
-    source, outputs = _input_name(graph), [o.name for o in graph.output]
+    source, outputs = _input(graph).name, [o.name for o in graph.output]
     if not outputs:
         raise InvalidInput("the graph has no output")
-    shapes, foreign = _shapes(graph), _not_float32(graph)
+    shapes, foreign = _shapes(graph, source), _not_float32(graph)
     if wrong := foreign & {source, *outputs}:
         raise InvalidInput(f"input and outputs must be float32; {', '.join(sorted(wrong))} is not")
-    foreign |= _off_the_grid(graph, source) - {source, outputs[-1]}
+    unknown = {name for node in graph.node for name in node.output if shapes.get(name) is None}
+    foreign |= (_off_the_grid(graph, source) | unknown) - {source, outputs[-1]}
     tensors: dict[str, str] = {source: "input"}
     exits: dict[str, int] = {}
     waiting: list[str] = []
@@ -98,16 +101,16 @@ def _separators(graph: onnx.GraphProto, source: str, outputs: list[str]) -> Iter
     A tensor through which every path goes is alone at one point of *any* topological order, so one sweep
     finds them all. Exit heads run as soon as they can, so that the trunk is seen without them.
     """
-    order = _heads_first(graph, source, outputs[-1])
+    order = _heads_first(graph, source, outputs)
     uses: dict[str, int] = {}
     for node in order:
-        for name in set(node.input):
+        for name in _named(node.input):
             uses[name] = uses.get(name, 0) + 1
     uses[outputs[-1]] = uses.get(outputs[-1], 0) + 1
     made_by, live = {source: "input"}, {source}
     finished: list[str] = []
     for position, node in enumerate(order):
-        for name in set(node.input) & live:
+        for name in _named(node.input) & live:
             uses[name] -= 1
             live -= {name} if not uses[name] else set()
         live |= {name for name in node.output if uses.get(name)}
@@ -119,10 +122,12 @@ def _separators(graph: onnx.GraphProto, source: str, outputs: list[str]) -> Iter
             finished = []
 
 
-def _heads_first(graph: onnx.GraphProto, source: str, final: str) -> list[onnx.NodeProto]:
-    """The nodes that depend on the input, in a topological order that runs exit heads first."""
+def _heads_first(graph: onnx.GraphProto, source: str, outputs: list[str]) -> list[onnx.NodeProto]:
+    """The nodes between the input and an output, in a topological order that runs exit heads first."""
     nodes = _depending(graph, source)
-    trunk, anchors, keyed = _ancestors(nodes, final), {source: -1}, []
+    wanted = _ancestors(nodes, outputs)
+    nodes = [node for node in nodes if id(node) in wanted]
+    trunk, anchors, keyed = _ancestors(nodes, outputs[-1:]), {source: -1}, []
     for position, node in enumerate(nodes):
         on_trunk = id(node) in trunk
         anchor = position if on_trunk else max(anchors.get(name, -1) for name in node.input)
@@ -136,18 +141,23 @@ def _depending(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     variable, nodes = {source}, []
     for node in graph.node:
         if variable & set(node.input):
-            variable |= set(node.output)
+            variable |= _named(node.output)
             nodes.append(node)
     return nodes
 
 
-def _ancestors(nodes: list[onnx.NodeProto], tensor: str) -> set[int]:
-    needed, found = {tensor}, set()
+def _ancestors(nodes: list[onnx.NodeProto], tensors: list[str]) -> set[int]:
+    needed, found = set(tensors), set()
     for node in reversed(nodes):
         if needed & set(node.output):
             found.add(id(node))
-            needed |= set(node.input)
+            needed |= _named(node.input)
     return found
+
+
+def _named(tensors: Iterable[str]) -> set[str]:
+    """Those that are there: what is optional and left out has no name."""
+    return {name for name in tensors if name}
 
 
 def _describe(points: list[tuple[str, str, tuple[int, ...] | None]]) -> Iterator[SplitPointSpec]:
@@ -182,19 +192,21 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         raise InvalidInput(f"onnx cannot infer the shapes of this graph: {str(error)[:200]}") from None
 
 
-def _input_name(graph: onnx.GraphProto) -> str:
+def _input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     weights = {i.name for i in graph.initializer}
-    names = [i.name for i in graph.input if i.name not in weights]
-    if len(names) != 1:
-        raise InvalidInput(f"the graph has {len(names)} inputs ({', '.join(names)}); only one can be split")
-    return names[0]
+    found = [i for i in graph.input if i.name not in weights]
+    if len(found) != 1:
+        names = ", ".join(i.name for i in found)
+        raise InvalidInput(f"the graph has {len(found)} inputs ({names}); only one can be split")
+    return found[0]
 
 
 def _not_float32(graph: onnx.GraphProto) -> set[str]:
-    """Tensors known to be of another type; one of unknown type has no known shape either."""
+    """Tensors known to be of another type, and what is no tensor; one of unknown type has no known shape either."""
     fine = (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
     values = [*graph.input, *graph.value_info, *graph.output]
-    return {value.name for value in values if value.type.tensor_type.elem_type not in fine}
+    others = {value.name for value in values if value.type.WhichOneof("value") not in ("tensor_type", None)}
+    return others | {value.name for value in values if value.type.tensor_type.elem_type not in fine}
 
 
 def _off_the_grid(graph: onnx.GraphProto, source: str) -> set[str]:
@@ -211,11 +223,27 @@ def _off_the_grid(graph: onnx.GraphProto, source: str) -> set[str]:
     return {name for node in nodes for name in node.output} - (made - used)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...] | None]:
-    """Shape of each tensor for one sample, without the batch dimension; None where it is not known."""
-    found: dict[str, tuple[int, ...] | None] = {}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        dims = value.type.tensor_type.shape.dim
-        sizes = tuple(d.dim_value for d in dims[1:])
-        found[value.name] = sizes if len(dims) > 1 and all(s > 0 for s in sizes) else None
-    return found
+def _of_known_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` for a known number of samples: what is not known of shapes then is not known at all."""
+    first = next(iter(_input(model.graph).type.tensor_type.shape.dim), None)
+    if first is None or first.dim_value:
+        return model
+    name, known = first.dim_param, onnx.ModelProto()
+    known.CopyFrom(model)
+    graph = known.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if name and dim.dim_param == name:
+                dim.dim_value = _SAMPLES
+    _input(graph).type.tensor_type.shape.dim[0].dim_value = _SAMPLES
+    return known
+
+
+def _shapes(graph: onnx.GraphProto, source: str) -> dict[str, tuple[int, ...] | None]:
+    """Shape of each tensor for one sample; None where it is not known, or the tensor is no row of samples."""
+    sizes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in [*graph.input, *graph.value_info, *graph.output]
+    }
+    batch = sizes[source][:1]
+    return {name: s[1:] if len(s) > 1 and s[:1] == batch and min(s) > 0 else None for name, s in sizes.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from pydantic import ValidationError
 
 from services import bundle, exits
 from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
@@ -113,12 +114,22 @@ def preprocessing(mean: str | None, std: str | None) -> Preprocessing | None:
 
 def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | None, max_batch: int | None) -> Manifest:
     """The manifest of a servable graph: its split points, its exits that are not calibrated, labels by number."""
+    try:
+        return _manifest(model, name, preprocessing, max_batch)
+    except ValidationError as error:
+        raise InvalidInput(f"{name} makes no bundle: {error.errors()[0]['msg']}") from None
+
+
+def _manifest(
+    model: onnx.ModelProto, name: str, preprocessing: Preprocessing | None, max_batch: int | None
+) -> Manifest:
     found = partition(model)
     last = len(found.split_points) - 1
     names = exits.names(len(found.exits))
     channels = found.split_points[0].shape[0]
     if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
         raise InvalidInput(f"{name} has {channels} channels; give as many numbers to --mean and to --std")
+    ordered = sorted(found.exits.items(), key=lambda exit: exit[1])
     return Manifest(
         name=name,
         graph_sha256=bundle.sha256(model.SerializeToString()),
@@ -132,7 +143,7 @@ def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | Non
         split_points=found.split_points,
         exits=tuple(
             ExitSpec(index=i, name=name, output=output, split_point=at, threshold=0.0 if at == last else NEVER)
-            for i, (name, (output, at)) in enumerate(zip(names, found.exits.items(), strict=True))
+            for i, (name, (output, at)) in enumerate(zip(names, ordered, strict=True))
         ),
     )
 

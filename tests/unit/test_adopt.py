@@ -202,6 +202,61 @@ def test_a_graph_that_needs_its_fixed_batch_keeps_it_and_says_so(tmp_path: Path)
         Model(bundle.load(tmp_path / "b")).check(0, (2, 3))
 
 
+def test_answers_that_depend_on_the_rest_of_their_batch_are_given_one_by_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "scale"], ["y"]),
+    ]
+    weights = {"w": np.random.default_rng(1).integers(-9, 9, (8, 3)).astype(np.int8)}
+    adopted = adopt(save(dense(nodes, weights, ["n", 8], ["n", 3]), tmp_path), tmp_path / "b")
+    assert adopted.manifest.input.max_batch == 1
+    assert any("depends on the other samples" in note for note in adopted.notes)
+
+
+def test_a_batch_that_is_fixed_at_several_and_cannot_be_freed_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "two"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])]
+    weights = {"two": np.array([2, 4], np.int64), "w": np.ones((4, 3), np.float32)}
+    with pytest.raises(InvalidInput, match="the batch is fixed at 2"):
+        adopt(save(dense(nodes, weights, [2, 2, 2], [2, 3]), tmp_path), tmp_path / "b")
+
+
+def test_a_shape_that_is_computed_survives_the_freeing_of_the_batch(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["g"]),
+        helper.make_node("Unsqueeze", ["g", "axis"], ["u"]),
+        helper.make_node("Concat", ["u", "rest"], ["t"], axis=0),
+        helper.make_node("Reshape", ["r", "t"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    weights = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([-1]), "w": np.ones((4, 3), np.float32)}
+    adopted = adopt(save(dense(nodes, weights, [1, 2, 2], [1, 3]), tmp_path), tmp_path / "b")
+    assert adopted.manifest.input.max_batch is None
+    assert [point.tensor for point in adopted.manifest.split_points] == ["x", "r", "f", "y"]
+
+
+def test_exits_may_be_declared_in_any_order_but_two_at_one_place_are_refused(tmp_path: Path) -> None:
+    weights = {"w": np.eye(4, 3, dtype=np.float32)}
+    ends = ("a", "b", "c")
+    nodes = [helper.make_node("Relu", [x], [y]) for x, y in zip(("x", "a", "b"), ends, strict=True)]
+    nodes += [helper.make_node("MatMul", [end, "w"], [f"e{end}"]) for end in ends]
+    model = dense(nodes, weights, ["n", 4], ["n", 3])
+    for order, exits in ((("eb", "ea", "ec"), ["ea", "eb", "ec"]), (("ea", "ea2", "ec"), None)):
+        del model.graph.output[:]
+        if exits is None:
+            model.graph.node.append(helper.make_node("MatMul", ["a", "w"], ["ea2"]))
+        model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in order)
+        if exits is None:
+            with pytest.raises(InvalidInput, match="makes no bundle"):
+                adopt(save(model, tmp_path), tmp_path / "b")
+        else:
+            found = adopt(save(model, tmp_path), tmp_path / "b").manifest.exits
+            assert [spec.output for spec in found] == exits
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph", b"\x08\x08"])
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)

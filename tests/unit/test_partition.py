@@ -145,6 +145,34 @@ def test_nodes_that_read_only_the_shape_do_not_hide_the_cut_after_them() -> None
     assert [p.shape for p in found.split_points] == [(2, 2), (2, 2), (4,), (4,)]
 
 
+def test_a_tensor_whose_rows_are_not_samples_is_no_split_point() -> None:
+    model = graph(
+        "a = Reshape(x, rows)  b = Relu(a)  c = Reshape(b, samples)  y = Neg(c)",
+        inputs="float[N,2,4] x",
+        outputs="float[N,8] y",
+        weights="int64[2] rows = {-1, 4}, int64[2] samples = {-1, 8}",
+    )
+    assert tensors(model) == ["x", "c", "y"]
+    turned = graph(
+        "a = Relu(x)  b = Transpose <perm = [1, 0, 2]> (a)  c = Transpose <perm = [1, 0, 2]> (b)  y = Neg(c)",
+        inputs="float[1,4,3] x",
+        outputs="float[1,4,3] y",
+    )
+    assert tensors(turned) == ["x", "a", "c", "y"]
+
+
+def test_what_is_optional_and_left_out_is_no_tensor() -> None:
+    body = 'a = Clip(x, "", six)  b = Neg(a)  c = Relu(b)  y = Neg(c)'
+    model = graph(body, weights="float six = {6.0}")
+    model.graph.node[1].op_type = "Dropout"
+    model.graph.node[1].output.append("")
+    assert tensors(model) == ["x", "a", "b", "c", "y"]
+
+
+def test_a_branch_that_leads_to_no_output_hides_nothing() -> None:
+    assert tensors(graph("a = Relu(x)  b = Neg(a)  c = Relu(b)  unused = Add(a, c)  y = Neg(c)")) == list("xabcy")
+
+
 def test_a_tensor_that_is_not_float32_is_no_split_point() -> None:
     model = graph("a = Relu(x)  b = Cast <to = 7> (a)  c = Cast <to = 1> (b)  y = Neg(c)")
     assert tensors(model) == ["x", "a", "c", "y"]
