@@ -237,6 +237,13 @@ def test_the_losses_of_both_hops_count_together() -> None:
     assert cost(beliefs, split(1, 2, "int4", "int4"), Policy()) is None
 
 
+def test_a_gain_by_chance_on_one_hop_makes_up_for_no_loss_on_the_other() -> None:
+    entries = [CodecAccuracy(split_point=at, codec="int4", delta=delta) for at, delta in ((1, -0.006), (2, 0.004))]
+    beliefs = three(chain(SHAPES, accuracy=0.9, codec_accuracy=entries), EVEN)
+    assert cost(beliefs, split(1, 2, "fp32", "int4"), Policy()) is not None
+    assert cost(beliefs, split(1, 2, "int4", "int4"), Policy()) is None
+
+
 def test_lossy_codecs_that_nobody_measured_are_not_trusted() -> None:
     entry = CodecAccuracy(split_point=1, codec="int4", delta=0.0)
     assert cost(three(chain(SHAPES, accuracy=0.9), EVEN), split(1, 3, "int4"), Policy()) is None

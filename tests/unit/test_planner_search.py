@@ -185,7 +185,7 @@ def _hop(problem: Problem, source: Tier, at: int, name: str) -> tuple[float, flo
 def _loss(problem: Problem, name: str, entries: dict) -> float:
     for known in (name, name.split("+")[0]):
         if known in entries and entries[known].delta is not None:
-            measured = -entries[known].delta
+            measured = max(-entries[known].delta, 0.0)
             break
     else:
         measured = None
