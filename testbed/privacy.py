@@ -19,7 +19,7 @@ from services.model import Model
 from testbed.samples import dataset_of
 from training import datasets
 from training.codec_accuracy import useful_split_points
-from training.evaluate import preprocess
+from training.evaluate import batches, preprocess
 from training.reconstruct import STEPS, Attack, attack
 
 KNOWN = 1000
@@ -110,7 +110,7 @@ def _activations(model: Model, inputs: FloatArray, points: Sequence[int]) -> dic
     found, at, here = {}, 0, inputs
     for point in sorted(points):
         for piece in model.pieces(Segment(at, point)):
-            here, _ = model.run(piece, here)
+            here = np.concatenate([model.run(piece, batch)[0] for batch in batches(model.manifest, here)])
         found[point], at = here, point
     return found
 

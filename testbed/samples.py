@@ -19,6 +19,7 @@ def held_out(loaded: Bundle, data: Path | None, limit: int | None = None) -> Spl
     """
     if is_samples(data):
         split = datasets.read_samples(data, len(loaded.manifest.labels))
+        split = split.take(datasets.stratified_order(split.labels))  # the first ones then stand for all
     elif data is None and loaded.manifest.samples is not None:
         split = Split(*bundle.load_samples(loaded))
     elif data is None and loaded.manifest.name != "digits":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,12 +10,12 @@ from services.bundle import CodecAccuracy, Manifest
 from services.codec import Codec
 from services.domain import FloatArray, Segment
 from services.model import Model
+from training.evaluate import batches
 
 ACCURACY_SAMPLES = 2000
 """Samples that accuracy is taken over: the first ones of the calibration split, which is in random order."""
 BYTES_SAMPLES = 500
 """Samples whose bytes are counted, one by one."""
-_BATCH = 64
 
 
 def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.int64]) -> tuple[CodecAccuracy, ...]:
@@ -57,7 +55,7 @@ def mean_bytes(chosen: Codec, activation: FloatArray) -> float:
 def final_labels(model: Model, start: int, activation: FloatArray, by: Codec | None = None) -> npt.NDArray[np.int64]:
     """What the whole network says, int64 [N], of activations [N, …] at `start` that crossed `by` there."""
     said = []
-    for batch in _batches(activation):
+    for batch in batches(model.manifest, activation):
         carried = batch if by is None else by.decode(by.encode(batch))
         said.append(_onwards(model, start, model.last, carried).argmax(axis=1))
     return np.concatenate(said)
@@ -67,12 +65,8 @@ def _onwards(model: Model, start: int, end: int, activation: FloatArray) -> Floa
     """The activations at `end` of activations at `start`."""
     pieces = model.pieces(Segment(start, end))
     whole = []
-    for batch in _batches(activation):
+    for batch in batches(model.manifest, activation):
         for piece in pieces:
             batch, _ = model.run(piece, batch)
         whole.append(batch)
     return np.concatenate(whole)
-
-
-def _batches(rows: FloatArray) -> Iterator[FloatArray]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))

@@ -66,7 +66,7 @@ def preprocess(images: npt.NDArray[np.uint8], manifest: Manifest) -> FloatArray:
 
 def exit_logits(model: Model, inputs: FloatArray) -> FloatArray:
     """The logits of all exits for all samples, float32 [E, N, C], of inputs [N, C, H, W]."""
-    return np.concatenate([_logits_from(model, 0, batch) for batch in _batches(inputs)], axis=1)
+    return np.concatenate([_logits_from(model, 0, batch) for batch in batches(model.manifest, inputs)], axis=1)
 
 
 def confidences(manifest: Manifest, logits: FloatArray) -> list[FloatArray]:
@@ -85,8 +85,10 @@ def assign(sureness: Sequence[FloatArray], thresholds: Sequence[float]) -> npt.N
     return left
 
 
-def _batches(rows: FloatArray) -> Iterator[FloatArray]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+def batches(manifest: Manifest, rows: FloatArray) -> Iterator[FloatArray]:
+    """`rows` [N, …] in as few batches as the network takes."""
+    size = min(_BATCH, manifest.input.max_batch or _BATCH)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _logits_from(model: Model, start: int, batch: FloatArray) -> FloatArray:
@@ -103,7 +105,7 @@ def _travel(model: Model, inputs: FloatArray, codec: Codec) -> tuple[FloatArray,
     """Logits [E, N, C] where what leaves each early exit is encoded and decoded, and those activations."""
     logits: list[list[FloatArray]] = [[] for _ in model.manifest.exits]
     crossing: list[list[FloatArray]] = [[] for _ in model.manifest.exits[:-1]]
-    for activation in _batches(inputs):
+    for activation in batches(model.manifest, inputs):
         for index, piece in enumerate(model.pieces(Segment(0, model.last))):
             activation, scores = model.run(piece, activation)
             if scores is not None:

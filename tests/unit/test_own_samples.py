@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from services import bundle
+from services.domain import Segment
 from services.errors import InvalidInput
+from services.model import Model
 from testbed.cli import app
 from testbed.samples import held_out
 from tests.networks import write_bundle
@@ -76,6 +78,33 @@ def test_too_few_to_prove_anything_are_told_so(mine: Path, labelled: Path) -> No
     told = offramp("calibrate", mine, "--data", labelled, "--epsilon", "0.001")
     assert "400 samples cannot prove that at most 0.001 of accuracy is lost, so nobody leaves early" in told
     assert all(spec.threshold > 1 for spec in bundle.load(mine).manifest.exits[:-1])
+
+
+def test_a_network_that_takes_one_sample_at_a_time_is_calibrated_and_measured(
+    mine: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_accuracy, "ACCURACY_SAMPLES", 20)
+    shutil.copytree(mine, single := tmp_path / "single")
+    given = bundle.read_manifest(single)
+    bundle.write(single, given.model_copy(update={"input": given.input.model_copy(update={"max_batch": 1})}))
+    biggest = 0
+    check = Model.run
+
+    def watched(self: Model, piece: Segment, tensor: np.ndarray) -> Any:
+        nonlocal biggest
+        biggest = max(biggest, len(tensor))
+        return check(self, piece, tensor)
+
+    monkeypatch.setattr(Model, "run", watched)
+    offramp("calibrate", single, "--data", labelled, "--epsilon", "0.02")
+    assert biggest == 1
+
+
+def test_the_first_samples_of_a_file_stand_for_all_of_it(mine: Path, tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(10), 50)
+    np.savez(tmp_path / "sorted.npz", images=np.zeros((500, 28, 28), np.uint8), labels=labels)
+    first = held_out(bundle.load(mine), tmp_path / "sorted.npz", 100).labels
+    assert np.bincount(first, minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
 
 def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled: Path, tmp_path: Path) -> None:
