@@ -155,6 +155,16 @@ def test_samples_that_are_none_are_refused(copy: Path, arrays: dict[str, np.ndar
         bundle.load_samples(bundle.load(copy))
 
 
+def test_samples_that_unpack_to_more_than_the_manifest_says_are_refused_unread(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(copy / "samples.npz", images=np.zeros((5000, 64, 64), np.uint8), labels=np.zeros(3))
+    edit(copy, lambda m: m["samples"].update(sha256=bundle.sha256((copy / "samples.npz").read_bytes()), count=3))
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(BundleError, match=r"samples\.npz"):
+        bundle.load_samples(bundle.load(copy))
+
+
 def test_a_bundle_without_samples_says_what_to_do(copy: Path) -> None:
     edit(copy, lambda m: m.update(samples=None))
     with pytest.raises(BundleError, match="give --data"):
