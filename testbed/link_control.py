@@ -71,8 +71,8 @@ class LinkControl:
     def change(self, body: bytes) -> None:
         """Apply a PUT body. Raises ControlError (400) and changes nothing when anything in it is wrong."""
         wanted = _object(body)
-        carrying = wanted.get("carrying", self._link.carrying)
-        if not isinstance(carrying, bool):
+        carrying = wanted.get("carrying")
+        if "carrying" in wanted and not isinstance(carrying, bool):
             raise ControlError(400, '"carrying" must be true or false.')
         with self._lock:  # two partial changes at once must not undo each other
             try:
@@ -80,7 +80,8 @@ class LinkControl:
             except (QuantityError, TraceError) as error:
                 raise ControlError(400, str(error)) from error
             self._link.reshape(up, down)
-            (self._link.restore if carrying else self._link.cut)()
+            if carrying is not None:
+                (self._link.restore if carrying else self._link.cut)()
 
     def _shape(self, wanted: dict[str, Any], direction: str) -> LinkShape:
         lane: Lane = getattr(self._link, direction)

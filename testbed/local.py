@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from services.domain import Deadline, Tier
 from services.errors import OfframpError, SettingsError
-from testbed.traces import parse_duration, parse_rate
+from testbed.pacer import LinkShape
+from testbed.traces import ConstantRate, parse_duration, parse_rate
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0
@@ -49,8 +50,7 @@ class LinkAsked:
         if not comma:
             raise SettingsError(f"{text!r} is not RATE,RTT: write both, like {_example(text)}")
         try:
-            parse_rate(rate)
-            parse_duration(rtt)
+            LinkShape(ConstantRate(parse_rate(rate)), parse_duration(rtt) / 2)
         except ValueError as error:
             raise SettingsError(f"{text!r} is not RATE,RTT such as 20mbit,10ms: {error}") from None
         return cls(rate, rtt)

@@ -187,6 +187,11 @@ def read_trace(path: Path) -> RateTrace:
     raise TraceError(f"{path}: not a trace; expected one millisecond per line (mahimahi) or the header {CSV_HEADER}.")
 
 
+def name_of(path: Path) -> str:
+    """What a trace is called in reports."""
+    return path.name.removesuffix(".csv")
+
+
 def is_trace(path: Path) -> bool:
     """Whether the file begins like a trace of one of the two kinds, whatever comes then."""
     try:

@@ -15,7 +15,7 @@ from testbed.bench.policies import BEST_STATIC, ORACLE, OURS
 from testbed.bench.results import Comparison
 from testbed.bench.statistics import summarise
 from testbed.bench.world import Loop
-from testbed.traces import RateTrace, read_trace
+from testbed.traces import RateTrace, name_of, read_trace
 
 Progress = Callable[[str], None]
 
@@ -51,7 +51,7 @@ def trials(files: Sequence[Path], seconds: float | None, loop: Loop, seed: int) 
     for file in files:
         rate = read_trace(file)
         length = rate.duration_seconds if seconds is None else min(seconds, rate.duration_seconds)
-        found.append(Trial(_name(file), rate, length, loop, seed))
+        found.append(Trial(name_of(file), rate, length, loop, seed))
     return found
 
 
@@ -113,7 +113,3 @@ def simulated_over_real(virtual: Comparison, real: Comparison) -> dict[str, floa
 def _switches(found: Comparison, trace: str) -> int:
     summary = found.traces[trace].get(OURS)
     return summary.switches if summary is not None else 0
-
-
-def _name(file: Path) -> str:
-    return file.name.removesuffix(".csv")

@@ -101,7 +101,7 @@ def _files(given: list[Path]) -> list[Path]:
     """The trace files, those in folders included, by name. Raises InvalidInput where there are none."""
     files = [file for path in given for file in (_traces_in(path) if path.is_dir() else [path])]
     found = [file for file in files if file.is_file()]
-    if not found or len({file.name for file in found}) < len(found):
+    if not found or len({traces.name_of(file) for file in found}) < len(found):
         raise InvalidInput("--trace needs link traces with names of their own: files, or folders of them")
     return found
 

@@ -182,6 +182,20 @@ def test_a_put_at_the_top_goes_both_ways_and_a_direction_wins_over_it() -> None:
     assert not link.carrying
 
 
+def test_a_change_of_something_else_does_not_mend_a_link_that_is_being_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = a_link()
+    control = LinkControl(link)
+    shape = control._shape
+
+    def cut_meanwhile(*given: Any) -> LinkShape:
+        link.cut()
+        return shape(*given)
+
+    monkeypatch.setattr(control, "_shape", cut_meanwhile)
+    control.change(b'{"jitter": "1ms"}')
+    assert not link.carrying
+
+
 def test_what_get_says_can_be_put_back() -> None:
     control = LinkControl(a_link(rate=1234567.0, rtt=0.0123))
     before = control.describe()

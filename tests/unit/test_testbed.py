@@ -54,7 +54,9 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
     assert Plan.parse(str(plan)) == plan
 
 
-@pytest.mark.parametrize("text", ["20mbit", "20mbit,", ",10ms", "20,10", "-1mbit,1ms", "nan,1ms", "1mbit,1ms,1ms"])
+@pytest.mark.parametrize(
+    "text", ["20mbit", "20mbit,", ",10ms", "20,10", "-1mbit,1ms", "nan,1ms", "1mbit,1ms,1ms", "1mbit,200s"]
+)
 def test_a_link_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="RATE,RTT"):
         LinkAsked.parse(text)
