@@ -67,6 +67,7 @@ def nothing_fails(history: History) -> Verdict:
     passed = len(excused) == len(failed) and not history.died and not history.faults and waited > 0
     evidence = {
         "waited_for": waited,
+        "failed_count": len(failed),
         "failed": _shown(failed),
         "of_these_in_stalls_of_the_machine": len(excused),
         "died": list(history.died),
@@ -127,14 +128,19 @@ def answers_keep_their_id(history: History) -> Verdict:
 
 
 def counts_agree(history: History) -> Verdict:
-    """What clients saw is what the device counted; a request whose client hung up may count either way."""
+    """What clients saw is what the device counted.
+
+    A request whose client hung up, or ran out of time in a stall of the machine, may count either way. One that was
+    turned away is asked again by the client's gRPC: that is another call.
+    """
     records, counted = history.records, history.counters
-    left = [r for r in records if r.ending is Ending.CANCELLED]
+    left = [r for r in records if r.ending is Ending.CANCELLED or is_excused(r, history.stalls)]
+    again = counted.handled.get("Unavailable", 0)
     answered = [r for r in records if r.ending is Ending.ANSWERED]
     samples, left_samples = (sum(r.asked.samples for r in group) for group in (answered, left))
     degraded = sum(r.degraded_below for r in answered)
     ranges = {
-        "calls_started": (counted.started, len(records) - len(left), len(records)),
+        "calls_started": (counted.started, len(records) - len(left), len(records) + again),
         "calls_ended": (sum(counted.handled.values()), counted.started, counted.started),
         "calls_ok": (counted.handled.get("OK", 0), len(answered), len(answered) + len(left)),
         "requests": (counted.requests, len(answered), len(answered) + len(left)),

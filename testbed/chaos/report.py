@@ -65,7 +65,7 @@ def sentence(found: Json) -> str:
 def _seen(name: str, evidence: Json) -> str:
     match name:
         case "nothing_fails":
-            return f"{evidence['waited_for']} waited for, {len(evidence['failed'])} failed" + _first(
+            return f"{evidence['waited_for']} waited for, {evidence['failed_count']} failed" + _first(
                 evidence["failed"] + evidence["died"] + evidence["faults_logged"]
             )
         case "ends_once_in_time":

@@ -204,6 +204,25 @@ def test_a_bystander_tells_of_looks_that_come_much_too_late() -> None:
     assert threading.active_count() == before
 
 
+def test_a_call_that_was_turned_away_and_asked_again_is_another_call(sound: History) -> None:
+    handled = {"OK": 59, "Canceled": 1, "Unavailable": 2}
+    assert invariants.counts_agree(counted(sound, started=62, handled=handled)).passed
+    assert not invariants.counts_agree(counted(sound, started=63, handled=handled | {"Internal": 1})).passed
+
+
+def test_who_was_answered_too_late_in_a_stall_may_count_as_answered(sound: History) -> None:
+    asked = replace(sound.records[51].asked, deadline_seconds=1.1)
+    error = "DEADLINE_EXCEEDED: x"
+    late = changed(sound, 51, 52, ending=Ending.FAILED, answers=(), finals=0, error=error, asked=asked)
+    assert not invariants.counts_agree(late).passed
+    assert invariants.counts_agree(replace(late, stalls=((25.0, 26.5),))).passed
+
+
+def test_all_that_failed_are_counted_though_few_are_shown(sound: History) -> None:
+    failed = changed(sound, *range(30, 50), ending=Ending.FAILED, error="x")
+    assert "20 failed" in report._seen("nothing_fails", dict(invariants.nothing_fails(failed).evidence))
+
+
 def test_an_outage_is_no_stall_though_its_requests_overlap(sound: History) -> None:
     worse = sound
     for number in range(40, 60):
