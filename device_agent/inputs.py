@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from device_agent.pixels import plain
 from services.errors import InvalidInput
 from services.open_inference.tensors import IMAGE
 
@@ -90,7 +91,7 @@ def _pixels(image: Image.Image, info: ModelInfo, name: str) -> npt.NDArray[np.ui
     if image.width * image.height > _MAX_PIXELS:
         raise InvalidInput(f"{name}: more than {_MAX_PIXELS:,} pixels")
     height, width, channels = info.image_shape
-    fitted = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    fitted = plain(image, channels).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
 
 

@@ -78,7 +78,7 @@ def shown(file: Path, answers: list[Prediction]) -> Group:
 def _line(file: Path, answer: Prediction) -> str:
     mark = f"  [red]degraded: {answer.degraded_reason}[/]" if answer.degraded else ""
     return (
-        f"[bold]{file.name}[/]  label [bold]{answer.label}[/]  confidence {answer.confidence:.4f}  "
+        f"[bold]{escape(file.name)}[/]  label [bold]{answer.label}[/]  confidence {answer.confidence:.4f}  "
         f"tier [bold]{answer.tier.label}[/]  {_exit(answer)}{mark}"
     )
 

@@ -76,7 +76,7 @@ async def watch(watched: Watched, console: Console) -> None:
                 try:
                     found = await state(session, watched)
                     live.update(shown(found), refresh=True)
-                except UpstreamUnavailable:
+                except (UpstreamUnavailable, InvalidInput):  # it did answer before, so that it is the right address
                     live.update(
                         Group(Text("agent not reachable, trying again", "bold red"), shown(found)), refresh=True
                     )
@@ -179,7 +179,9 @@ def _requests(requests: Sequence[Json], exits: Sequence[str]) -> Table:
         left = exits[max((index for index, count in enumerate(each["exits"]) if count), default=0)]
         degraded = " degraded" if each["degraded"] else ""
         tier = Text(f"{each['tier']}, {left} exit{degraded}", _COLOURS[each["tier"]])
-        table.add_row(at, each["label"], f"{each['confidence']:.3f}", tier, _bar(each, longest), _ms(each["seconds"]))
+        table.add_row(
+            at, Text(each["label"]), f"{each['confidence']:.3f}", tier, _bar(each, longest), _ms(each["seconds"])
+        )
     return table
 
 

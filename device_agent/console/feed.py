@@ -130,7 +130,9 @@ class Feed:
 
     def refused(self, refused: Refused) -> None:
         """Counts a request that ended with an error, unless it was for another model."""
-        if refused.model not in ("", self._manifest.name, self._manifest.model_hash):
+        manifest = self._manifest
+        ours = refused.model in ("", manifest.name, manifest.model_hash)
+        if not ours or refused.version not in ("", manifest.version):
             return
         self.total_refused += 1
         self._second(self._clock()).refused += 1

@@ -35,7 +35,7 @@ def allowed_host(host: str, names: Collection[str]) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name == "localhost" or name.endswith(".localhost") or name in names:
+    if name == "localhost" or name.endswith(".localhost") or name in map(str.lower, names):
         return True
     try:
         ipaddress.ip_address(name)

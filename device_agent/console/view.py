@@ -16,10 +16,11 @@ from device_agent.console.state import Json, Moment
 from device_agent.replan import Replanner
 from services.bundle import Bundle, Manifest
 from services.domain import Clock, Deadline, FloatArray, LinkEstimate, Plan, Tier
+from services.errors import OfframpError
 from services.front import Answer
 from services.limiter import Limiter
 from services.model import Model
-from services.observing import Finished, Observers
+from services.observing import Finished, Observers, Refused
 from services.serving import Served
 
 ASK_SECONDS = 10.0
@@ -60,8 +61,13 @@ class View:
 
     async def ask(self, samples: FloatArray, request_id: str) -> Answer:
         """Answers float32 [N, …] as any request; raises what refuses one."""
-        with self._limiter.admit():
-            answer = await self._agent.infer(samples, Deadline.after(ASK_SECONDS), request_id)
+        try:
+            with self._limiter.admit():
+                answer = await self._agent.infer(samples, Deadline.after(ASK_SECONDS), request_id)
+        except OfframpError as error:
+            named = self.manifest.name, self.manifest.version
+            self._observers.refused(Refused(request_id, error.reason, str(error), *named))
+            raise
         tier = self._agent.runtime.tier
         self._observers.answered(Finished(answer.request_id, tier, self.manifest, answer.plan, answer.response))
         return answer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
-from threading import BoundedSemaphore, Thread
+from threading import BoundedSemaphore, Thread, Timer
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -19,7 +20,7 @@ from services.errors import SettingsError
 PATH = "/metrics"
 OFF = "-"
 _AT_ONCE = 4
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS, _MOST_SECONDS = 5.0, 10.0
 _POLL_SECONDS = 0.1
 
 
@@ -74,13 +75,22 @@ class _Server(ThreadingMixIn, HTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        late = Timer(_MOST_SECONDS, _cut, (request,))  # each wait of its own is bounded, their number is not
+        late.daemon = True
+        late.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            late.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked went away, or asked nothing in time."""
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):  # it ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Scrape(BaseHTTPRequestHandler):

@@ -88,6 +88,26 @@ def test_numbers_move_under_load(browser: Any, console: str) -> None:
         assert seen.page.locator("#latency canvas").count() == 1
 
 
+def test_a_request_is_listed_once_however_often_the_page_is_loaded(browser: Any, console: str) -> None:
+    numbers = "[...document.querySelectorAll('.request [data-number]')].map((each) => each.dataset.number)"
+    with opened(browser, console) as seen:
+        seen.load(per_second=50)
+        for _ in range(3):
+            seen.page.reload()
+            seen.until(f"{numbers}.length > 3")
+            first = seen.page.evaluate(f"{numbers}[0]")
+            seen.until(f"{numbers}[0] !== {first!r}")
+            listed = seen.page.evaluate(numbers)
+            assert len(listed) == len(set(listed))
+
+
+def test_a_page_whose_model_is_served_no_more_goes_on_with_what_is(browser: Any, console: str) -> None:
+    with opened(browser, f"{console}?model=digits%3A99") as seen:
+        assert seen.text("#model") == "digits version 1"
+        assert "model=" not in seen.page.url
+        seen.complaints.clear()  # the browser reports the tries that were refused
+
+
 def test_a_digit_that_is_drawn_gets_an_answer_and_its_journey_is_shown(browser: Any, console: str) -> None:
     with opened(browser, console) as seen:
         draw(seen)

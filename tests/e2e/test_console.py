@@ -18,7 +18,7 @@ from device_agent.console import safety
 from device_agent.console.listeners import MAX_LISTENERS
 from device_agent.console.server import ConsoleServer
 from services.domain import Deadline
-from services.errors import SettingsError
+from services.errors import ModelNotReady, SettingsError
 from testbed.link_control import serve_control
 from testbed.links import EmulatedLink, symmetric
 from tests.consoles import OURS, Served, console
@@ -63,6 +63,20 @@ async def test_nothing_else_can_be_fetched_and_the_refusal_is_as_safe(tiny: Path
 async def test_a_name_that_others_could_point_here_is_refused(tiny: Path, host: str, status: int) -> None:
     async with console(tiny) as served:
         assert (await served.ask("GET", "/api/state", headers={"Host": host}))[0] == status
+
+
+@pytest.mark.parametrize("host", ["MyBox:8000", "mybox", "MYBOX"])
+def test_this_machines_own_name_is_allowed_however_it_is_spelt(host: str) -> None:
+    assert safety.allowed_host(host, {"MyBox"})
+    assert not safety.allowed_host(host, {"other"})
+
+
+async def test_a_request_of_the_page_that_is_refused_is_counted(tiny: Path) -> None:
+    async with console(tiny) as served:
+        served.view._limiter.warm = False
+        with pytest.raises(ModelNotReady):
+            await served.view.ask(np.zeros((1, 1, 8, 8), np.float32), "r")
+        assert served.view.feed.total_refused == 1
 
 
 async def test_another_sites_page_cannot_make_the_console_do_anything(tiny: Path) -> None:

@@ -55,7 +55,8 @@ def test_what_was_refused_or_degraded_is_counted(feed: Feed, model: Model) -> No
     given = answers(1)
     given.reasons[0] = DegradedReason.UPSTREAM_UNAVAILABLE
     feed.answered(finished(model.manifest, plan(), given))
-    feed.refused(Refused("r", "QUEUE_FULL", "full", model.manifest.name))
+    feed.refused(Refused("r", "QUEUE_FULL", "full", model.manifest.name, model.manifest.version))
+    feed.refused(Refused("r", "QUEUE_FULL", "full", model.manifest.name, "99"))
     second = feed.history()[0]
     assert (second.degraded, second.refused) == (1, 1)
     assert feed.requests[0].reason is DegradedReason.UPSTREAM_UNAVAILABLE

@@ -12,7 +12,7 @@ import pytest
 
 from services.domain import Tier
 from services.errors import SettingsError
-from services.metrics import calls
+from services.metrics import calls, endpoint
 from services.metrics.endpoint import Endpoint
 from services.metrics.requests import Metrics
 from tests.scraping import total, values
@@ -21,11 +21,11 @@ from tests.scraping import total, values
 @pytest.fixture
 def served() -> Iterator[str]:
     metrics = Metrics(Tier.CLOUD, "0")
-    endpoint = Endpoint(metrics.registry)
-    url = endpoint.start("127.0.0.1:0")
+    door = Endpoint(metrics.registry)
+    url = door.start("127.0.0.1:0")
     assert url is not None
     yield url
-    endpoint.close()
+    door.close()
 
 
 def test_the_endpoint_serves_a_page_that_parses(served: str) -> None:
@@ -52,6 +52,22 @@ def test_the_endpoint_takes_no_other_method(served: str, method: str) -> None:
         urlopen(Request(served, method=method, data=b"" if method != "HEAD" else None), timeout=10)
     assert error.value.code == 501
     error.value.close()
+
+
+def test_who_asks_byte_by_byte_does_not_keep_others_out(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_MOST_SECONDS", 0.5)
+    host, port = served.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=0.1) as dripping:
+        dripping.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        for _ in range(100):
+            dripping.sendall(b"x")
+            try:
+                assert dripping.recv(1) == b""
+                break
+            except TimeoutError:
+                continue
+        else:
+            raise AssertionError("it may drip for as long as it likes")
 
 
 def test_silent_connections_do_not_pile_up(served: str) -> None:

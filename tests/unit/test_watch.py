@@ -36,6 +36,17 @@ async def test_one_look_shows_tiers_links_plan_and_requests_in_a_hundred_columns
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("label", ["[unknown]", "[/x]"])
+async def test_a_label_is_no_markup(tiny: Path, label: str) -> None:
+    async with console(tiny) as served:
+        await served.view.ask(np.zeros((1, 1, 8, 8), np.float32), "r")
+        found = await watch.once(Watched(served.url))
+    found["requests"][-1]["label"] = label
+    terminal = Console(width=100, record=True, file=io.StringIO())
+    terminal.print(watch.shown(found))
+    assert label in terminal.export_text()
+
+
 async def test_where_no_console_answers_the_sentence_says_what_to_give() -> None:
     with pytest.raises(UpstreamUnavailable, match="no console answers at 127"):
         await watch.once(Watched("127.0.0.1:1"))

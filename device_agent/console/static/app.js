@@ -53,9 +53,11 @@ function onNow(now) {
 
 function onRequests(requests) {
   if (!state) return;
-  state.requests = [...state.requests, ...requests].slice(-MAX_REQUESTS);
-  parts.road.travel(requests);
-  parts.strip.light(requests);
+  const last = state.requests.at(-1)?.number ?? -1;
+  const fresh = requests.filter((each) => each.number > last);  // the whole may have told the first of these
+  state.requests = [...state.requests, ...fresh].slice(-MAX_REQUESTS);
+  parts.road.travel(fresh);
+  parts.strip.light(fresh);
   parts.requests.update(state);
 }
 
@@ -98,9 +100,15 @@ function figures() {
   list.title = `${totals.requests.toLocaleString("en")} requests since the start; figures are of the last minute, times without the client's own call`;
 }
 
+/** What is watched is served no more: on to what is. */
+function forget() {
+  selected = null;
+  history.replaceState(null, "", location.pathname);
+}
+
 function join() {
   disconnect?.();
-  disconnect = connect(selected, { whole: onWhole, now: onNow, requests: onRequests, again: join });
+  disconnect = connect(selected, { whole: onWhole, now: onNow, requests: onRequests, again: join, gone: forget });
 }
 
 byId("models").querySelector("select").addEventListener("change", (event) => {

@@ -19,7 +19,9 @@ export function connect(model, on) {
     });
   const retry = () => {
     show("lost", "agent not reachable, trying again");
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => { stop(); on.again(); }, 2000);
+    if (source.readyState !== EventSource.CLOSED) return;  // the browser tries again by itself
+    refused(model, on).then((why) => { if (why) show("lost", why); });
+    setTimeout(() => { stop(); on.again(); }, 2000);
   };
   source.addEventListener("error", retry);
   const watch = setInterval(() => {
@@ -28,6 +30,16 @@ export function connect(model, on) {
   }, 1000);
   const stop = () => { clearInterval(watch); source.close(); };
   return stop;
+}
+
+/** Why the agent will not tell of `model`, in its own words; nothing where it does not answer. */
+async function refused(model, on) {
+  const path = `/api/state${model ? `?model=${encodeURIComponent(model)}` : ""}`;
+  const reply = await fetch(path, { signal: AbortSignal.timeout(1500) }).catch(() => null);
+  if (reply === null || reply.status === 502) return "";
+  if (reply.ok) return "too many pages are open, trying again";
+  if (reply.status === 400 && model) on.gone();
+  return (await reply.json().catch(() => ({}))).error ?? `the agent answered ${reply.status}`;
 }
 
 /** A call that does something. Throws an Error with the agent's own sentence. */
