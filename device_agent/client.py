@@ -6,15 +6,17 @@ with Client("127.0.0.1:8001") as client:
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
 
 import grpc
 import numpy.typing as npt
 
+from device_agent import door
 from device_agent.inputs import ModelInfo, Sample, tensor_of
 from device_agent.questions import (
     NONE,
@@ -27,44 +29,16 @@ from device_agent.questions import (
     whole_trace,
     wishes_of,
 )
-from services.channels import DEFAULT_MAX_MESSAGE_BYTES, channel_options, error_of
-from services.errors import InvalidInput, OfframpError
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES, error_of
+from services.domain import Deadline
+from services.errors import InvalidInput, OfframpError, Unavailable
 from services.open_inference import messages
 from services.open_inference.tensors import IMAGE
 
 __all__ = ["AsyncClient", "Client", "ModelInfo", "Prediction", "Sample", "Wishes"]
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
-_UNARY = {
-    "ModelMetadata": messages.ModelMetadataResponse,
-    "ModelInfer": messages.ModelInferResponse,
-}
-_RETRYING = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-    "methodConfig": [
-        {
-            "name": [{"service": messages.SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "0.5s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-"""What gRPC does by itself: to ask again is safe, since an inference changes nothing."""
-
-
-def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """Without a buffer for it, gRPC silently never retries a message over 256 KiB."""
-    return [
-        *channel_options(max_message_bytes),
-        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
-        ("grpc.service_config", json.dumps(_RETRYING)),
-    ]
+_CLOSED = "this client was closed"
 
 
 class _Question:
@@ -98,7 +72,7 @@ def _only(found: list[Prediction]) -> Prediction:
 
 
 class AsyncClient:
-    """One channel to a device agent. Every call has a deadline, in seconds.
+    """One channel to a device agent. Every call has a deadline, in seconds, for all that it takes.
 
     Every call raises the OfframpError that the server reported, or InvalidInput for a sample that does not fit.
     `token` is a bearer token, sent with each call; `credentials` are those of `grpc.ssl_channel_credentials`.
@@ -112,15 +86,16 @@ class AsyncClient:
         token: str | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ):
-        options = _options(max_message_bytes)
+        options = door.options(max_message_bytes)
         self._channel = (
             grpc.aio.insecure_channel(target, options)
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options)
         )
-        self._metadata = _metadata(token)
+        self._metadata = door.metadata(token)
         self._timeout = timeout_seconds
         self._models: dict[str, ModelInfo] = {}
+        self._closed = False
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -129,13 +104,15 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Calls in flight raise Unavailable, and so do later ones."""
+        self._closed = True
         await self._channel.close(None)
 
-    async def model(self, name: str = "") -> ModelInfo:
+    async def model(self, name: str = "", timeout_seconds: float | None = None) -> ModelInfo:
         """What the server says of the model called `name`; asked once. Empty: the first one served."""
         if name not in self._models:
-            reply = await self._call("ModelMetadata", messages.ModelMetadataRequest(name=name))
-            self._models[name] = model_info(reply)
+            asked = messages.ModelMetadataRequest(name=name)
+            self._models[name] = model_info(await self._call("ModelMetadata", asked, timeout_seconds))
         return self._models[name]
 
     async def predict(self, sample: Sample, model: str = "", **options: Any) -> Prediction:
@@ -151,9 +128,10 @@ class AsyncClient:
         **wishes: Any,
     ) -> list[Prediction]:
         """Answers for every sample of an array, an image or a file. `wishes`: the fields of `Wishes`."""
-        info = await self.model(model)
+        deadline = self._deadline(timeout_seconds)
+        info = await self.model(model, deadline.remaining())
         tensor, name = tensor_of(samples, info)
-        return await self.infer(info.name, tensor, name, request_id, timeout_seconds, **wishes)
+        return await self.infer(info.name, tensor, name, request_id, deadline.remaining(), **wishes)
 
     async def infer(
         self,
@@ -179,25 +157,42 @@ class AsyncClient:
         request_id: str = "",
     ) -> AsyncGenerator[Prediction, None]:
         """The answers for one sample as they come: an early exit's at once, then the last, whose `final` is set."""
-        info = await self.model(model)
+        deadline = self._deadline(timeout_seconds)
+        info = await self.model(model, deadline.remaining())
         request = infer_request(info.name, *tensor_of(sample, info), request_id, wishes)
-        call = self._channel.stream_stream(*_streaming())(
-            iter([request]), timeout=timeout_seconds or self._timeout, metadata=(*self._metadata, _AS_STATUS)
-        )
-        try:
-            async for reply in call:
-                yield _only(_stream_reply(reply))
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
-        finally:
-            call.cancel()
+        with self._own_errors():
+            call = self._channel.stream_stream(*door.streaming())(
+                iter([request]), timeout=deadline.remaining(), metadata=(*self._metadata, door.AS_STATUS)
+            )
+            try:
+                async for reply in call:
+                    yield _only(_stream_reply(reply))
+            finally:
+                call.cancel()
+
+    def _deadline(self, timeout_seconds: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout_seconds is None else timeout_seconds)
 
     async def _call(self, method: str, request: Any, timeout_seconds: float | None = None) -> Any:
-        call = self._channel.unary_unary(*_unary(method))
+        with self._own_errors():
+            call = self._channel.unary_unary(*door.unary(method))
+            left = self._deadline(timeout_seconds).remaining()
+            return await call(request, timeout=left, metadata=self._metadata)
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """What ends a call becomes an OfframpError, also that this client was closed: a cancellation to gRPC."""
+        if self._closed:
+            raise Unavailable(_CLOSED)
         try:
-            return await call(request, timeout=timeout_seconds or self._timeout, metadata=self._metadata)
+            yield
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise Unavailable(_CLOSED) from None
 
 
 class Client:
@@ -211,15 +206,16 @@ class Client:
         token: str | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ):
-        options = _options(max_message_bytes)
+        options = door.options(max_message_bytes)
         self._channel = (
             grpc.insecure_channel(target, options)
             if credentials is None
             else grpc.secure_channel(target, credentials, options)
         )
-        self._metadata = _metadata(token)
+        self._metadata = door.metadata(token)
         self._timeout = timeout_seconds
         self._models: dict[str, ModelInfo] = {}
+        self._closed = False
 
     def __enter__(self) -> Client:
         return self
@@ -230,12 +226,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """See `AsyncClient.close`."""
+        self._closed = True
         self._channel.close()
 
-    def model(self, name: str = "") -> ModelInfo:
+    def model(self, name: str = "", timeout_seconds: float | None = None) -> ModelInfo:
         """See `AsyncClient.model`."""
         if name not in self._models:
-            self._models[name] = model_info(self._call("ModelMetadata", messages.ModelMetadataRequest(name=name)))
+            asked = messages.ModelMetadataRequest(name=name)
+            self._models[name] = model_info(self._call("ModelMetadata", asked, timeout_seconds))
         return self._models[name]
 
     def predict(self, sample: Sample, model: str = "", **options: Any) -> Prediction:
@@ -251,11 +250,12 @@ class Client:
         **wishes: Any,
     ) -> list[Prediction]:
         """See `AsyncClient.predict_many`."""
-        info = self.model(model)
+        deadline = self._deadline(timeout_seconds)
+        info = self.model(model, deadline.remaining())
         started = time.monotonic()
         request = infer_request(info.name, *tensor_of(samples, info), request_id, wishes_of(wishes))
         asked = _Question(request, started)
-        return asked.answered(self._call("ModelInfer", asked.request, timeout_seconds))
+        return asked.answered(self._call("ModelInfer", asked.request, deadline.remaining()))
 
     def stream(
         self,
@@ -266,43 +266,34 @@ class Client:
         request_id: str = "",
     ) -> Iterator[Prediction]:
         """See `AsyncClient.stream`."""
-        info = self.model(model)
+        deadline = self._deadline(timeout_seconds)
+        info = self.model(model, deadline.remaining())
         request = infer_request(info.name, *tensor_of(sample, info), request_id, wishes)
-        call = self._channel.stream_stream(*_streaming())(
-            iter([request]), timeout=timeout_seconds or self._timeout, metadata=(*self._metadata, _AS_STATUS)
+        if self._closed:
+            raise Unavailable(_CLOSED)
+        call = self._channel.stream_stream(*door.streaming())(
+            iter([request]), timeout=deadline.remaining(), metadata=(*self._metadata, door.AS_STATUS)
         )
         try:
             for reply in call:
                 yield _only(_stream_reply(reply))
         except grpc.RpcError as error:
-            raise error_of(cast(Any, error)) from None
+            raise self._error(error) from None
         finally:
             call.cancel()  # type: ignore[no-untyped-call]
 
+    def _deadline(self, timeout_seconds: float | None) -> Deadline:
+        return Deadline.after(self._timeout if timeout_seconds is None else timeout_seconds)
+
     def _call(self, method: str, request: Any, timeout_seconds: float | None = None) -> Any:
-        call = self._channel.unary_unary(*_unary(method))
+        if self._closed:
+            raise Unavailable(_CLOSED)
+        call = self._channel.unary_unary(*door.unary(method))
+        left = self._deadline(timeout_seconds).remaining()
         try:
-            return call(request, timeout=timeout_seconds or self._timeout, metadata=self._metadata)
+            return call(request, timeout=left, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise error_of(cast(Any, error)) from None
+            raise self._error(error) from None
 
-
-_AS_STATUS = ("triton_grpc_error", "true")
-"""Has a stream end with a status, which says more than a message in it."""
-
-
-def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    return () if token is None else (("authorization", f"Bearer {token}"),)
-
-
-def _serialize(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
-
-
-def _unary(method: str) -> tuple[str, Any, Any]:
-    return f"/{messages.SERVICE}/{method}", _serialize, _UNARY[method].FromString
-
-
-def _streaming() -> tuple[str, Any, Any]:
-    return f"/{messages.SERVICE}/ModelStreamInfer", _serialize, messages.ModelStreamInferResponse.FromString
+    def _error(self, error: grpc.RpcError) -> OfframpError:
+        return Unavailable(_CLOSED) if self._closed else error_of(cast(Any, error))

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from services import wire
+from services.domain import TIMERS_DIFFER_SECONDS
 from services.errors import InternalError, OfframpError, TooLarge
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
@@ -27,6 +28,12 @@ def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.enable_http_proxy", 0),
     ]
+
+
+def ran_out(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    """Whether a call that is cancelled is so because its time is up, and not because its caller left."""
+    left = context.time_remaining()
+    return left is not None and left <= TIMERS_DIFFER_SECONDS
 
 
 def own_or_above(error: grpc.aio.AioRpcError) -> OfframpError:

@@ -115,6 +115,10 @@ class Plan:
         return None
 
 
+TIMERS_DIFFER_SECONDS = 0.005
+"""Timers of callers, gRPC and this process need not agree by more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deadline:
     """A point in monotonic time. Never compared between machines: what crosses the wire is what remains."""

@@ -12,7 +12,8 @@ import grpc
 from google.protobuf.message import Message
 
 from services import log, screening, wire
-from services.errors import BundleError, InternalError, OfframpError
+from services.channels import ran_out
+from services.errors import BundleError, DeadlineExceeded, InternalError, OfframpError
 from services.observing import Observers, Refused
 from services.room import Room
 
@@ -51,10 +52,15 @@ class Service:
     computing: frozenset[str] = frozenset()
 
 
-def unary(handler: Handler, request_type: Any, observers: Observers) -> grpc.RpcMethodHandler[Any, Any]:
-    """A unary method whose errors leave with the right status and without internals."""
+def unary(
+    handler: Handler, request_type: Any, observers: Observers, computes: bool = False
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A unary method whose errors leave with the right status and without internals.
+
+    computes: a call of it is a request, which has failed when its time is up; to look and to probe is none.
+    """
     return grpc.unary_unary_rpc_method_handler(
-        _guarded(handler, observers),
+        _guarded(handler, observers, computes),
         request_deserializer=screening.request(request_type),
         response_serializer=_serialize,
     )
@@ -85,7 +91,7 @@ def refusal(error: Exception, request: Any, observers: Observers) -> tuple[grpc.
         log.event("failed", level=40, exc_info=error, request_id=name)
         error = InternalError(f"internal error, id={name}")
     for each in _members_of(request) or (name,):
-        observers.refused(Refused(each, error.reason, str(error), _model_of(request)))
+        observers.refused(Refused(each, error.reason, str(error), *_model_of(request)))
     return wire.status_of(error)
 
 
@@ -93,23 +99,44 @@ def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _guarded(handler: Handler, observers: Observers) -> Handler:
+class RequestFailed(Exception):
+    """`error` is of this one `request` of a stream, which ends with it."""
+
+    def __init__(self, error: Exception, request: Any):
+        super().__init__(str(error))
+        self.error, self.request = error, request
+
+
+def late() -> DeadlineExceeded:
+    """What became of a request that its caller waits for no more, since its time is up."""
+    return DeadlineExceeded("time ran out before there was an answer")
+
+
+def _guarded(handler: Handler, observers: Observers, computes: bool = False) -> Handler:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if isinstance(request, OfframpError):  # what went wrong before the message was one
             return _end(context, *refusal(request, None, observers))
         try:
             return await handler(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
+        except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError:
+            if computes and ran_out(context):
+                refusal(late(), request, observers)
+            raise
+        except RequestFailed as failed:
+            return _end(context, *refusal(failed.error, failed.request, observers))
         except Exception as error:  # the one place where the unexpected ends
             return _end(context, *refusal(error, request, observers))
 
     return guarded
 
 
-def _model_of(request: Any) -> str:
+def _model_of(request: Any) -> tuple[str, str]:
+    """Name, or hash, and version, as far as it says."""
     named = getattr(request, "header", request)  # of a message whose payload stands apart
-    return str(getattr(named, "model_name", "") or getattr(named, "model_hash", ""))
+    name = getattr(named, "model_name", "") or getattr(named, "model_hash", "")
+    return str(name), str(getattr(named, "model_version", ""))
 
 
 def _end(context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str, trailing: Trailing) -> None:

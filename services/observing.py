@@ -49,13 +49,15 @@ class Finished:
 class Refused:
     """A request that ended with an error; `reason` is one of `services.errors`.
 
-    model: as the request named it, by name or by hash, which may be neither of one that is served; empty: it did not.
+    model, version: as the request named it, by name or by hash, which may be neither of one that is served; empty: it
+    did not.
     """
 
     request_id: str
     reason: str
     message: str
     model: str = ""
+    version: str = ""
 
 
 class Observer(Protocol):

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
+from services.channels import ran_out
 from services.errors import DeadlineExceeded, InvalidInput, OfframpError, QueueFull
 from services.triage import Triage, ended, turn_away
 
@@ -124,10 +125,12 @@ def held(
         return handler  # a stream, which reads its messages one by one
 
     async def read(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        came = False
         try:
             async with room.reading() as settle:
                 async with asyncio.timeout(room.patience_seconds):
                     data = await context.read()
+                came = True
                 if data is EOF:
                     return await answer(await _no_message(context), context)
                 settle(len(data))
@@ -136,6 +139,10 @@ def held(
             return await answer(error, context)
         except TimeoutError:
             return await answer(_late(), context)
+        except asyncio.CancelledError:
+            if triage is not None and not came and ran_out(context):
+                await answer(_late(), context)  # nobody waits for it, but it counts
+            raise
 
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if triage is None:

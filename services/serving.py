@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from services.bundle import Bundle, Manifest
 from services.bundles import newest_last
 from services.describing import Describer
-from services.domain import Deadline, Segment
+from services.domain import TIMERS_DIFFER_SECONDS, Deadline, Segment
 from services.errors import ModelMismatch, UnknownModel
 from services.front import FixedFront, Front
 from services.limiter import Limiter
@@ -75,7 +75,7 @@ class Answering:
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         if kind is None:
             return
-        late = self.deadline is not None and self.deadline.remaining() <= 0
+        late = self.deadline is not None and self.deadline.remaining() <= TIMERS_DIFFER_SECONDS
         if late or issubclass(kind, Exception):  # else the caller has left
             self._served.failed += self._requests
             self._served.failed_seconds += self._requests * (time.monotonic() - self._started)

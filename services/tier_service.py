@@ -42,7 +42,7 @@ class TierService:
         return Service(
             TIER_SERVICE,
             {
-                "Infer": unary(self.infer, Framed, self._observers),
+                "Infer": unary(self.infer, Framed, self._observers, computes=True),
                 "Exchange": raw_stream(self._exchange.exchange, self._observers),
                 "Describe": unary(self.describe, pb.DescribeRequest, self._observers),
                 "Probe": unary(self.probe, pb.ProbeRequest, self._observers),

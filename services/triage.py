@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from services import log, wire
-from services.domain import Clock
+from services.domain import TIMERS_DIFFER_SECONDS, Clock
 from services.errors import QueueFull
 from services.limiter import Limiter
 
@@ -34,8 +34,6 @@ TRIAL = 16
 _MARGIN, _MOST_MARGIN, _STRICTER, _LAXER = 1.5, 4.0, 1.3, 0.85
 _FEW, _TELLING = 0.05, 4
 _RISE, _FALL, _LONGER = 0.2, 0.02, 1.5
-_EARLY_SECONDS = 0.005
-"""Timers of callers, gRPC and this process need not agree by more."""
 _AGAIN_SECONDS = 0.2
 
 
@@ -55,7 +53,7 @@ class Visit:
     def left(self) -> None:
         """Nobody waits for it any more: its time ran out, or else its caller left, which says nothing."""
         now = self.triage.clock()
-        if now >= self.until - _EARLY_SECONDS:
+        if now >= self.until - TIMERS_DIFFER_SECONDS:
             self.triage.in_vain(now - self.began, self.trial)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from services.channels import ran_out
 from services.domain import Clock
 from services.guard import Service
 from services.metrics.calls import Calls, Method
@@ -163,7 +164,7 @@ class _Writes:
 def _code(context: Context, error: BaseException | None = None) -> grpc.StatusCode:
     """What the caller will be told: an abort's code, else what the handler set, else what gRPC makes of `error`."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return grpc.StatusCode.CANCELLED
+        return grpc.StatusCode.DEADLINE_EXCEEDED if ran_out(context) else grpc.StatusCode.CANCELLED
     found = context.code()
     if isinstance(found, int):
         found = _BY_NUMBER.get(found, grpc.StatusCode.UNKNOWN)

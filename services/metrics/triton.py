@@ -94,8 +94,8 @@ class TritonNames:
         tally.compute_output_duration_us += microseconds * hop.encode_seconds
 
     def refused(self, refused: Refused) -> None:
-        key = self._known.get(refused.model)
-        if key is not None:
+        key = (refused.model, refused.version) if refused.version else self._known.get(refused.model)
+        if key in self._tallies:
             self._tallies[key].failures[_failure(refused.reason)] += 1
 
     def collect(self) -> Iterator[Metric]:

@@ -31,6 +31,7 @@ EXTENSIONS = (
     "model_repository",
     "schedule_policy",
 )
+_COMPUTING = frozenset({"ModelInfer"})
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -60,10 +61,11 @@ class OpenInference:
             "RepositoryIndex": self.repository_index,
         }
         methods = {
-            name: unary(call, messages.message(f"{name}Request"), self._observers) for name, call in calls.items()
+            name: unary(call, messages.message(f"{name}Request"), self._observers, computes=name in _COMPUTING)
+            for name, call in calls.items()
         }
         methods["ModelStreamInfer"] = stream(self.model_stream_infer, messages.ModelInferRequest, self._observers)
-        return Service(messages.SERVICE, methods, messages.FILE, self._streams, frozenset({"ModelInfer"}))
+        return Service(messages.SERVICE, methods, messages.FILE, self._streams, _COMPUTING)
 
     async def server_live(self, request: Any, context: Context) -> Any:
         return messages.ServerLiveResponse(live=True)

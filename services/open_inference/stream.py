@@ -13,8 +13,9 @@ from typing import Any
 
 import grpc
 
+from services.channels import ran_out
 from services.errors import Draining, OfframpError
-from services.guard import refusal
+from services.guard import RequestFailed, late, refusal
 from services.observing import Observers
 from services.open_inference import messages
 from services.open_inference.replies import FINAL
@@ -117,9 +118,13 @@ class Stream:
             if isinstance(request, OfframpError):  # it came, and was no message
                 raise request
             await self._outbox.put(_wrapped(await self._held(request), final=True))
+        except asyncio.CancelledError:
+            if ran_out(self._context):
+                refusal(late(), request, self._observers)
+            raise
         except Exception as error:
             if self._ends_with_status:
-                raise
+                raise RequestFailed(error, request) from None
             await self._outbox.put(self._failed(request, error))
         finally:
             self._places.release()

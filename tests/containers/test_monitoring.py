@@ -149,5 +149,6 @@ def test_prometheus_has_no_more_rights_than_the_tiers_and_is_no_way_between_netw
 
 def test_its_watching_takes_little(prometheus: Prometheus) -> None:
     """A page of metrics must not cost a tier what requests need: half a core answers it in good time."""
-    assert max(prometheus.values("scrape_duration_seconds", instant=False)) < 2
+    took = prometheus.values("scrape_duration_seconds", instant=False)
+    assert np.percentile(took, 75) < 1, took  # the rest is for stalls of the machine: what costs, costs every time
     assert max(prometheus.values("scrape_samples_scraped")) < 5000

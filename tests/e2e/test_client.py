@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -159,8 +160,79 @@ def test_a_tier_that_stays_unavailable_is_not_asked_forever() -> None:
     assert door.calls == 3
 
 
+@contextmanager
+def silent() -> Iterator[str]:
+    """An address where connections are taken, and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 def test_no_call_outlives_its_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with Client(address, timeout_seconds=0.2) as client, pytest.raises((DeadlineExceeded, Unavailable)):
+    with (
+        silent() as address,
+        Client(address, timeout_seconds=0.2) as client,
+        pytest.raises((DeadlineExceeded, Unavailable)),
+    ):
+        client.model()
+
+
+IMAGE = np.zeros((8, 8), np.uint8)
+WAYS: list[Callable[[Any, float], Any]] = [
+    lambda client, seconds: client.predict(IMAGE, timeout_seconds=seconds),
+    lambda client, seconds: client.predict_many(IMAGE[None], timeout_seconds=seconds),
+    lambda client, seconds: next(client.stream(IMAGE, timeout_seconds=seconds)),
+]
+"""Of asking for an answer, each of which asks what the model is first."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_calls_own_deadline_holds_for_the_first_one_too(way: Callable[[Any, float], Any], seconds: float) -> None:
+    with silent() as address, Client(address, timeout_seconds=60.0) as client:
+        began = time.monotonic()
+        with pytest.raises((DeadlineExceeded, Unavailable)):
+            way(client, seconds)
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+async def test_so_it_does_where_nothing_blocks(seconds: float) -> None:
+    with silent() as address:
+        async with AsyncClient(address, timeout_seconds=60.0) as client, asyncio.timeout(20):
+            for asking in (client.predict(IMAGE, timeout_seconds=seconds), anext(client.stream(IMAGE, "", seconds))):
+                with pytest.raises((DeadlineExceeded, Unavailable)):
+                    await asking
+
+
+async def test_calls_of_a_client_that_is_closed_say_so() -> None:
+    with silent() as address:
+        client = AsyncClient(address)
+        asking = [asyncio.create_task(client.model()) for _ in range(2)]
+        await asyncio.sleep(0)
+        asking[1].cancel()
+        await client.close()
+        with pytest.raises(Unavailable, match="this client was closed"):
+            await asking[0]
+        with pytest.raises(asyncio.CancelledError):
+            await asking[1]
+        with pytest.raises(Unavailable, match="this client was closed"):
+            await anext(client.stream(IMAGE))
+
+
+def test_calls_of_a_blocking_client_that_is_closed_say_so() -> None:
+    with silent() as address, futures.ThreadPoolExecutor(1) as pool:
+        client, began = Client(address), threading.Event()
+        call = client._channel.unary_unary
+
+        def noted(*given: Any) -> Any:
+            began.set()
+            return call(*given)
+
+        client._channel.unary_unary = noted  # type: ignore[method-assign]
+        asking = pool.submit(client.model)
+        assert began.wait(10)
+        client.close()
+        with pytest.raises(Unavailable):
+            asking.result(20)
+        with pytest.raises(Unavailable, match="this client was closed"):
             client.model()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
@@ -25,6 +26,7 @@ from tests.tiers import ThreeTiers, device, three_tiers, upper
 
 ANYWHERE = {"metrics_listen": "127.0.0.1:0"}
 REQUESTS, SAMPLES = 12, 20
+CODES = ("DeadlineExceeded", "Canceled")
 UNKNOWN_AT_FIRST = {
     "offramp_link_rtt_seconds": "the link of a test that sends little may stay unknown",
     "offramp_link_rate_bytes_per_second": "the same",
@@ -195,6 +197,26 @@ async def test_a_message_that_does_not_come_in_time_is_late_and_not_wrong(tiny: 
         page = await scrape(str(cloud.metrics))
     assert total(page, "offramp_request_errors_total", reason="DEADLINE_EXCEEDED") == 1
     assert total(page, "offramp_request_errors_total", reason="INVALID_INPUT") == 0
+    codes = {code: total(page, "grpc_server_handled_total", grpc_method="Infer", grpc_code=code) for code in CODES}
+    assert codes == dict.fromkeys(CODES, 1)
+
+
+async def test_a_request_that_runs_out_of_time_while_it_computes_is_counted_once(tiny: Path) -> None:
+    slow = {"compute_slowdown": 2.0, **ANYWHERE}
+    async with device(tiny, **slow) as front, grpc.aio.insecure_channel(front.address) as channel:
+        front.runtime.model._sleep = lambda seconds: time.sleep(0.5)
+        ask = channel.unary_unary(f"/{DOOR}/ModelInfer", request_serializer=lambda each: each.SerializeToString())
+        for _ in range(3):
+            assert await ask(asking(inputs(1)), timeout=0.1).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        async def ended() -> bool:
+            return total(await scrape(str(front.metrics)), "grpc_server_handled_total", grpc_method="ModelInfer") == 3
+
+        await until(ended)
+        page = await scrape(str(front.metrics))
+    assert total(page, "offramp_request_errors_total", reason="DEADLINE_EXCEEDED") == 3
+    assert total(page, "grpc_server_handled_total", grpc_method="ModelInfer", grpc_code="DeadlineExceeded") == 3
+    assert total(page, "nv_inference_request_failure", reason="CANCELED") == 3
 
 
 async def test_a_tier_whose_metrics_port_is_taken_says_so_and_ends_with_2(tiny: Path) -> None:

@@ -46,6 +46,7 @@ def test_triton_names_are_bare_and_add_up(manifest: Manifest) -> None:
     names.refused(Refused("r", "QUEUE_FULL", "", "tiny"))
     names.refused(Refused("r", "INTERNAL", "", manifest.model_hash))
     names.refused(Refused("r", "INVALID_INPUT", "", "another"))
+    names.refused(Refused("r", "INVALID_INPUT", "", manifest.name, "99"))
     page = of(metrics.registry)
     model = {"model": "tiny", "version": "1"}
     assert total(page, "nv_inference_request_success", **model) == 3

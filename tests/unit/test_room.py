@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 
 from services import memory, room
-from services.errors import QueueFull
-from services.room import Room
+from services.errors import DeadlineExceeded, QueueFull
+from services.limiter import Limiter
+from services.room import Room, held
+from services.triage import Triage
 
 MEGABYTE = 1 << 20
 
@@ -86,6 +91,35 @@ async def test_more_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -
     leave.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(end) for end in ends] == [type(None), type(None), QueueFull]
+
+
+@pytest.mark.parametrize(
+    ("left", "told"), [(0.0, [DeadlineExceeded]), (0.004, [DeadlineExceeded]), (3.0, []), (None, [])]
+)
+@pytest.mark.parametrize("full", [False, True])
+async def test_whose_time_is_up_before_its_message_is_in_has_failed_and_who_leaves_has_not(
+    left: float | None, told: list[type[Exception]], full: bool
+) -> None:
+    place, heard = Room(capacity=1, message_bytes=1), list[type[Exception]]()
+    place.held = int(full)
+
+    async def answer(request: Any, context: Any) -> None:
+        heard.append(type(request))
+
+    async def read() -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    handler = grpc.unary_unary_rpc_method_handler(answer, request_deserializer=bytes)
+    context = SimpleNamespace(read=read, time_remaining=lambda: left)
+    behaviour: Any = held(handler, place, Triage(Limiter(4))).stream_unary
+    call = asyncio.create_task(behaviour(None, context))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert heard == told
+    assert place.held == int(full)
 
 
 def test_on_a_small_machine_messages_are_smaller_and_still_several_fit() -> None:
