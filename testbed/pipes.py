@@ -182,7 +182,7 @@ class Connection:
         self._up = Pipe(lanes[0], client, target)
         self._down = Pipe(lanes[1], target, client)
         self._lock = threading.Lock()
-        self._threads_left = 4
+        self._threads_left, self._writers_gone = 4, 0
         self._closed: Callable[[], None] = _nothing
 
     def run(self, spawn: Callable[[Callable[[], None]], None], closed: Callable[[], None] = _nothing) -> None:
@@ -217,8 +217,12 @@ class Connection:
         try:
             in_order = pipe.write_all()
         except OSError:
-            # The far side is gone. What it said before is still on its way back; the news travels behind that.
-            in_order = reverse.enter(b"", resets=True)
+            # The far side is gone. What it said before is still on its way back; the news travels behind that. Where
+            # that way has ended likewise, nobody would bring it.
+            with self._lock:
+                self._writers_gone += 1
+                anybody = self._writers_gone < 2
+            in_order = reverse.enter(b"", resets=True) and anybody
         if not in_order:
             self.abort()
 

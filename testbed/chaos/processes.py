@@ -36,6 +36,7 @@ class Processes:
         self._logs = logs
         self._starts = 0
         self._ended: set[Target] = set()
+        self._badly: list[str] = []
 
     @property
     def door(self) -> str:
@@ -52,7 +53,7 @@ class Processes:
 
     async def gone(self) -> tuple[str, ...]:
         missed = [self._device, *self._replicas, *(p for t, p in self._parts.items() if t not in self._ended)]
-        return tuple(each.name for each in missed if each.process.returncode is not None)
+        return (*(each.name for each in missed if each.process.returncode is not None), *self._badly)
 
     async def kill(self, target: Target) -> None:
         self._ended.add(target)
@@ -63,7 +64,11 @@ class Processes:
 
     async def drain(self, target: Target) -> None:
         self._ended.add(target)
-        await local.stop(self._parts[target].process)
+        part = self._parts[target]
+        alive = part.process.returncode is None
+        await local.stop(part.process)
+        if alive and part.process.returncode:
+            self._badly.append(f"{part.name}, which was drained, ended with {part.process.returncode}")
 
     async def start(self, target: Target) -> None:
         part, self._starts = self._parts[target], self._starts + 1

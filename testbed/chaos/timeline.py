@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from services.domain import Tier
 from testbed.chaos.history import Ending, Event, History, Record
@@ -23,8 +24,10 @@ _FAULTS = {
     Action.PAUSE: "#66508f",
     Action.CUT: "#264653",
     Action.SLOW: "#8d99a6",
-    Action.FLAP: "#457b9d",
+    Action.FLAP: "#57b894",
 }
+_THIN = 0.002
+"""Of the whole run: what took less would not be seen."""
 
 
 def timeline_figure(history: History, title: str, path: Path) -> None:
@@ -61,9 +64,12 @@ def _groups(records: Sequence[Record]) -> list[tuple[str, str, str, int, list[Re
 
 def _bars(axes: Axes, events: Sequence[Event]) -> None:
     rows = {target: row for row, target in enumerate(reversed(Target))}
+    least = max((event.ended for event in events), default=0.0) * _THIN
     for event in events:
-        row, seconds = rows[event.target], max(event.ended - event.began, 0.2)
+        row, seconds = rows[event.target], max(event.ended - event.began, least)
         axes.barh(row, seconds, left=event.began, color=_FAULTS[event.action], height=0.7)
-        axes.text(event.began + seconds + 0.3, row, event.action, fontsize=8, va="center")
+    seen = [action for action in Action if any(event.action is action for event in events)]
+    patches = [Patch(color=_FAULTS[action], label=action) for action in seen]
+    axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=7, frameon=False, fontsize=9)
     axes.set_yticks(list(rows.values()), list(rows))
     axes.set(xlabel="seconds since the run began", ylim=(-0.6, len(rows) - 0.4))

@@ -56,6 +56,13 @@ def connect(link: EmulatedLink) -> socket.socket:
     return client
 
 
+def comes_true(condition: Callable[[], object]) -> bool:
+    until = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(condition())
+
+
 def receive(sock: socket.socket, count: int) -> bytes:
     got = bytearray()
     while len(got) < count and (part := sock.recv(count - len(got))):
@@ -223,6 +230,20 @@ def test_closing_ends_idle_connections_and_all_threads() -> None:
             with pytest.raises(ConnectionResetError):
                 end.recv(1)
     assert link.stats().open_connections == 0
+
+
+def test_a_connection_that_both_sides_reset_under_load_leaves_nothing_behind() -> None:
+    with a_pair(*symmetric(125_000.0, 0.02)) as (link, client, target):
+        for end in (client, target):
+            end.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    end.send(bytes(1 << 16))
+        assert comes_true(lambda: link.stats().up_bytes and link.stats().down_bytes)
+        for end in (client, target):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS)
+            end.close()
+        assert comes_true(lambda: not link.stats().open_connections)
 
 
 def test_threads_end_with_their_connections() -> None:
