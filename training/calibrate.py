@@ -40,9 +40,11 @@ class Contract:
 
     def harmful_allowed(self, samples: int) -> int:
         """The most harmful exits among `samples` that still prove the contract; -1 if not even none would."""
-        allowed = -1
-        while allowed < samples and binomial_upper_bound(allowed + 1, samples, self.delta) <= self.epsilon:
-            allowed += 1
+        allowed, beyond = -1, samples + 1
+        while beyond - allowed > 1:  # the bound grows with their number
+            middle = (allowed + beyond) // 2
+            proven = binomial_upper_bound(middle, samples, self.delta) <= self.epsilon
+            allowed, beyond = (middle, beyond) if proven else (allowed, middle)
         return allowed
 
 
