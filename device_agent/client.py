@@ -29,7 +29,7 @@ from device_agent.questions import (
     whole_trace,
     wishes_of,
 )
-from services.channels import DEFAULT_MAX_MESSAGE_BYTES, error_of
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES, caller_left, error_of
 from services.domain import Deadline
 from services.errors import InvalidInput, OfframpError, Unavailable
 from services.open_inference import messages
@@ -189,8 +189,7 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
+            if not self._closed or caller_left():
                 raise
             raise Unavailable(_CLOSED) from None
 

@@ -127,8 +127,8 @@ class Costs:
 
     @cached_property
     def loss(self) -> Quantity:
-        """Of accuracy, by the codecs of both hops. A gain is chance, and makes up for no loss on the other hop."""
-        return self._where_possible(*(np.maximum(-hop.delta, 0.0) for hop in self.hops))
+        """Of accuracy, by the codecs of both hops."""
+        return self._where_possible(*(hop.loss for hop in self.hops))
 
     def _where_possible(self, first: Array, second: Array, between: Array | None = None) -> Quantity:
         """Infinite, as `seconds`, where a codec may not cross, so that it does not pass for the best one."""

@@ -43,6 +43,11 @@ class Hop:
     def seconds(self) -> Array:
         return self.encode + self.network + self.queue + self.decode
 
+    @property
+    def loss(self) -> Array:
+        """Of accuracy. A gain is chance, and makes up for no loss elsewhere."""
+        return np.maximum(-self.delta, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class _Wire:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -34,6 +35,12 @@ def ran_out(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
     """Whether a call that is cancelled is so because its time is up, and not because its caller left."""
     left = context.time_remaining()
     return left is not None and left <= TIMERS_DIFFER_SECONDS
+
+
+def caller_left() -> bool:
+    """Whether the call that is cancelled is so by its caller: gRPC cancels those of a channel that is closed, too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def own_or_above(error: grpc.aio.AioRpcError) -> OfframpError:

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from services import framing, screening, wire
-from services.channels import DEFAULT_MAX_MESSAGE_BYTES, channel_options, own_or_above, trailing
+from services.channels import DEFAULT_MAX_MESSAGE_BYTES, caller_left, channel_options, own_or_above, trailing
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
 from services.errors import DeadlineExceeded, InternalError, OfframpError, QueueFull, UpstreamUnavailable
@@ -291,8 +291,7 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise self._unanswered(error, crossing) from None
         except asyncio.CancelledError:  # by the caller, or by gRPC with the channel
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
+            if not self._closed or caller_left():
                 raise
             raise Silence(UpstreamUnavailable(_CLOSED)) from None
         if reply is None:  # what gRPC makes of bytes that do not parse

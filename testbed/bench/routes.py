@@ -152,7 +152,7 @@ def _losses(manifest: Manifest, options: Options, policy: Policy) -> tuple[tuple
     known = {tier: TierProfile(tier) for tier in Tier}
     fast = {tier: LinkEstimate(tier, 0.0, 1e9) for tier in (Tier.DEVICE, Tier.EDGE)}
     every = planned.costs(Beliefs(manifest, known, fast), policy, 1, options.of_hops(manifest), options)
-    near, far = (np.where(np.isfinite(hop.network), np.maximum(-hop.delta, 0.0), np.inf) for hop in every.hops)
+    near, far = (np.where(np.isfinite(hop.network), hop.loss, np.inf) for hop in every.hops)
     return (near, far), every.most_loss
 
 
