@@ -198,7 +198,9 @@ def at(name: str, split_point: int, preprocessing: Preprocessing | None) -> Code
 
 def usable(manifest: Manifest, split_point: int) -> tuple[str, ...]:
     """Names of the codecs that can carry what crosses `split_point`."""
-    return NAMES if split_point == 0 and image_codec.fits(manifest.input.preprocessing) else INTERIOR
+    if split_point or not image_codec.fits(manifest.input.preprocessing):
+        return INTERIOR
+    return tuple(name for name in NAMES if image_codec.holds(name, manifest.input.shape))
 
 
 def faithful(name: str) -> bool:

@@ -26,6 +26,8 @@ from services.packing import Buffer
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, ...]
 _MODES = {1: "L", 3: "RGB"}
+_MOST_PIXELS = {"WEBP": 16383, "JPEG": 65500}
+"""On a side, as libwebp and libjpeg have it."""
 _LENGTH = np.dtype("<u4")
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _SCAN = b"\xff\xda"  # of a JPEG: behind it, the end is where it first says so
@@ -150,6 +152,13 @@ FAITHFUL = frozenset({"pixels", "pixels+zstd", "pixels+webp", "png", "jpeg90"})
 def fits(preprocessing: Preprocessing | None) -> bool:
     """Whether a network with this preprocessing takes what image files hold: one channel or three."""
     return preprocessing is not None and len(preprocessing.mean) in _MODES
+
+
+def holds(name: str, shape: Shape) -> bool:
+    """Whether files of this format can be as large as an image of `shape`, [C, H, W]; other codecs hold anything."""
+    written = FORMATS.get(name)
+    most = _MOST_PIXELS.get(written.format) if isinstance(written, Compressed) else None
+    return most is None or max(shape) <= most
 
 
 def _pixel_shape(shape: Shape) -> Shape:

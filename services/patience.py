@@ -33,14 +33,15 @@ _Key = tuple[tuple[Stage, ...], int]
 
 @dataclass(slots=True)
 class Patience:
-    """With the tiers above, by plan and about how many samples; bounded."""
+    """With the tiers above, by plan and about how many samples; bounded. times: of the seconds that a plan expects."""
 
+    times: float = PATIENCE
     _seen: dict[_Key, deque[float]] = field(default_factory=dict)
 
     def seconds(self, plan: Plan, samples: int) -> float | None:
         """How long an answer from above may take; None while that is unknown."""
         if plan.expected_seconds is not None:
-            return max(PATIENCE * plan.expected_seconds, MIN_PATIENCE_SECONDS)
+            return max(self.times * plan.expected_seconds, MIN_PATIENCE_SECONDS)
         seen = self._seen.get(_key(plan, samples), ())
         if len(seen) < _LEAST:
             return None

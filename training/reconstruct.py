@@ -52,11 +52,12 @@ def attack(
     Both cross `codec`, as on the wire: the attacker is the far end, or listens to an unencrypted hop.
     """
     torch.manual_seed(seed)
-    carried = _planes(codec.decode(codec.encode(known)))
+    carried, scale = _planes(codec.decode(codec.encode(known)))
     drawer = Drawer(carried.shape[1:], known_images.shape[1:])
     _train(drawer, carried, torch.from_numpy(known_images).permute(0, 3, 1, 2).contiguous(), seed, on_step, steps)
     with torch.no_grad():
-        found = drawer.eval()(_planes(codec.decode(codec.encode(seen))))
+        attacked, _ = _planes(codec.decode(codec.encode(seen)), scale)
+        found = drawer.eval()(attacked)
     drawn = found.permute(0, 2, 3, 1).contiguous().numpy()
     mean = np.broadcast_to(known_images.mean(axis=0), seen_images.shape)
     return Attack(drawn, ssim(seen_images, drawn), ssim(seen_images, mean))
@@ -103,11 +104,14 @@ class Drawer(nn.Module):
         return drawn
 
 
-def _planes(activation: FloatArray) -> Tensor:
-    """float32 [N, C, H, W]; what has no height and width becomes [N, C, 1, 1]."""
+def _planes(activation: FloatArray, scale: float | None = None) -> tuple[Tensor, float]:
+    """float32 [N, C, H, W] over `scale`, which is their own greatest value where none is given, and that scale.
+
+    What has no height and width becomes [N, C, 1, 1].
+    """
     spread = activation if activation.ndim == 4 else activation.reshape(len(activation), -1, 1, 1)
-    scale = float(np.abs(spread).max()) or 1.0
-    return torch.from_numpy(np.ascontiguousarray(spread / np.float32(scale)))
+    scale = scale or float(np.abs(spread).max()) or 1.0
+    return torch.from_numpy(np.ascontiguousarray(spread / np.float32(scale))), scale
 
 
 def _train(

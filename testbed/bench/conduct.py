@@ -39,9 +39,7 @@ HOW = (
     "links. On running tiers it starts with the trace, and its first request comes when it has, up to two seconds into "
     "the trace. device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known "
     "afterwards: of all plans, the four that promise the least mean on this very trace are simulated, and the best of "
-    "these is taken. On running tiers that same plan runs; the others are not tried there. Simulated, plans that are "
-    "always the same, dsc and the oracles wait for a link however long it stalls; running tiers lose patience for "
-    "them, too, so that on links with outages the simulation is harder on them. exits-fixed: the exits, "
+    "these is taken. On running tiers that same plan runs; the others are not tried there. exits-fixed: the exits, "
     "with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud only, no exits, told "
     "the current rate.",
     "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "

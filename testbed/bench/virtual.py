@@ -19,7 +19,7 @@ import simpy
 from device_agent.plans import Plans
 from device_agent.queues import Queues
 from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
-from services.patience import MIN_PATIENCE_SECONDS
+from services.patience import Patience
 from services.profile import Profiler
 from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
@@ -87,10 +87,12 @@ class Simulation:
     machines: dict[Tier, Machine] = field(init=False)
     hops: dict[Tier, VirtualHop] = field(init=False)
     runs: Runs = field(default_factory=Runs)
+    patience: Patience = field(init=False)
     _in_flight: int = 0
 
     def __post_init__(self) -> None:
         world = self.world
+        self.patience = Patience(world.patience)
         self.machines = {tier: Machine(Profiler(tier, clock=self.clock)) for tier in Tier}
         near, far = Line(self.rate, world.near_rtt_seconds / 2), world.far_line()
         self.hops = {
@@ -160,14 +162,21 @@ class Simulation:
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
-        patient = self._patient_until(plan)
-        arrived = not sent or (yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient)))
-        if not arrived and patient < deadline:
-            arrived = True
-            yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
+        arrived = not sent or (yield from self._answered(plan, journey, sample, deadline))
         right = journey.right[sample] if arrived else journey.early[sample]
         self.runs.add(began, self.env.now - began, plan, sent, right, journey.exit[sample], failed=not arrived)
         policy.learn(self._response(arrived and sent > 0), _POLICY, 1)
+
+    def _answered(self, plan: Plan, journey: Journey, sample: int, deadline: float) -> Outcome:
+        """The rest above or, when that takes longer than the device has patience for, here; as in `services.tier`."""
+        asked = self.clock()
+        patient = self._patient_until(plan, self.journeys.rest_on_device(journey), deadline)
+        arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
+        (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
+        if arrived or patient >= deadline:
+            return arrived
+        yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
+        return True
 
     def _cross(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """Encodes, sends, and waits for the answer; False where time runs out before."""
@@ -186,11 +195,12 @@ class Simulation:
             return True
         return (yield from self._cross(above, journey, sample, plan, deadline))
 
-    def _patient_until(self, plan: Plan) -> float:
-        """When the device takes back what it sends now, as `services.tier` does."""
-        if not self.world.patience or plan.expected_seconds is None:
+    def _patient_until(self, plan: Plan, rest: float, deadline: float) -> float:
+        """When the device takes back what it sends now, whose `rest` takes it so many seconds, if it is to at all."""
+        seconds = self.patience.seconds(plan, 1) if self.world.patience else None
+        if seconds is None or rest >= (deadline - self.clock()) / 2:
             return math.inf
-        return self.clock() + max(self.world.patience * plan.expected_seconds, MIN_PATIENCE_SECONDS)
+        return min(self.clock() + seconds, deadline - rest)
 
     def _compute(self, tier: Tier, journey: Journey, sample: int) -> float:
         return self.machines[tier].book(self.env.now, journey.compute[tier][sample])

@@ -9,7 +9,7 @@ import pytest
 
 from device_agent.queues import Queues
 from services.domain import Plan, Policy, Segment, Tier
-from services.patience import PATIENCE
+from services.patience import PATIENCE, SEEN_LEAST_SECONDS, SEEN_PATIENCE
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
@@ -70,6 +70,17 @@ def test_a_plan_that_promised_something_is_not_waited_for_without_end(each: Benc
     alone = BLOCK_SECONDS * last * each.world.device_slowdown
     assert runs.failed == [False]
     assert runs.seconds == pytest.approx([PATIENCE * 0.2 + alone])
+
+
+def test_a_plan_that_promised_nothing_is_waited_for_by_what_it_took_before(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    collapsing = RateTrace.from_rates([*[1e6] * 10, *[0.0] * 60])
+    fixed = Static(plan_of(last, 0, last, "pixels"))
+    runs = Simulation(each.world, each.journeys, collapsing).open(fixed, repeat(0), [float(at) for at in range(11)])
+    took = dict(zip(runs.at, runs.seconds, strict=True))
+    alone = BLOCK_SECONDS * last * each.world.device_slowdown
+    assert not any(runs.failed)
+    assert took[10.0] == pytest.approx(max(SEEN_PATIENCE * took[9.0], SEEN_LEAST_SECONDS) + alone)
 
 
 def test_a_caller_gives_up_on_a_link_that_stays_dead(each: Bench) -> None:

@@ -68,4 +68,7 @@ def test_images_are_offered_for_the_input_of_networks_that_take_them(model: Mode
     taking = model.manifest.model_copy(update={"input": spec})
     plain = model.manifest.model_copy(update={"input": spec.model_copy(update={"preprocessing": None})})
     assert codec.usable(taking, 0) == (codec.NAMES if shape[0] in (1, 3) else codec.INTERIOR)
+    wide = taking.model_copy(update={"input": taking.input.model_copy(update={"shape": (*shape[:2], 16384)})})
+    assert not any("webp" in name for name in codec.usable(wide, 0))
+    assert set(codec.usable(taking, 0)) - set(codec.usable(wide, 0)) <= {"pixels+webp", "webp80"}
     assert codec.usable(taking, 1) == codec.usable(plain, 0) == codec.INTERIOR

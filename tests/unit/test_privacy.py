@@ -44,6 +44,17 @@ def test_an_activation_that_says_nothing_gives_nothing_away() -> None:
     assert found.ssim < found.blind + 0.1
 
 
+def test_what_is_attacked_keeps_its_brightness() -> None:
+    """Scaled by its own greatest value, a dark image would come out as a bright one."""
+    from training.reconstruct import attack
+
+    known = squares(300, 1) * np.random.default_rng(3).uniform(0.2, 1, (300, 1, 1, 1)).astype(np.float32)
+    dark = squares(20, 2) * np.float32(0.3)
+    planes = [np.ascontiguousarray(images.transpose(0, 3, 1, 2)) for images in (known, dark)]
+    found = attack(planes[0], known, planes[1], dark, codec.get("fp32"), seed=1, steps=150)
+    assert found.drawn.max() < 0.6
+
+
 def test_the_same_seed_draws_the_same() -> None:
     one, other = (attacked(lambda images: images.reshape(len(images), -1)[:, :50], steps=5) for _ in range(2))
     assert np.array_equal(one.drawn, other.drawn)
