@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,10 @@ def write(folder: Path, names: tuple[str, ...]) -> dict[str, Subject]:
 
 
 def _tiny(path: Path) -> Subject:
-    from benchmarks.tiny import network
+    from benchmarks.tiny import network, width
 
-    return Subject.at(network(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return Subject.at(network(path, width(Path(folder))))
 
 
 def _mobilenet(path: Path) -> Subject:

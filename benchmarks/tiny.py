@@ -1,4 +1,6 @@
-"""A network of some 35 µs from tier to tier: how much of the bare loop is left, and how long one caller waits.
+"""A network of 35 µs from tier to tier: how much of the bare loop is left, and how long one caller waits.
+
+It is made as wide as takes it that long on the machine at hand.
 
 The limit is `session.run` in a loop, one thread, one sample at a time. A rival is a minimal unary grpc.aio server that
 runs the same network on raw bytes. Windows of all of them alternate, so that whatever else the machine does hits all.
@@ -34,25 +36,55 @@ from services.uplink import Uplink
 
 IN_FLIGHT = 32
 TARGETS = {"share of the bare loop": 0.90, "one caller / minimal unary": 0.65}
+SECONDS = 35e-6
+"""Of a bare run of the network that is measured, about."""
+WIDTH = 8
+_WIDTHS = range(WIDTH, 129, 8)
 _SHAPE, _CLASSES = (1, 28, 28), 10
 _WARMUP = 300
+_TIMED = 500
 
 Call = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Requests per second of each window by kind, and one caller's microseconds: lower quartile, median, upper one."""
+    """Requests per second of each window by kind, and one caller's microseconds: lower quartile, median, upper one.
 
+    width: of the network.
+    """
+
+    width: int
     rates: dict[str, list[float]] = field(default_factory=dict)
     microseconds: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     ratios: dict[str, float] = field(default_factory=dict)
 
 
-def network(path: Path) -> Path:
-    """The bundle of a small CNN with random weights, as of handwritten digits."""
+def width(folder: Path, seconds: float = SECONDS) -> int:
+    """How many channels the network needs on this machine for a bare run to take about `seconds`; tried in `folder`."""
+    sample = np.random.default_rng(0).random((1, *_SHAPE), np.float32)
+    for each in _WIDTHS:
+        model = network(folder / f"width-{each}", each) / "plain.onnx"
+        if _run_seconds(model, sample) >= seconds:
+            return each
+    return _WIDTHS[-1]
+
+
+def _run_seconds(model: Path, sample: FloatArray) -> float:
+    """The median of a bare run."""
+    running = bare.session(model)
+    given, took = {running.get_inputs()[0].name: sample}, []
+    for _ in range(_WARMUP + _TIMED):
+        started = time.perf_counter()
+        running.run(None, given)
+        took.append(time.perf_counter() - started)
+    return statistics.median(took[_WARMUP:])
+
+
+def network(path: Path, channels: int = WIDTH) -> Path:
+    """The bundle of a small CNN with random weights, as of handwritten digits; `channels` of its first layer."""
     rng = np.random.default_rng(0)
-    shapes = {"w1": (8, 1, 3, 3), "w2": (16, 8, 3, 3), "w3": (16, _CLASSES)}
+    shapes = {"w1": (channels, 1, 3, 3), "w2": (2 * channels, channels, 3, 3), "w3": (2 * channels, _CLASSES)}
     weights = [numpy_helper.from_array(rng.normal(0, 0.2, shape).astype(np.float32), n) for n, shape in shapes.items()]
     nodes = [
         helper.make_node("Conv", ["input", "w1"], ["c1"], strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -121,7 +153,8 @@ async def latencies(calls: dict[str, Call], count: int) -> dict[str, tuple[float
 
 
 async def measure(folder: Path, rounds: int, seconds: float, calls: int) -> Result:
-    path = network(folder / "tiny")
+    channels = width(folder)
+    path = network(folder / "tiny", channels)
     manifest, model = bundle.load(path).manifest, path / "plain.onnx"
     tensor = np.random.default_rng(0).random((1, *_SHAPE), np.float32)
     plan = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, manifest.last))))
@@ -142,25 +175,27 @@ async def measure(folder: Path, rounds: int, seconds: float, calls: int) -> Resu
             rates["bare loop"].append(await asyncio.to_thread(bare_rate, model, tensor, seconds))
             for kind, call in kinds.items():
                 rates[kind].append(await rate(call, seconds))
-        return _judged(rates, await latencies(kinds, calls))
+        return _judged(channels, rates, await latencies(kinds, calls))
 
 
 def _asking(next_tier: GrpcNextTier, request: Request) -> Call:
     return lambda: next_tier.infer(request, "fp32")
 
 
-def _judged(rates: dict[str, list[float]], times: dict[str, tuple[float, float, float]]) -> Result:
+def _judged(channels: int, rates: dict[str, list[float]], times: dict[str, tuple[float, float, float]]) -> Result:
     ratios: dict[str, float] = {}
     for kind in OURS:
         for other in ("bare loop", "minimal unary"):
             each = (ours / theirs for ours, theirs in zip(rates[kind], rates[other], strict=True))
             ratios[f"{IN_FLIGHT} in flight, {kind} / {other}"] = round(statistics.median(each), 3)
         ratios[f"one caller, {kind} / minimal unary"] = round(times[kind][1] / times["minimal unary"][1], 3)
-    return Result({kind: [round(value, 1) for value in values] for kind, values in rates.items()}, times, ratios)
+    rounded = {kind: [round(value, 1) for value in values] for kind, values in rates.items()}
+    return Result(channels, rounded, times, ratios)
 
 
 def _shown(result: Result) -> Table:
-    table = Table(title=f"A small CNN from tier to tier, {IN_FLIGHT} in flight and one caller", title_justify="left")
+    title = f"A small CNN, {result.width} channels wide, from tier to tier, {IN_FLIGHT} in flight and one caller"
+    table = Table(title=title, title_justify="left")
     for column in ("", "requests/s (lowest–highest)", "one caller p50 us (quartiles)"):
         table.add_column(column, justify="right")
     for kind, values in result.rates.items():

@@ -89,7 +89,8 @@ def test_the_hop_that_counts_is_the_worst_of_its_sizes() -> None:
 def test_shares_of_the_bare_loop_are_taken_in_the_same_round() -> None:
     rates = {"exchange": [90.0, 50.0, 99.0], "bare loop": [100.0, 50.0, 100.0]}
     times = {"exchange": [60.0, 70.0, 80.0], "minimal unary": [90.0, 100.0, 110.0]}
-    share, alone = found.of_tiny({"rates": rates, "microseconds": times})
+    share, alone = found.of_tiny({"width": 16, "rates": rates, "microseconds": times})
+    assert "16 channels" in share.note
     assert (share.low, share.measured, share.high) == (0.9, 0.99, 1.0)
     assert (alone.measured, alone.met) == (0.7, False)
 
