@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bare
+from benchmarks.peers.catalogue import QUIET
+from benchmarks.peers.environment import free_ports
 from services import bundle, process
 from services.bundle import ExitSpec, InputSpec, Manifest
 from services.client import GrpcNextTier
@@ -84,8 +86,9 @@ def sized_bundle(path: Path, nbytes: int) -> Path:
 @asynccontextmanager
 async def node(name: str, path: Path, *arguments: str) -> AsyncIterator[Part]:
     """An edge or cloud node that serves the bundle at `path`, and writes no line for each request."""
-    given = (f"{name}_node", "--bundle", str(path), "--listen", "127.0.0.1:0", *arguments)
-    async with part(name, (*given, "--metrics-listen", "-"), path / f"{name}.log") as running:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    given = (f"{name}_node", "--bundle", str(path), "--listen", address, *arguments)
+    async with part(name, (*given, *QUIET), path / f"{name}.log", address) as running:
         yield running
 
 

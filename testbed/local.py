@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from services.connection import Connection
 from services.domain import Deadline, Tier
 from services.errors import OfframpError, SettingsError
 from testbed.pacer import LinkShape
@@ -25,6 +26,7 @@ from testbed.traces import ConstantRate, parse_duration, parse_rate
 _START_SECONDS = 30.0
 _STOP_SECONDS = 35.0
 _POLL_SECONDS = 0.02
+_HEALTH_SECONDS = 0.5
 _WRONG_SETTINGS = 2  # the exit code of a tier
 _COMPLAINTS = tuple(f"{tier.label}: " for tier in Tier)
 _LOG_TAIL = 5
@@ -198,14 +200,17 @@ def _check_free(address: str, option: str, further: str = "") -> None:
 
 
 @asynccontextmanager
-async def part(name: str, arguments: Sequence[str], log: Path) -> AsyncIterator[Part]:
+async def part(name: str, arguments: Sequence[str], log: Path, address: str = "") -> AsyncIterator[Part]:
     """Runs `python -m *arguments` until the body ends, from when it announced itself.
 
-    It writes straight to `log`: were its lines piped through this process, they would slow what this one measures.
+    address: of a tier that is told to write so little that it announces nothing, where it will listen: there, its
+    health is asked for instead. It writes straight to `log`: were its lines piped through this process, they would
+    slow what this one measures.
     """
     process = await _launched(arguments, log)
     try:
-        yield Part(name, process, await _announced(name, process, log), log, tuple(arguments))
+        found = await (_serving(name, process, log, address) if address else _announced(name, process, log))
+        yield Part(name, process, found, log, tuple(arguments))
     finally:
         await stop(process)
 
@@ -255,9 +260,26 @@ async def _announced(name: str, process: asyncio.subprocess.Process, log: Path) 
             if said := _announcement(line):
                 return said
         await asyncio.sleep(_POLL_SECONDS)
+    raise _not_started(name, process, log)
+
+
+async def _serving(name: str, process: asyncio.subprocess.Process, log: Path, address: str) -> dict[str, str]:
+    """The address, once the tier there says that it serves. Raises as `_announced`."""
+    deadline, connection = Deadline.after(_START_SECONDS), Connection(Tier.DEVICE, address)
+    try:
+        while deadline.remaining() > 0 and process.returncode is None:
+            if await connection.serves(_HEALTH_SECONDS):
+                return {"address": address}
+            await asyncio.sleep(_POLL_SECONDS)
+    finally:
+        await connection.close()
+    raise _not_started(name, process, log)
+
+
+def _not_started(name: str, process: asyncio.subprocess.Process, log: Path) -> OfframpError:
     if (lines := _lines(log)) and lines[-1].startswith(_COMPLAINTS):  # it says itself what is wrong with it
-        raise (SettingsError if process.returncode == _WRONG_SETTINGS else TestbedError)(lines[-1])
-    raise TestbedError(f"{name} did not start{_tail(log)}")
+        return (SettingsError if process.returncode == _WRONG_SETTINGS else TestbedError)(lines[-1])
+    return TestbedError(f"{name} did not start{_tail(log)}")
 
 
 def _announcement(line: bytes) -> dict[str, str] | None:

@@ -15,6 +15,8 @@ from benchmarks.subjects import Subject
 
 CORES = 4
 """As many workers as the machine of reference has cores; a thread for each run."""
+QUIET = ("--metrics-listen", "-", "--log-level", "warning")
+"""What makes one of our tiers write no line for each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,7 @@ def _offramp(started: Started) -> Sequence[str]:
     bundles = [word for subject in started.subjects.values() for word in ("--bundle", str(subject.path))]
     listen = ("--listen", f"127.0.0.1:{started.port}", "--workers", str(CORES))
     cache = str(started.networks / "profiles")
-    quiet = ("--metrics-listen", "-", "--log-level", "warning")
-    return ("-m", "edge_node", *bundles, *listen, *quiet, "--profile-cache", cache)
+    return ("-m", "edge_node", *bundles, *listen, *QUIET, "--profile-cache", cache)
 
 
 def _mlserver(parallel_workers: int) -> Callable[[Started], Sequence[str]]:
