@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from device_agent.agent import Agent
 from services.client import GrpcNextTier
-from services.domain import Deadline, Plan, Tier
+from services.domain import Deadline, HopTrace, Plan, Tier
 from services.front import Wishes
 from services.preparing import Preparer
 from services.uplink import Uplink
 from testbed.bench.compare import Bench
 from testbed.bench.live import FAST, NEVER, PREPARE_SECONDS, Tiers, reshape
-from testbed.bench.policies import RAW, Static, relay
+from testbed.bench.policies import JPEG, Static, relay
 from testbed.bench.routes import plan_of
 from testbed.bench.world import World
 
@@ -33,7 +33,11 @@ class Calibration:
 
 
 async def calibrate(each: Bench, tiers: Tiers) -> Calibration:
-    """Times requests on a fast link: alone on the device, and passed through to the cloud."""
+    """Times requests on a fast link: alone on the device, and passed through to the cloud.
+
+    What is passed through is small, as what plans send on slow links: a large one has more of the proxy in it, which is
+    no such link.
+    """
     last = each.workload.bundle.manifest.last
     manifest = each.workload.bundle.manifest
     await reshape(tiers, FAST)
@@ -41,26 +45,24 @@ async def calibrate(each: Bench, tiers: Tiers) -> Calibration:
     next_tier = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
     tiers.device.next_tier = next_tier
     try:
-        local, far = plan_of(last, last), relay(last, 0, RAW)
+        local, far = plan_of(last, last), relay(last, 0, JPEG)
         await Preparer(tiers.device, uplink).prepare(far, Deadline.after(PREPARE_SECONDS))
         alone = [await _timed(each, tiers, local) for _ in range(_CALIBRATIONS)]
         passed = [await _timed(each, tiers, far) for _ in range(_CALIBRATIONS)]
     finally:
         await uplink.close()
-    moved = each.workload.images[0].nbytes
-    network = statistics.median(networks[0] for _, _, networks in passed)
+    network = statistics.median(hops[0].network_seconds - hops[0].bytes_up * 8 / 1e9 for _, hops in passed)
     return Calibration(
-        call_seconds=max(0.0, network - each.world.near_rtt_seconds - moved * 8 / 1e9),
-        agent_seconds=max(0.0, statistics.median(whole - hops[0] for whole, hops, _ in alone)),
+        call_seconds=max(0.0, network - each.world.near_rtt_seconds),
+        agent_seconds=max(0.0, statistics.median(whole - hops[0].compute_seconds for whole, hops in alone)),
     )
 
 
-async def _timed(each: Bench, tiers: Tiers, plan: Plan) -> tuple[float, list[float], list[float]]:
-    """One request without exits: its seconds, and per hop the compute and the network seconds."""
+async def _timed(each: Bench, tiers: Tiers, plan: Plan) -> tuple[float, tuple[HopTrace, ...]]:
+    """One request without exits: its seconds, and what became of them tier by tier."""
     exits, sample = len(each.workload.bundle.manifest.exits), each.workload.inputs[:1]
     started = time.monotonic()
     answer = await Agent(tiers.device, Static(plan)).infer(
         sample, Deadline.after(each.world.limit_seconds), wishes=Wishes((*[NEVER] * (exits - 1), 0.0))
     )
-    hops = answer.response.trace.hops
-    return time.monotonic() - started, [h.compute_seconds for h in hops], [h.network_seconds for h in hops]
+    return time.monotonic() - started, answer.response.trace.hops
