@@ -39,7 +39,7 @@ PARTS = (
     Part("tiny", 120),
     Part("tiers", 400),
     Part("peers", 480, ("all",)),
-    Part("flames", 60, option="--svg", suffix="svg"),
+    Part("flames", 120, option="--svg", suffix="svg"),
     Part("links", 120),
     Part("planner", 60),
     Part("sessions", 120),

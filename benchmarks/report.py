@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import found
+from benchmarks.flames import GRAPHS, Flame, file
 from benchmarks.found import Json, Report
 from benchmarks.targets import Row
 
@@ -34,18 +35,19 @@ one thread for the small CNN and of {cores} for MobileNetV2; a share above 1 say
 things while the bare loop ran. Whoever speaks the Open Inference Protocol (oip) is asked by tritonclient; *exchange*
 and *unary* are from tier to tier."""
 
-TIME = """Where the processor time of an edge goes while {crowd} callers keep it busy with the small CNN, tier to tier:
-[flame graph](images/{flames}) (wide is much; open it by itself to look inside)."""
+TIME = """Where the processor time of an edge goes that runs the small CNN, as flame graphs (wide is much; open one by
+itself to look inside): {flames}. What was tried, and what a hop is made of, is in
+[decision 0053](decisions/0053-what-a-hop-costs.md)."""
 
 
-def page(report: Report, images: str = "images", flames: bool = False) -> str:
-    """The page in Markdown. images: the folder of the pictures, from where the page is."""
+def page(report: Report, images: str = "images", flames: Sequence[Flame] = ()) -> str:
+    """The page in Markdown. images: the folder of the pictures, from where the page is. flames: of those, what is."""
     parts = ["# Performance", NOTE, _machine(report.machine), HEAD, "## Targets", *_targets(report, images)]
     if report.peers is not None:
         parts += ["## Beside other servers", PEERS.format(**_sizes(report.peers)), *_peers(report.peers, images)]
     if flames:
-        crowd = _sizes(report.peers)["crowd"]
-        parts += ["## Where the time goes", TIME.format(crowd=crowd, flames=FLAMES)]
+        drawn = ", ".join(f"[{each.what}]({images}/{file(Path(FLAMES), each)})" for each in flames)
+        parts += ["## Where the time goes", TIME.format(flames=drawn)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,11 +138,11 @@ def write(source: Path, target: Path, images: Path) -> None:
     if report.peers is not None:
         for network in report.peers["measured"][0]["over_bare"]:
             plots.peers_plot(report.peers, network, images / f"performance-{network}.png")
-    flames = source / FLAMES
-    if flames.exists() and images != source:
-        (images / FLAMES).write_text(flames.read_text(encoding="utf-8"), encoding="utf-8")
+    flames = [each for each in GRAPHS if file(source / FLAMES, each).exists()]
+    for picture in (file(source / FLAMES, each) for each in flames if images != source):
+        (images / picture.name).write_text(picture.read_text(encoding="utf-8"), encoding="utf-8")
     folder = images.relative_to(target.parent).as_posix()  # "." beside the page itself
-    target.write_text(page(report, folder, flames.exists()), encoding="utf-8")
+    target.write_text(page(report, folder, flames), encoding="utf-8")
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ async def _both(
     real, virtual = study.empty(each, loop, real=True), study.empty(each, loop, real=False)
     trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
     for trial, file in zip(trials, asked.traces, strict=True):
-        speeds = {name: Speeds(each.costs, each.world) for name in asked.policies}
+        speeds = {name: Speeds(each.costs, each.world, each.workload.bundle.manifest) for name in asked.policies}
         expected = await asyncio.to_thread(run, each, trial, asked.policies)
         ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step)
         real.add(each, trial, ran)

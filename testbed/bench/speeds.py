@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+from services.bundle import Manifest
 from services.domain import Tier
 from services.front import Answer
 from testbed.bench.costs import Costs
@@ -17,22 +19,29 @@ _LEAST_RUNS = 10
 
 @dataclass(slots=True)
 class Speeds:
-    """Seconds that requests computed, over those that `costs` and the slowdowns say, for each tier."""
+    """Seconds that requests of one sample computed, over those that `costs` and the slowdowns say, for each tier."""
 
     costs: Costs
     world: World
+    manifest: Manifest
     _ratios: dict[Tier, list[float]] = field(default_factory=lambda: {tier: [] for tier in Tier})
 
     def add(self, answer: Answer) -> None:
-        """Takes in the tiers that ran their whole share of the plan; who leaves early says nothing of it."""
-        hops = answer.response.trace.hops
-        for index, hop in enumerate(hops):
+        """Takes in each tier's share of the way, which ended at an exit; a degraded answer's was another."""
+        given = answer.response.predictions
+        if given.reasons.any():
+            return
+        left_at = self.manifest.exits[int(given.exits[0])].split_point
+        for hop in answer.response.trace.hops:
             stage = answer.plan.stage(hop.tier)
-            if stage is None or (index == len(hops) - 1 and answer.plan.stages[-1].tier is not hop.tier):
-                continue
-            told = self.costs.seconds(stage.segment.start, stage.segment.end) * self.world.slowdowns[hop.tier]
-            if told >= _LEAST_SECONDS:
-                self._ratios[hop.tier].append(hop.compute_seconds / told)
+            told = 0.0 if stage is None else self._told(stage.segment.start, min(stage.segment.end, left_at))
+            if (slowed := told * self.world.slowdowns[hop.tier]) >= _LEAST_SECONDS:
+                self._ratios[hop.tier].append(hop.compute_seconds / slowed)
+
+    def _told(self, start: int, end: int) -> float:
+        """Of [start, end), which is run exit by exit."""
+        inside = (spec.split_point for spec in self.manifest.exits if start < spec.split_point < end)
+        return sum(self.costs.seconds(a, b) for a, b in pairwise((start, *inside, end)))
 
     def of(self, tier: Tier) -> float:
         """The median ratio; of all tiers together where this one hardly ran."""

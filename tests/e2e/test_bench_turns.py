@@ -47,7 +47,9 @@ async def tiers(tiny: Path, each: Bench, monkeypatch: pytest.MonkeyPatch) -> Asy
 
 async def replayed(each: Bench, tiers: live.Tiers, name: str) -> Runs:
     virtual = await asyncio.to_thread(run, each, TRIAL, [name])
-    return await live._replay(each, tiers, TRIAL, "flat.csv", name, virtual, Speeds(each.costs, each.world))
+    return await live._replay(
+        each, tiers, TRIAL, "flat.csv", name, virtual, Speeds(each.costs, each.world, each.workload.bundle.manifest)
+    )
 
 
 async def test_the_probes_of_our_policy_are_among_its_bytes(each: Bench, tiers: live.Tiers) -> None:

@@ -50,7 +50,7 @@ async def test_each_round_is_a_turn_of_its_own(each: Bench, tmp_path: Path, monk
     (tmp_path / "traces").mkdir()
     tiers = live.Tiers(None, None, None, tmp_path / "traces")  # type: ignore[arg-type]
     virtual = Outcome({"device": Runs()}, crosses=False, static=None)
-    speeds = {"device": Speeds(each.costs, each.world)}
+    speeds = {"device": Speeds(each.costs, each.world, each.workload.bundle.manifest)}
     found = await live.compare(each, tiers, TRIAL, tmp_path / "flat.csv", virtual, 2, speeds, lambda step: None)
     assert found.runs["device"].turns == [[0], [1, 2]]
     assert found.runs["device"].switches == 1
@@ -61,7 +61,7 @@ async def _served(each: Bench, error: OfframpError) -> Runs:
     last = each.workload.bundle.manifest.last
     runtime = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers(), FakeNext(error))
     agent = Agent(runtime, Static(plan_of(last, 2, last, "int8")))
-    return await live._serve(each, agent, TRIAL, False, Speeds(each.costs, each.world))
+    return await live._serve(each, agent, TRIAL, False, Speeds(each.costs, each.world, each.workload.bundle.manifest))
 
 
 async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Bench) -> None:

@@ -1,0 +1,48 @@
+"""How fast tiers ran is told by what they ran, and by that alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.domain import DegradedReason, HopTrace, Predictions, Response, Tier, Trace
+from services.front import Answer
+from testbed.bench.compare import Bench
+from testbed.bench.routes import plan_of
+from testbed.bench.speeds import Speeds
+from tests.benches import BLOCK_SECONDS, tiny_bench
+
+
+@pytest.fixture
+def each(tiny: Path) -> Bench:
+    return tiny_bench(tiny)
+
+
+def _answer(each: Bench, exit_index: int, seconds: float, reason: DegradedReason = DegradedReason.NONE) -> Answer:
+    """Of a request that the device ran for so many seconds."""
+    last = each.workload.bundle.manifest.last
+    given = Predictions.empty(1, 3)
+    given.exits[:], given.reasons[:] = exit_index, int(reason)
+    hop = HopTrace(Tier.DEVICE, 0.0, 0.0, seconds, 0.0, 0.0, 0, 0)
+    return Answer("one", plan_of(last, last), Response(given, Trace((hop,))))
+
+
+def _speeds(each: Bench) -> Speeds:
+    return Speeds(each.costs, each.world, each.workload.bundle.manifest)
+
+
+@pytest.mark.parametrize("exit_index", [0, -1])
+def test_who_leaves_early_is_held_against_what_it_ran(each: Bench, exit_index: int) -> None:
+    exits = each.workload.bundle.manifest.exits
+    told = BLOCK_SECONDS * exits[exit_index].split_point * each.world.device_slowdown
+    speeds = _speeds(each)
+    speeds.add(_answer(each, exits[exit_index].index, 1.5 * told))
+    assert speeds.of(Tier.DEVICE) == pytest.approx(1.5)
+
+
+def test_a_degraded_answer_says_nothing_of_speed(each: Bench) -> None:
+    speeds = _speeds(each)
+    speeds.add(_answer(each, 0, 100.0, DegradedReason.UPSTREAM_UNAVAILABLE))
+    assert np.isclose(speeds.of(Tier.DEVICE), 1.0)
