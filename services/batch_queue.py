@@ -42,7 +42,8 @@ class Batching:
 class Run(Generic[T]):
     """One request's run of a piece on `tensor` [N, …], for `owner`, waiting since a time of the queue's clock.
 
-    most: samples that may run as one batch with it; what has as many by itself runs alone.
+    most: samples that may run as one batch with it; what has as many by itself runs alone. due: whether it is to run
+    with the next that are taken, or still waits for company, which may take it along.
     """
 
     owner: T
@@ -51,6 +52,7 @@ class Run(Generic[T]):
     deadline: Deadline
     since: float
     most: int
+    due: bool = True
 
     def joins(self, head: Run[T], samples: int) -> bool:
         """Whether it may run with `head`, whose batch has `samples` already."""
@@ -96,7 +98,7 @@ class BatchQueue(Generic[T]):
             self._waiting.pop(run, None)
 
     def take(self, now: float) -> Taken[T]:
-        """The oldest run with those that may join it, nothing where none waits. What is too late to run is dropped."""
+        """The oldest run that is due with those that may join it, if there is one. What is too late is dropped."""
         with self._lock:
             dropped = list(self._too_late(now))
             for run, _ in dropped:
@@ -130,9 +132,9 @@ class BatchQueue(Generic[T]):
                 yield run, QueueFull(f"it waited {now - run.since:.3f} s to run, longer than this tier lets it")
 
     def _head(self, now: float) -> Run[T] | None:
-        """The oldest, of those that are not overdue where there are any."""
-        in_time = (run for run in self._waiting if not self._overdue(run, now))
-        return next(in_time, None) or next(iter(self._waiting), None)
+        """The oldest that is due, of those that are not overdue where there are any."""
+        in_time = (run for run in self._waiting if run.due and not self._overdue(run, now))
+        return next(in_time, None) or next((run for run in self._waiting if run.due), None)
 
     def _overdue(self, run: Run[T], now: float) -> bool:
         limit = self.batching.timeout_seconds

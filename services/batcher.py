@@ -31,6 +31,9 @@ CROWD = 6
 By `benchmarks/batching.py`, with a network of 35 µs: where four share a batch, gathering costs what it saves.
 """
 
+INLINE_BATCH_SECONDS = 0.001
+"""What a batch of short runs may keep the event loop for, about."""
+
 _MOST_TALLIES = 256
 
 
@@ -105,19 +108,23 @@ class Batcher:
         waited longer than settings allow, and whatever the model raises.
         """
         since = self.clock()
-        most = max(self.pays(piece), len(tensor))
-        short, joins = self._is_short(piece, len(tensor)), most > len(tensor)
+        short = self._is_short(piece, len(tensor))
+        most = max(self._most_inline(piece) if short else self.pays(piece), len(tensor))
+        joins = most > len(tensor)
         if short and not (joins and self._crowded()):
             return self._at_once(piece, tensor, since)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()
-        run = Run(answer, piece, tensor, deadline, since, most)
+        delay = self.batching.delay_seconds if joins else 0.0
+        run = Run(answer, piece, tensor, deadline, since, most, due=not delay)
         queue = self._short if short else self._long
         queue.put(run)
-        delay = self.batching.delay_seconds if joins else 0.0
-        ends = None if short else loop.call_later(max(deadline.remaining(), 0.0), _end, answer)
+        ends = loop.call_later(max(deadline.remaining(), 0.0), _end, answer) if delay or not short else None
         try:
-            self._start(short, 0.0 if delay and queue.fills(run) else delay)
+            if run.due or queue.fills(run):
+                self._start(run, short)
+            else:
+                loop.call_later(delay, self._start, run, short)
             return await answer
         finally:
             if ends is not None:
@@ -128,11 +135,19 @@ class Batcher:
         """How many samples of `piece` run as one batch, by what was measured; 1 where that would save nothing."""
         return self.profiler.batch(piece, self.batching.max_batch_size) if self.batching.max_batch_size > 1 else 1
 
+    def _most_inline(self, piece: Segment) -> int:
+        """The same of short runs, as many as the loop has time for."""
+        one = self._seconds(piece, 1)
+        return self.pays(piece) if not one else min(self.pays(piece), int(INLINE_BATCH_SECONDS / one))
+
     def _is_short(self, piece: Segment, samples: int) -> bool:
-        seconds = self.profiler.seconds(piece, samples)
-        if seconds is None:
-            seconds = self.profiler.expected(piece, samples)
+        seconds = self._seconds(piece, samples)
         return seconds is not None and seconds < INLINE_SECONDS and self.model.resident(piece)
+
+    def _seconds(self, piece: Segment, samples: int) -> float | None:
+        """What a run took lately, or what it should take; None where neither is known."""
+        seconds = self.profiler.seconds(piece, samples)
+        return self.profiler.expected(piece, samples) if seconds is None else seconds
 
     def _crowded(self) -> bool:
         """Whether short runs should be gathered: lately, turns of the loop bring so many that it takes less time."""
@@ -152,12 +167,10 @@ class Batcher:
         self._record(piece, len(tensor), finished - started, started - since)
         return Ran(started, output, finished, len(tensor))
 
-    def _start(self, short: bool, delay: float) -> None:
-        """Has what waits taken: by the next worker that is free, or on the loop, after `delay` seconds."""
-        loop = asyncio.get_running_loop()
-        if delay:
-            loop.call_later(delay, self._serve_short if short else lambda: self._to_worker(loop))
-        elif not short:
+    def _start(self, run: _Waiting, short: bool) -> None:
+        """Has `run` taken, and who can join it: by the next worker that is free, or on the loop."""
+        run.due, loop = True, asyncio.get_running_loop()
+        if not short:
             self._to_worker(loop)
         elif not self._turn.gathers:
             self._turn.gathers = True

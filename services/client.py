@@ -22,7 +22,10 @@ _MARGIN_SHARE = 0.05
 
 
 class GrpcNextTier:
-    """What the tier above does for one model of `classes` classes. Closing is the uplink's."""
+    """What the tier above does for one model of `classes` classes. Closing is the uplink's.
+
+    max_batch: samples that the model takes at a time; None: any number.
+    """
 
     def __init__(
         self,
@@ -30,12 +33,13 @@ class GrpcNextTier:
         classes: int,
         preprocessing: Preprocessing | None = None,
         clock: Clock = time.monotonic,
+        max_batch: int | None = None,
     ):
         self._uplink = uplink
         self._classes = classes
         self._preprocessing = preprocessing
         self._clock = clock
-        self._gathering = Gathering(self._send)
+        self._gathering = Gathering(self._send, most_samples=max_batch)
 
     async def infer(self, request: Request, codec_name: str) -> Forwarded:
         """Forwards `request` with its activation encoded by `codec_name`; raises what the far side raised."""

@@ -128,7 +128,7 @@ class _Stream:
 
     def send(self, ask: _Ask) -> None:
         """Raises Crowded where too many requests wait for being sent, or for an outcome."""
-        if self._outbox.full or len(self._asked) >= _MOST_ASKED:
+        if self._outbox.full or len(self._outbox) + len(self._asked) >= _MOST_ASKED:
             raise Crowded(f"{len(self._outbox) + len(self._asked)} requests wait for the next tier already")
         self._outbox.put(ask, ask.message.nbytes)
         self._pump()

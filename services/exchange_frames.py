@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -18,6 +18,8 @@ MAX_CALLS = 4096
 _MAX_CANCELLED_BYTES = 10 * MAX_CALLS
 _MAX_FIELDS = 256
 """In one call; one of ours has 40."""
+_KEPT_BYTES = 1 << 19
+"""A larger message does not stay in memory for the sake of one of its calls that has less than half of it."""
 _FREE_BYTES = 1 << 20
 """Of calls that are small, in one message: what they can take is little yet."""
 _CALLS, _CANCELLED = 1 << 3 | BYTES, 2 << 3
@@ -67,7 +69,7 @@ def read_request(data: bytes) -> Asked:
         for field in framing.fields(view):
             if field.key == _CALLS:
                 looked_at += field.end - field.value
-                calls.append(_read_call(view[field.value : field.end], looked_at > _FREE_BYTES))
+                calls.append(_read_call(view[field.value : field.end], looked_at > _FREE_BYTES, len(data)))
             elif field.key & ~7 == _CANCELLED:
                 cancelled += view[field.at : min(field.end, field.at + _MAX_CANCELLED_BYTES + 1)]
             if len(calls) > MAX_CALLS or len(cancelled) > _MAX_CANCELLED_BYTES:
@@ -77,12 +79,18 @@ def read_request(data: bytes) -> Asked:
         raise InvalidInput(_MALFORMED) from None
 
 
-def _read_call(view: Any, suspicious: bool) -> tuple[int, Framed]:
-    """suspicious: there is so much besides that even a small call is looked through before it is read."""
+def _read_call(view: Any, suspicious: bool, around: int) -> tuple[int, Framed]:
+    """suspicious: there is so much besides that even a small call is looked through before it is read.
+
+    around: bytes of the message that it came in.
+    """
     small = 0 if suspicious else screening.SMALL
     found = framing.last_field(view) if len(view) > framing.WORTH_BYTES else None
     if found is None:
         whole = screening.parse(pb.ExchangeCall, bytes(view), _MAX_FIELDS, small)
         return whole.number, Framed.of(whole.request)
     number = pb.ExchangeCall.FromString(bytes(view[: found.at])).number
-    return number, screening.parse(Framed, view[found.value :], _MAX_FIELDS, small)
+    framed = screening.parse(Framed, view[found.value :], _MAX_FIELDS, small)
+    if around > _KEPT_BYTES and 2 * len(framed.payload) < around:
+        framed = replace(framed, payload=bytes(framed.payload))
+    return number, framed

@@ -29,6 +29,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 STREAM_SECONDS = 45.0
 """How old a stream gets in use: less than a connection is given to end in, which therefore cuts none off."""
+_TURN_SECONDS = 0.001
+"""After so long of starting calls, whatever else the event loop has to do gets its turn."""
 _GRACE_SECONDS = 0.002
 """A request whose time is up may say so itself, with whatever answer it has."""
 _GATHERED_BYTES = 1 << 15
@@ -170,18 +172,28 @@ class _Stream:
 
     async def _read(self) -> None:
         while isinstance(data := await self._context.read(), bytes):  # what is none is the end
-            self._take(exchange_frames.read_request(data), self._clock())
+            await self._take(exchange_frames.read_request(data), self._clock())
             await self._outbox.room()
 
-    def _take(self, asked: Asked, arrived: float) -> None:
+    async def _take(self, asked: Asked, arrived: float) -> None:
+        """Begins all its calls, even if it is to end meanwhile: what was read is answered."""
+        began, ended = self._clock(), None
         for number, framed in asked.calls:
             if number <= self._newest:
                 raise InvalidInput("the numbers of the calls on a stream must go up")
             self._newest = number
             self._begin(_Work(number, framed, arrived))
+            if ended is None and self._clock() - began > _TURN_SECONDS:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError as error:
+                    ended = error
+                began = self._clock()
         for number in asked.cancelled:
             if (work := self._running.pop(number, None)) is not None:
                 work.stop()
+        if ended is not None:
+            raise ended
 
     def _begin(self, work: _Work) -> None:
         """Runs it until it first waits; what does not has no need of a timer."""

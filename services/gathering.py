@@ -36,7 +36,8 @@ _CROWD = 2
 _LEAST_HALF = 8
 _FORGETTING = 0.01
 _MOST_HELD_SECONDS = 0.002
-_REDUCED_SECONDS = 10.0
+_FULL_SECONDS, _SMALL_SECONDS = 10.0, 600.0
+"""For so long fewer travel together to a tier that has no place for so many now, or takes fewer samples ever."""
 _LEAST_SECONDS = 1e-7
 _MOST_PLANS = 64
 
@@ -116,11 +117,15 @@ class Crowding:
 
 
 class Gathering:
-    """Finds what can travel as one, to one tier and of one model, and sends it. Needs a running event loop."""
+    """Finds what can travel as one, to one tier and of one model, and sends it. Needs a running event loop.
 
-    def __init__(self, send: Send, clock: Clock = time.monotonic):
+    most_samples: that the model takes at a time; None: any number.
+    """
+
+    def __init__(self, send: Send, clock: Clock = time.monotonic, most_samples: int | None = None):
         self._send = send
         self._clock = clock
+        self._most_samples = math.inf if most_samples is None else most_samples
         self._groups: list[_Group] = []
         self._limit = MOST_TOGETHER
         self._limited_until = -math.inf
@@ -173,12 +178,12 @@ class Gathering:
             return 1
         if self._clock() >= self._limited_until:
             self._limit = MOST_TOGETHER
-        most = min(self._limit, TOGETHER_SECONDS / seconds, GATHERED_BYTES / max(request.activation.nbytes, 1))
-        return int(most)
+        samples, nbytes = len(request.activation), max(request.activation.nbytes, 1)
+        return int(min(self._limit, TOGETHER_SECONDS / seconds, GATHERED_BYTES / nbytes, self._most_samples / samples))
 
-    def _reduce(self, tried: int) -> None:
-        """The tier above has no place for so many at once: half, for some time."""
-        self._limit, self._limited_until = max(tried // 2, 1), self._clock() + _REDUCED_SECONDS
+    def _reduce(self, tried: int, seconds: float) -> None:
+        """The tier above does not take so many at once: half, for so long."""
+        self._limit, self._limited_until = max(tried // 2, 1), self._clock() + seconds
 
     def _crowded(self) -> bool:
         """Whether requests come several at a time, or sooner than the tier above answers."""
@@ -227,8 +232,10 @@ class Gathering:
         try:
             if len(waiting) > 1:
                 parts = await self._parts(group, [request for request, _ in waiting])
-        except (QueueFull, TooLarge):
-            self._reduce(len(waiting))
+        except QueueFull:  # it may have a place for some of them, which is for each to find out
+            self._reduce(len(waiting), _FULL_SECONDS)
+        except TooLarge:
+            self._reduce(len(waiting), _SMALL_SECONDS)
         except Unavailable as error:
             for _, place in waiting:
                 if not place.done():

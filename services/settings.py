@@ -80,7 +80,9 @@ class TierSettings(BaseSettings):
         "exchange", description="How requests travel to the next tier: many on one stream, or each as a call."
     )
     threads: int = Field(1, ge=1, le=256, description="Threads of one run of a segment.")
-    workers: int = Field(2, ge=1, le=256, description="Runs side by side.")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="Runs side by side; none: as many as there are cores for their threads."
+    )
     dedicated: bool = Field(
         False,
         description="Whether this machine does nothing else: unless threads and workers are given, each run then takes "

@@ -62,7 +62,7 @@ class TierService:
         served, members = self._models.by_hash(header.model_hash), tuple(header.members.request_ids)
         places = len(members) or 1
         with served.answering(places) as answering:
-            deadline = answering.deadline = self._deadline(header.remaining_seconds, remaining)
+            deadline = answering.deadline = self._deadline(header.remaining_seconds, remaining, arrived)
             _check_members(members, framed.activation.shape, served.limiter.limit)
             with served.limiter.admit(header.priority, places, seconds=deadline.remaining()):
                 request = self._request(framed, served, deadline)
@@ -101,7 +101,7 @@ class TierService:
     async def prepare(self, message: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PrepareReply:
         served = self._models.by_hash(message.model_hash)
         with served.limiter.admit():
-            deadline = self._deadline(message.remaining_seconds, context.time_remaining())
+            deadline = self._deadline(message.remaining_seconds, context.time_remaining(), time.monotonic())
             await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()
 
@@ -134,12 +134,13 @@ class TierService:
             message.priority,
         )
 
-    def _deadline(self, asked: float, remaining: float | None) -> Deadline:
-        """`asked`: the message's remaining_seconds; `remaining`: what gRPC says. 0 and None: not given."""
+    def _deadline(self, asked: float, remaining: float | None, arrived: float) -> Deadline:
+        """`asked`: remaining_seconds when the message `arrived`; `remaining`: what gRPC says. 0 and None: not given."""
         if not asked >= 0:
             raise InvalidInput("remaining_seconds is negative or not a number")
         asked = asked or self._deadline_seconds
-        return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining))
+        waited = time.monotonic() - arrived  # behind others of its message
+        return Deadline.after(min(asked, self._deadline_seconds, asked if remaining is None else remaining) - waited)
 
 
 def _check_members(members: tuple[str, ...], shape: Sequence[int], limit: int) -> None:

@@ -224,6 +224,34 @@ async def test_with_a_delay_what_comes_within_it_is_one_batch() -> None:
     assert model.batches == [(PIECE, 2)]
 
 
+async def test_who_need_not_wait_does_not_send_who_does_on_its_way() -> None:
+    made, model, workers = batcher(1.0, batching=Batching(max_queue_delay_microseconds=3_600_000_000))
+    made.profiler.learn(Measured((SegmentTime(PIECE, 1, 1.0), SegmentTime(PIECE, 8, 1.0), SegmentTime(OTHER, 1, 1.0))))
+    waits = ask(made, 1.0)
+    await turns()
+    alone = ask(made, 2.0, piece=OTHER)
+    await turns()
+    workers.work()
+    assert values(await alone) == [2]
+    assert model.batches == [(OTHER, 1)]
+    waits.cancel()
+
+
+async def test_a_short_run_that_waits_for_company_waits_no_longer_than_it_has() -> None:
+    made, model, _ = batcher(1e-5, batching=Batching(max_queue_delay_microseconds=3_600_000_000))
+    with pytest.raises(DeadlineExceeded):
+        await made.run(PIECE, np.ones((1, 3), np.float32), Deadline.after(0.01))
+    assert not model.batches
+
+
+async def test_a_batch_of_short_runs_keeps_the_loop_no_longer_than_a_millisecond() -> None:
+    made, model, _ = batcher(0.00015)
+    made.clock = FakeClock(step=0.00015)
+    for _ in range(3):
+        await asyncio.gather(*(ask(made, float(number)) for number in range(3 * CROWD)))
+    assert {size for _, size in model.batches} == {1, 6}
+
+
 async def test_closing_lets_go_of_who_waits() -> None:
     made, _, _ = batcher(1.0)
     asked = ask(made, 1.0)

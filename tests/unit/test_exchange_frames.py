@@ -163,3 +163,17 @@ def test_the_generated_stubs_read_outcomes(number: int, body: bytes, leaving: bo
 def test_a_field_of_a_number_that_cannot_be_is_refused() -> None:
     with pytest.raises(InvalidInput):
         exchange_frames.read_request(bytes.fromhex("e01708b5cee9d5107a0f1a06"))
+
+
+def test_a_large_message_is_not_kept_for_the_sake_of_a_small_call() -> None:
+    payload = bytes(WORTH_BYTES)
+    framed = Framed(pb.InferRequest(), pb.Activation(), payload)
+    other = Framed(pb.InferRequest(), pb.Activation(), bytes(1 << 20))
+    small, large = (
+        call for _, call in exchange_frames.read_request(exchange_frames.request([(1, framed), (2, other)])).calls
+    )
+    assert isinstance(small.payload, bytes)
+    assert isinstance(large.payload, memoryview)
+    (alone,) = (call for _, call in exchange_frames.read_request(exchange_frames.request([(1, framed)])).calls)
+    assert isinstance(alone.payload, memoryview)
+    assert small.payload == alone.payload == payload

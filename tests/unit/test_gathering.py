@@ -220,8 +220,17 @@ async def test_a_tier_that_is_gone_is_not_asked_again_by_each() -> None:
     assert far.sizes == [2]
 
 
-@pytest.mark.parametrize("error", [TooLarge("too many"), QueueFull("too many")])
-async def test_a_tier_with_fewer_places_is_sent_fewer_for_some_time(error: Exception) -> None:
+async def test_a_group_has_no_more_samples_than_the_model_takes() -> None:
+    for most, expected in ((1, {1}), (4, {4, 1})):
+        gathering = Gathering((far := Far()).send, most_samples=most)
+        for _ in range(3):
+            far.sizes.clear()
+            await asked(gathering, [asking(number) for number in range(9)])
+        assert set(far.sizes) == expected
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(TooLarge("too many"), 601), (QueueFull("too many"), 11)])
+async def test_a_tier_with_fewer_places_is_sent_fewer_for_some_time(error: Exception, seconds: float) -> None:
     clock = FakeClock(1.0)
     gathering = await crowded(far := Far(), clock)
     far.fails.append(error)
@@ -230,7 +239,7 @@ async def test_a_tier_with_fewer_places_is_sent_fewer_for_some_time(error: Excep
     far.sizes.clear()
     await asked(gathering, [asking(number) for number in range(8)])
     assert max(far.sizes) == 4
-    clock.now += 11
+    clock.now += seconds
     far.sizes.clear()
     await asked(gathering, [asking(number) for number in range(8)])
     assert max(far.sizes) == 8

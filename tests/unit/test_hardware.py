@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services import hardware, process
-from services.domain import Segment
+from services.domain import Segment, Tier
 from services.errors import SettingsError
 from services.hardware import Hardware, check_providers, cores
 from services.settings import TierSettings
@@ -68,3 +68,18 @@ def test_a_dedicated_machine_gives_a_run_all_its_cores_unless_settings_say_how_m
     assert all_of_it == Hardware(max(int(cores()), 1), spinning=True)
     assert process.hardware(TierSettings(dedicated=True, threads=2)) == Hardware(2, spinning=True)
     assert process.hardware(TierSettings()) == Hardware(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, 4), ({"threads": 2}, 2), ({"threads": 8}, 1), ({"workers": 3}, 3), ({"dedicated": True}, 1)],
+)
+def test_a_tier_runs_as_much_side_by_side_as_there_are_cores_and_reckons_with_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, int], expected: int
+) -> None:
+    monkeypatch.setattr(process, "cores", lambda: 4.7)
+    settings = TierSettings(bundle=(write_bundle(tmp_path / "tiny"),), **given)
+    models = process.models(Tier.CLOUD, settings, None)
+    running = models.first.runtime
+    assert (running.backlog.workers, running.batcher.workers._max_workers) == (expected, expected)  # type: ignore[attr-defined]
+    models.close()
