@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import replace
 
 from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
 from services.bundle import Manifest
-from services.domain import Deadline, FloatArray, Plan, Policy, Predictions, Response, Trace
+from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Predictions, Response, Trace
 from services.errors import InvalidInput, OfframpError
 from services.fixed import DEFAULT_CODECS, held_plan
 from services.front import NO_WISHES, Answer, Early, Wishes, first_request, sends_input, so_far, wished_plan
@@ -15,6 +17,8 @@ from services.tier import TierRuntime
 
 ANY = Policy()
 """Least latency, as accurate as the settings ask for."""
+_LEAST_SECONDS, _AMPLE_SECONDS = 1 / 64, 4.0
+"""Any plan of a sensible policy takes less than the second."""
 
 
 class Agent:
@@ -38,7 +42,7 @@ class Agent:
         early: Early | None = None,
     ) -> Answer:
         """Answers float32 [N, *input shape] by the plan that suits the policy and `wishes` best."""
-        policy = merged(self.policy, wishes, self.runtime.model.manifest)
+        policy = within(merged(self.policy, wishes, self.runtime.model.manifest), deadline.remaining())
         plan = self._plan(policy, wishes, len(samples))
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         try:
@@ -64,6 +68,17 @@ class Agent:
     def _learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """When the event loop is next free, so that the answer does not wait for it."""
         asyncio.get_running_loop().call_soon(self.plans.learn, response, policy, batch_size)
+
+
+def within(policy: Policy, seconds: float) -> Policy:
+    """`policy` for a request that has so many seconds: what is not chosen for speed is to keep to them, if it can.
+
+    In steps, so that plans stay few.
+    """
+    if policy.objective is Objective.LATENCY or policy.deadline_seconds is not None or seconds >= _AMPLE_SECONDS:
+        return policy
+    step = 2.0 ** math.floor(math.log2(max(seconds, _LEAST_SECONDS)))
+    return replace(policy, deadline_seconds=step)
 
 
 def merged(policy: Policy, wishes: Wishes, manifest: Manifest) -> Policy:

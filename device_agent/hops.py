@@ -22,6 +22,8 @@ Mask = npt.NDArray[np.bool_]
 
 _EXACT = frozenset({*codec.INTERIOR, "pixels"})
 """Codecs that, without a lossless stage, take as many bytes as the shape says."""
+_TELLING = "int8+zstd"
+"""Every bundle has measured at every split point how many bytes this makes."""
 _FP32_BYTES = 4
 
 
@@ -54,7 +56,8 @@ class _Wire:
     """What codecs make of one sample: bytes as float32 [S, 1], on the wire [S, C], and the accuracy they add [S, C].
 
     plain: exact bytes before the lossless stage, NaN for image files, whose size is not known from the shape.
-    usable: that a codec can carry what crosses there, and that it is known to be harmless, or how harmful.
+    usable: that a codec can carry what crosses there, and that it is known to be harmless, or how harmful. least: what
+    a lossless stage leaves of a byte there, [S, C], at least.
     """
 
     fp32: Array
@@ -63,6 +66,7 @@ class _Wire:
     estimated: Array
     delta: Array
     usable: Mask
+    least: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,22 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
                     plain[where] = codec.at(base, point.index, spec.input.preprocessing).estimate_bytes(shape)
                 usable[where] = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
     fp32 = np.array([[_FP32_BYTES * point.elements] for point in spec.split_points], np.float64)
-    return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable)
+    return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable, _least_stage(spec, codecs))
+
+
+def _least_stage(spec: Manifest, codecs: Names) -> Array:
+    """What a lossless stage leaves of a byte at least, [S, C]: what it left there where that was measured.
+
+    One measured on an activation that is nearly constant would promise as much everywhere.
+    """
+    least = np.zeros((len(spec.split_points), len(codecs)))
+    staged = np.array(["+" in name for name in codecs])
+    for entry in spec.codec_accuracy:
+        if entry.codec == _TELLING and entry.bytes_per_sample:
+            shape = (1, *spec.split_points[entry.split_point].shape)
+            base = codec.get(_TELLING.partition("+")[0]).estimate_bytes(shape)
+            least[entry.split_point, staged] = min(entry.bytes_per_sample / base, 1.0)
+    return least
 
 
 @lru_cache(maxsize=64)
@@ -189,7 +208,8 @@ def _sizes(of_wire: Same[_Wire], of_sender: Same[_CodecCosts]) -> Array:
     """
     wire, sending = of_wire.value, of_sender.value
     by_ratio = np.where(np.isnan(wire.plain), sending.ratio * wire.fp32, np.nan)
-    return _first_known(wire.measured, wire.plain * sending.stage, by_ratio, wire.estimated)
+    staged = wire.plain * np.maximum(sending.stage, wire.least)
+    return _first_known(wire.measured, staged, by_ratio, wire.estimated)
 
 
 def _first_known(*choices: Array) -> Array:

@@ -150,10 +150,12 @@ def take_sizes(
 
 
 def sizes_unknown(manifest: Manifest, measured: Measured, most: int) -> tuple[int, ...]:
-    """`most` samples as one batch, where that many were not measured though fewer pay already."""
+    """Batches worth measuring yet, of up to `most`: as all networks are, or of `most` where fewer pay already."""
     limit, fewer = manifest.input.max_batch, max(BATCH_SIZES)
-    known = any(time.batch_size == most for time in measured.segments)
-    if most <= fewer or known or (limit is not None and most > limit):
+    sizes = {time.batch_size for time in measured.segments if time.segment == Segment(0, manifest.last)}
+    if fewer not in sizes and fewer <= most and (limit is None or fewer <= limit):
+        return (fewer,)
+    if most <= fewer or most in sizes or (limit is not None and most > limit):
         return ()
     expectation = Expectation(measured.segments)
     pays = (expectation.batch(time.segment, fewer) > 1 for time in measured.segments if time.batch_size == fewer)

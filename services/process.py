@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from services import bundles, interrupt, log, measuring, memory, profile_cache, settings
 from services.backlog import Backlog
 from services.batch_queue import Batching
-from services.bundle import Bundle, Manifest
+from services.bundle import Bundle
 from services.client import GrpcNextTier
 from services.describing import ASK_SECONDS, AgreesAbove
 from services.domain import Plan, Segment, Tier
@@ -44,6 +44,7 @@ from services.uplink import Uplink
 Counted = Callable[[Any], Any]
 S = TypeVar("S", bound=TierSettings)
 
+_WORKER = "segment"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -102,7 +103,7 @@ def models(tier: Tier, given: TierSettings, above: Uplink | None) -> Models:
     loaded = found(given)
     whole = Limiter(len(loaded) * given.max_in_flight)
     count = side_by_side(given)
-    workers, backlog = _workers(count), Backlog(count)
+    workers, backlog = ThreadPoolExecutor(count, _WORKER), Backlog(count)
     running = [(bundle, runtime(tier, bundle, given, above, workers, backlog)) for bundle in loaded]
     return Models((_served(*one, given, above, whole) for one in running), whole)
 
@@ -160,17 +161,13 @@ def runtime(
             f"holds: {given.holds} ends after the last split point of {manifest.name!r}, {manifest.last}"
         )
     model = Model(bundle, hardware(given), slowdown=given.compute_slowdown)
-    next_tier = _above(above, manifest) if above else None
+    spec, classes = manifest.input, len(manifest.labels)
+    next_tier = GrpcNextTier(above, classes, spec.preprocessing, max_batch=spec.max_batch) if above else None
     count = side_by_side(given)
-    workers, backlog = workers or _workers(count), backlog or Backlog(count)
+    workers, backlog = workers or ThreadPoolExecutor(count, _WORKER), backlog or Backlog(count)
     running = TierRuntime(tier, model, workers, next_tier, given.holds, batching=batching(given), backlog=backlog)
     running.profiler.holds = given.holds
     return running
-
-
-def _above(uplink: Uplink, manifest: Manifest) -> GrpcNextTier:
-    spec = manifest.input
-    return GrpcNextTier(uplink, len(manifest.labels), spec.preprocessing, max_batch=spec.max_batch)
 
 
 def hardware(given: TierSettings) -> Hardware:
@@ -193,10 +190,6 @@ def batching(given: TierSettings) -> Batching:
 def side_by_side(given: TierSettings) -> int:
     """How many runs this tier does at once: unless settings say so, as many as there are cores for their threads."""
     return given.workers or (1 if given.dedicated else max(int(cores()) // given.threads, 1))
-
-
-def _workers(count: int) -> Executor:
-    return ThreadPoolExecutor(count, thread_name_prefix="segment")
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_agent.planner import TERMS, Beliefs, PlanCost, cost, rank
-from services import codec
+from services import codec, measuring
 from services.bundle import Manifest
 from services.domain import CodecCost, LinkEstimate, Plan, Policy, Segment, Stage, Tier, TierProfile
 from services.errors import InvalidInput
@@ -62,7 +62,7 @@ def explain(beliefs: Beliefs, policy: Policy, batch_size: int = 1) -> Explanatio
         raise InvalidInput("no plan keeps this policy; lower --min-accuracy, or give the profile more time to measure")
     anything = replace(policy, min_accuracy=0.0 if beliefs.manifest.calibration else None, privacy=False)
     baselines = {name: cost(beliefs, plan, anything, batch_size) for name, plan in _baselines(beliefs.manifest).items()}
-    notes = [*_missed(ranked[0], policy), *_notes(beliefs, ranked[0].plan)]
+    notes = [*_missed(ranked[0], policy), *_unmeasured(beliefs), *_notes(beliefs, ranked[0].plan)]
     return Explanation(beliefs, policy, batch_size, ranked, baselines, notes)
 
 
@@ -125,9 +125,22 @@ def _missed(chosen: PlanCost, policy: Policy) -> list[str]:
     return [f"no plan is expected to take {1000 * deadline:g} ms or less; this one is the fastest"]
 
 
+def _unmeasured(beliefs: Beliefs) -> list[str]:
+    """The plans that were left out, since what they take is not known."""
+    manifest, profile = beliefs.manifest, beliefs.profiles[Tier.DEVICE]
+    missing = measuring.unknown(manifest, Measured(profile.segments, profile.codecs))
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of {manifest.last} split points were not measured in time, and no plan cuts there; "
+        "give it more with --seconds"
+    ]
+
+
 def _notes(beliefs: Beliefs, plan: Plan) -> list[str]:
     """What the figures rest on that nobody measured."""
     notes = ["joules are an estimate from configured powers, of the device alone"]
+    notes.append("a tier that is slowed down computes slower; codecs take what they take on this machine")
     if beliefs.manifest.calibration is None:
         notes.append("this bundle is not calibrated: accuracy is unknown, so only codecs that keep it are considered")
     known = {(entry.split_point, entry.codec) for entry in beliefs.manifest.codec_accuracy if entry.bytes_per_sample}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from device_agent.agent import Agent
-from services.domain import Deadline, LinkEstimate, Plan, Policy, Response, Segment, Tier
+from device_agent.agent import Agent, within
+from services.domain import Deadline, LinkEstimate, Objective, Plan, Policy, Response, Segment, Tier
 from services.errors import DeadlineExceeded
 from services.model import Model
 from tests.fakes import FakeClock, FakeNext
@@ -44,3 +44,17 @@ async def test_a_request_that_nobody_could_answer_still_tells_how_the_link_is(mo
         await agent.infer(samples(3), Deadline(1e6, clock))
     await asyncio.sleep(0)
     assert [(response.links, size) for response, size in plans.learnt] == [((LinkEstimate(Tier.DEVICE),), 3)]
+
+
+def test_who_does_not_look_for_speed_is_planned_for_by_the_time_it_has() -> None:
+    fast, lean = Policy(), Policy(objective=Objective.BYTES)
+    assert within(fast, 0.05) == fast
+    assert within(lean, 5.0) == lean
+    assert [within(lean, seconds).deadline_seconds for seconds in (3.9, 0.07, 0.06, 0.0)] == [
+        2.0,
+        1 / 16,
+        1 / 32,
+        1 / 64,
+    ]
+    kept = Policy(objective=Objective.ENERGY, deadline_seconds=0.3)
+    assert within(kept, 0.05) == kept

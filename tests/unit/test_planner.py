@@ -155,6 +155,16 @@ def test_measured_bytes_go_before_what_the_lossless_stage_makes_elsewhere_and_th
         assert found.bytes == pytest.approx(expected)
 
 
+def test_a_lossless_stage_is_not_believed_to_leave_less_than_it_was_measured_to_leave_there() -> None:
+    constant = (CodecCost("fp16", 0, 0, 0.5), CodecCost("fp16+zstd", 0, 0, 0.001))
+    entry = CodecAccuracy(split_point=1, codec="int8+zstd", bytes_per_sample=21)  # of 28, with its range
+    found = cost(
+        three(chain(SHAPES, codec_accuracy=[entry]), EVEN, codecs=constant), split(1, 3, "fp16+zstd"), Policy()
+    )
+    assert found is not None
+    assert found.bytes == pytest.approx(40 * 21 / 28)
+
+
 def test_without_a_lossless_stage_bytes_are_exact_whatever_the_ratio_elsewhere() -> None:
     found = cost(three(chain(SHAPES), EVEN, codecs=(CodecCost("int8", 0, 0, 0.9),)), split(1, 3, "int8"), Policy())
     assert found is not None

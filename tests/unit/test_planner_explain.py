@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from services.bundle import CodecAccuracy
-from services.domain import CodecCost, Policy, Tier
+from services.domain import CodecCost, Policy, Segment, SegmentTime, Tier
 from services.errors import InvalidInput
 from services.profile import Measured
 from testbed.explain import Explanation, as_json, believed, explain, shown
@@ -77,6 +77,14 @@ def test_what_was_not_measured_is_said() -> None:
     assert "joules are an estimate" in notes
     assert "bytes of pixels+webp at split point 0 are estimated, not measured" in notes
     assert "the time pixels+webp takes on the edge was not measured and counts as none" in notes
+
+
+def test_split_points_that_there_was_no_time_to_measure_are_said() -> None:
+    assert not any("not measured in time" in note for note in explained().notes)
+    manifest = chain(SHAPES)
+    whole = Measured((SegmentTime(Segment(0, manifest.last), 1, 0.1),))
+    notes = explain(believed(manifest, whole, LINKS, {}), Policy()).notes
+    assert f"{manifest.last - 1} of {manifest.last} split points were not measured in time" in " ".join(notes)
 
 
 def test_a_policy_that_nothing_meets_and_one_link_are_refused() -> None:

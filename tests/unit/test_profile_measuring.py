@@ -187,13 +187,17 @@ def test_samples_are_the_bundles_own_or_else_drawn(tiny: Path, tmp_path: Path) -
     assert np.array_equal(examples.samples(elsewhere, 4), examples.inputs(loaded.manifest, 4))
 
 
-def test_a_larger_batch_is_measured_only_where_a_smaller_one_pays(tiny: Path) -> None:
+def test_a_batch_is_measured_where_it_was_not_and_a_larger_one_only_where_that_pays(tiny: Path) -> None:
     manifest, whole = bundle.load(tiny).manifest, Segment(0, 8)
     pays = Measured((SegmentTime(whole, 1, 1.0), SegmentTime(whole, 8, 2.0)))
     assert measuring.sizes_unknown(manifest, pays, 32) == (32,)
     assert measuring.sizes_unknown(manifest, pays, 8) == ()
     known = pays.updated(Measured((SegmentTime(whole, 32, 4.0),)))
     assert measuring.sizes_unknown(manifest, known, 32) == ()
+    alone = Measured((SegmentTime(whole, 1, 1.0),))
+    assert [measuring.sizes_unknown(manifest, alone, most) for most in (32, 8, 4, 1)] == [(8,), (8,), (), ()]
+    one = manifest.model_copy(update={"input": manifest.input.model_copy(update={"max_batch": 1})})
+    assert measuring.sizes_unknown(one, alone, 32) == ()
     saves_nothing = Measured((SegmentTime(whole, 1, 1.0), SegmentTime(whole, 8, 8.0)))
     assert measuring.sizes_unknown(manifest, saves_nothing, 32) == ()
 
