@@ -42,7 +42,10 @@ def gather(folder: Path) -> Report:
         except (KeyError, ValueError, IndexError) as error:
             missing[name] = f"its file cannot be read: {error!r}"
         missing |= found.get("failed", {})
-    return Report(machine, rows, missing, _read(folder / "peers.json"))
+    peers = _read(folder / "peers.json")
+    if peers is None:
+        missing["peers"] = "not measured"
+    return Report(machine, rows, missing, peers)
 
 
 def _read(path: Path) -> Json | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.connection import Connection
+from services.connection import Connection, Transport
 from services.domain import Deadline, Tier
 from services.errors import OfframpError, SettingsError
 from testbed.pacer import LinkShape
@@ -77,7 +77,8 @@ class TestbedSettings:
 
     edges: how many edge nodes there are, each behind a link of its own, all asked by the device in turns.
     console: where the device's page is served, HOST:PORT; -: nowhere. then: what the link between device and edge
-    becomes half way through a run; None: it stays as it is.
+    becomes half way through a run; None: it stays as it is. transports: how requests travel from the device, and from
+    the edge.
     """
 
     __test__ = False
@@ -94,6 +95,7 @@ class TestbedSettings:
     then: LinkAsked | None = None
     console: str = "-"
     edges: int = 1
+    transports: tuple[Transport, Transport] = ("exchange", "exchange")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         free = ("--listen", "127.0.0.1:0", *anywhere)
         cloud = await start("cloud-node", "cloud_node", *served, *free)
         far = await link("link-edge-cloud", settings.edge_cloud, cloud.address)
-        slower = ("--compute-slowdown", str(settings.edge_slowdown))
+        slower = ("--compute-slowdown", str(settings.edge_slowdown), "--transport", settings.transports[1])
 
         async def behind_link(mark: str) -> tuple[Part, Part]:
             edge = await start(f"edge-node{mark}", "edge_node", *served, *free, "--next", far.address, *slower)
@@ -177,7 +179,7 @@ async def running(settings: TestbedSettings) -> AsyncIterator[Testbed]:
         replicas = [part for n in range(2, settings.edges + 1) for part in await behind_link(f"-{n}")]
         next_tier = ",".join((near.address, *(each.address for each in replicas[::2])))
         plan = ("--splits", settings.splits) if settings.splits else ()
-        slowest = ("--compute-slowdown", str(settings.device_slowdown))
+        slowest = ("--compute-slowdown", str(settings.device_slowdown), "--transport", settings.transports[0])
         controls = ",".join((near.announced["control"], far.announced["control"]))
         watched = ("--console-listen", settings.console, "--link-control", controls)
         door = ("--listen", settings.listen, *anywhere, *watched, "--next", next_tier, *slowest, *plan)

@@ -175,5 +175,7 @@ def _values(settings: TestbedSettings) -> dict[str, str]:
         "BUNDLE": settings.bundle.as_posix(),
         "DEVICE_SLOWDOWN": f"{settings.device_slowdown:g}",
         "EDGE_SLOWDOWN": f"{settings.edge_slowdown:g}",
+        "DEVICE_TRANSPORT": settings.transports[0],
+        "EDGE_TRANSPORT": settings.transports[1],
         "SPLITS": settings.splits or "",
     }

@@ -117,10 +117,12 @@ class History:
     """A whole run. before, after: by part, while idle. died: parts that went away and were not made to.
 
     faults: what tiers logged as a fault of their own. stalls: when the machine stood still, tiers and clients alike.
+    transports: how requests travelled from the device, and from the edge.
     """
 
     seed: int
     minutes: float
+    transports: tuple[str, str]
     records: tuple[Record, ...]
     events: tuple[Event, ...]
     counters: Counters

@@ -19,13 +19,14 @@ _SHOWN = 100
 
 
 def as_json(history: History, verdicts: Mapping[str, Verdict]) -> Json:
-    """requests, failed, late, wrong, degraded (answers by reason), cancelled, invariants, events, seed, minutes."""
+    """requests, failed, late, wrong, degraded (answers by reason), cancelled, invariants, events, seed, minutes …"""
     records = history.records
     endings = Counter(record.ending for record in records)
     reasons = Counter(record.reason for record in records if record.reason)
     return {
         "seed": history.seed,
         "minutes": history.minutes,
+        "transports": dict(zip(("device", "edge"), history.transports, strict=True)),
         "requests": len(records),
         "answered": endings[Ending.ANSWERED],
         "failed": endings[Ending.FAILED],

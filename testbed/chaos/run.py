@@ -103,6 +103,7 @@ async def _history(asked: Asked, mix: Mix, faults: Sequence[Fault], console: Con
     return History(
         asked.seed,
         asked.minutes,
+        asked.testbed.transports,
         tuple(traffic.records),
         tuple(nemesis.events),
         counters,

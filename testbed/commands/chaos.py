@@ -80,4 +80,5 @@ def _settings(
         device_slowdown=device_slowdown,
         edge_slowdown=EDGE_SLOWDOWN,
         edges=edges,
+        transports=("unary", "exchange") if seed % 2 else ("exchange", "unary"),
     )

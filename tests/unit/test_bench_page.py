@@ -56,6 +56,8 @@ def test_the_page_names_what_was_not_measured_and_why(tmp_path: Path) -> None:
     assert "- hop: not measured" in text
     assert "- crowd: it fell over in …" in text
     assert "- gone, oip: not installed: see …" in text
+    (tmp_path / "peers.json").unlink()
+    assert "- peers: not measured" in report.page(found.gather(tmp_path))
 
 
 def test_the_page_has_the_date_and_the_machine_and_no_paths(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def sound(replay: Replay) -> History:
     events = (Event(Action.KILL, Target.EDGE, 4.0, 6.0), Event(Action.CUT, Target.EDGE_CLOUD, 15.0, 16.0))
     counted = Counters(60, {"OK": 59, "Canceled": 1}, 59, 59, {"upstream_unavailable": 1})
     held = {"device-agent": Usage(1, 100 << 20, 20, 10, 0.0, 0.0, 9.0), "link-device-edge": Usage(2, 10 << 20, 5, 5)}
-    return History(0, 0.5, tuple(records), events, counted, held, held)
+    return History(0, 0.5, ("exchange", "unary"), tuple(records), events, counted, held, held)
 
 
 def test_a_sound_history_holds(sound: History, replay: Replay) -> None:
