@@ -3,7 +3,8 @@
 A plan that follows every new estimate flaps, and each switch costs a warm-up; one that waits loses requests. So
 the rule is uneven (DESIGN: degrade at once, improve slowly), and its price is bounded: between two switches
 at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going. What made a switch for that
-reason may be over soon: the next one is worth it from `recovery` times on.
+reason may be over soon, and the first choice of all rests on the first news of a link: the next one is worth it from
+`recovery` times on.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Switcher:
     _agreed: int = 0
     _switched_at: float = field(default=-math.inf)
     _collapsed: bool = False  # now, and at the last switch
-    _fled: bool = False
+    _rash: bool = False
 
     def due(self, current: float | None, best: float) -> bool:
         """Whether to leave a plan of cost `current` (None: it cannot run any more) for one of cost `best`."""
@@ -58,7 +59,7 @@ class Switcher:
         first = self._switched_at == -math.inf
         sure = first or got_worse or self._agreed >= self.rule.agreeing
         rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
-        return sure and (rested or current >= (self.rule.recovery if self._fled else self.rule.collapse) * best)
+        return sure and (rested or current >= (self.rule.recovery if self._rash else self.rule.collapse) * best)
 
     def kept(self, current: float) -> None:
         """Notes that the plan in force, of cost `current`, is the best there is."""
@@ -66,5 +67,5 @@ class Switcher:
 
     def switched(self, promised: float) -> None:
         """Notes a switch to a plan of cost `promised`."""
+        self._rash = self._collapsed or self._switched_at == -math.inf
         self._promised, self._agreed, self._switched_at = promised, 0, self.clock()
-        self._fled = self._collapsed

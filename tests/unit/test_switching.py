@@ -78,6 +78,19 @@ def test_soon_after_a_switch_only_a_collapse_is_a_reason() -> None:
     assert switcher.due(1.3, 1.0)
 
 
+def test_the_first_choice_of_all_is_corrected_sooner_and_the_next_is_not() -> None:
+    clock = _Clock()
+    switcher = Switcher(SwitchRule(), clock)
+    assert switcher.due(1.5, 1.0)
+    switcher.switched(1.0)
+    clock.now += 1.0
+    assert not any(switcher.due(1.0, 0.95) for _ in range(3))
+    assert [switcher.due(1.0, 0.85) for _ in range(2)] == [False, True]
+    switcher.switched(0.85)
+    clock.now += 1.0
+    assert not any(switcher.due(0.85, 0.72) for _ in range(3))
+
+
 def test_what_made_it_flee_may_be_over_soon_and_then_the_way_back_is_shorter() -> None:
     switcher, clock = _rested()
     clock.now = 100.0
@@ -103,13 +116,16 @@ class Sawtooth:
 
     @classmethod
     def followed(cls, amplitude: float, period: float) -> Sawtooth:
-        """For ten minutes: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
-        clock, on_split = _Clock(), True
-        switcher = Switcher(SwitchRule(), clock)
+        """For ten minutes, by one that was at it before: split costs 0.08 + 0.02 / rate, offload 0.06 + 0.04 / rate."""
+        on_split = True
+        switcher, clock = _rested()
+        switcher.switched(0.1)
+        clock.now += 10
+        began = clock.now
         switches, flights, paid, possible = list[float](), list[float](), 0.0, 0.0
         for step in range(6000):
-            clock.now = step * STEP_SECONDS
-            rate = 1 + amplitude * (2 * (clock.now / period % 1) - 1)
+            clock.now = began + step * STEP_SECONDS
+            rate = 1 + amplitude * (2 * (step * STEP_SECONDS / period % 1) - 1)
             split, offload = 0.08 + 0.02 / rate, 0.06 + 0.04 / rate
             current, best = (split if on_split else offload), min(split, offload)
             paid, possible = paid + current, possible + best
