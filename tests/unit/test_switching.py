@@ -84,7 +84,7 @@ def test_the_first_choice_of_all_is_corrected_sooner_and_the_next_is_not() -> No
     assert switcher.due(1.5, 1.0)
     switcher.switched(1.0)
     clock.now += 1.0
-    assert not any(switcher.due(1.0, 0.95) for _ in range(3))
+    assert not any(switcher.due(1.0, 0.96) for _ in range(3))
     assert [switcher.due(1.0, 0.85) for _ in range(2)] == [False, True]
     switcher.switched(0.85)
     clock.now += 1.0
