@@ -61,6 +61,8 @@ def partition(model: onnx.ModelProto) -> Partition:
             tensors.setdefault(tensor, after)
             exits |= {name: len(tensors) - 1 for name in waiting}
             waiting.clear()
+    if outputs[-1] in tensors:
+        _check_rows(graph, source, outputs[-1])
     try:
         points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
     except ValidationError as error:
@@ -192,6 +194,16 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         raise InvalidInput(f"onnx cannot infer the shapes of this graph: {str(error)[:200]}") from None
 
 
+def _check_rows(graph: onnx.GraphProto, source: str, output: str) -> None:
+    """Raises InvalidInput where `output` is known to have another number of rows than there are samples."""
+    sizes = _sizes(graph)
+    samples, found = sizes[source][:1], sizes[output]
+    if samples and min(found, default=0) > 0 and found[:1] != samples:
+        raise InvalidInput(
+            f"output {output!r} has {found[0]:,} rows for {samples[0]:,} sample(s): its rows are not samples"
+        )
+
+
 def _input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     weights = {i.name for i in graph.initializer}
     found = [i for i in graph.input if i.name not in weights]
@@ -241,9 +253,12 @@ def _of_known_batch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _shapes(graph: onnx.GraphProto, source: str) -> dict[str, tuple[int, ...] | None]:
     """Shape of each tensor for one sample; None where it is not known, or the tensor is no row of samples."""
-    sizes = {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in [*graph.input, *graph.value_info, *graph.output]
-    }
+    sizes = _sizes(graph)
     batch = sizes[source][:1]
     return {name: s[1:] if len(s) > 1 and s[:1] == batch and min(s) > 0 else None for name, s in sizes.items()}
+
+
+def _sizes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Every dimension of each tensor; 0 where it is not known."""
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}

@@ -5,6 +5,7 @@ So does a network of the published families, with random weights: for timing and
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,6 +131,12 @@ def _manifest(
     if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
         raise InvalidInput(f"{name} has {channels} channels; give as many numbers to --mean and to --std")
     ordered = sorted(found.exits.items(), key=lambda exit: exit[1])
+    for (first, place), (second, other) in itertools.pairwise(ordered):
+        if place == other:
+            raise InvalidInput(
+                f"{name} makes no bundle: outputs {first!r} and {second!r} hang off one split point; "
+                "choose one with --output"
+            )
     return Manifest(
         name=name,
         graph_sha256=bundle.sha256(model.SerializeToString()),

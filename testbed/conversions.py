@@ -1,19 +1,25 @@
-"""Foreign numbers and layouts made ones that can cross a split: float32, channels first.
+"""Foreign numbers and layouts made ones that can cross a split: float32, channels first, any number of samples.
 
-Each step changes a model in place and returns a sentence on what it did, or None where there was nothing to do.
+Each step changes a model in place; one that is not always needed returns a sentence on what it did, or None where
+there was nothing to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _CHANNELS = (1, 3, 4)
+_CHANNELS_FIRST = ("BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "InstanceNormalization")
+_POOL = "Pool"  # MaxPool, GlobalAveragePool and the like
+_SAME_LAYOUT = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
 _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
@@ -53,6 +59,8 @@ def channels_first(model: onnx.ModelProto) -> str | None:
     sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     if len(sizes) != 4 or sizes[3] not in _CHANNELS or sizes[1] in _CHANNELS or min(sizes[1:]) < 1:
         return None
+    if _read_channels_first(graph, value.name):
+        return None
     del graph.value_info[:]
     for dim, size in zip(value.type.tensor_type.shape.dim[1:], (sizes[3], sizes[1], sizes[2]), strict=True):
         dim.dim_value = size
@@ -67,6 +75,20 @@ def channels_first(model: onnx.ModelProto) -> str | None:
         turn = helper.make_node("Transpose", [value.name], [last], name=last, perm=_TO_LAST)
         graph.node.insert(0, turn)
     return f"images were [N, H, W, C]; the input is [N, {sizes[3]}, {sizes[1]}, {sizes[2]}] now, as tiers carry images"
+
+
+def _read_channels_first(graph: onnx.GraphProto, tensor: str) -> bool:
+    """Whether a node that knows no other order than [N, C, H, W] reads `tensor` as it is."""
+    same = {tensor}
+    for node in graph.node:
+        if not same & set(node.input[:1]):
+            continue
+        standard = node.domain in ("", "ai.onnx")  # others have poolings of [N, H, W, C]
+        if standard and (node.op_type in _CHANNELS_FIRST or node.op_type.endswith(_POOL)):
+            return True
+        if node.op_type in _SAME_LAYOUT:
+            same |= set(node.output)
+    return False
 
 
 def _permutation(node: onnx.NodeProto) -> list[int]:
@@ -112,3 +134,35 @@ def _opened(quantise: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     for node, kept in ((back, ("axis", "block_size")), (again, ("axis", "block_size", "saturate", "output_dtype"))):
         node.attribute.extend(a for a in quantise.attribute if a.name in kept)
     return back, again
+
+
+def free_batch(graph: onnx.GraphProto) -> None:
+    """A name for the first dimension of input and outputs, and 0 (as it comes) where a Reshape says 1."""
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim[:1]:  # an output may be declared without a shape
+            dim.dim_param = "batch"
+    del graph.value_info[:]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants |= {n.output[0]: a for n in graph.node if n.op_type == "Constant" and (a := _constant(n)) is not None}
+    varying = {graph.input[0].name}
+    for node in graph.node:
+        if not varying & set(node.input):
+            continue
+        varying |= set(node.output)
+        if node.op_type == "Reshape" and node.input[1] in constants:
+            sizes = np.array(constants[node.input[1]], np.int64)
+            if sizes.size and sizes[0] == 1:
+                sizes[0] = 0
+                name = f"{node.output[0]}_free_shape"
+                graph.initializer.append(numpy_helper.from_array(sizes, name))
+                node.input[1] = name
+
+
+def _constant(node: onnx.NodeProto) -> npt.NDArray[Any] | None:
+    """The numbers of a Constant node, however it holds them; None for text and sparse tensors."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return np.asarray(numpy_helper.to_array(attribute.t))
+        if attribute.name in ("value_int", "value_ints"):
+            return np.atleast_1d(np.asarray(helper.get_attribute_value(attribute), np.int64))
+    return None

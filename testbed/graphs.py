@@ -6,7 +6,7 @@ Each step takes a model and returns it changed, with a sentence on what it did; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from services.errors import InvalidInput
 from services.partition import partition
-from testbed.conversions import channels_first, open_quantised, widen
+from testbed.conversions import channels_first, free_batch, open_quantised, widen
 
 _TOLERANCE = 1e-3
 """Of a sample's largest output, between its answers alone and in a batch: kernels differ by less, samples by more."""
@@ -27,6 +27,9 @@ _SCALES = (1.0, 1.0, 100.0)
 _MAX_ELEMENTS = 1 << 26
 _MAX_NUMBERS = 1 << 16
 _SEQUENCES = ("SequenceConstruct", "SequenceInsert")
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_AFTER_SOFTMAX = ("Cast", "Identity", "Flatten", "Reshape", "Squeeze", *_ROUNDING)
+"""What an export may put between a Softmax and an output: probabilities stay probabilities."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,8 @@ def check_runs(model: onnx.ModelProto) -> None:
     try:
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many kinds; each means that it does not run this
-        raise InvalidInput(f"onnxruntime refuses the graph: {str(error).strip().splitlines()[0][:300]}") from None
+        reason = str(error).strip().splitlines()[0][-300:]  # it begins with a place in onnxruntime's source
+        raise InvalidInput(f"onnxruntime refuses the graph: {reason}") from None
 
 
 def _close_weights(prepared: Prepared) -> None:
@@ -142,16 +146,67 @@ def _keep(prepared: Prepared, output: str | None) -> None:
         raise InvalidInput(
             f"the outputs {', '.join(names)} are not exits over the same classes; choose one with --output"
         )
+    _put_final_last(prepared, names)
+
+
+def _put_final_last(prepared: Prepared, names: list[str]) -> None:
+    """The final exit is the output that most nodes lead to: an export may declare auxiliary heads after it."""
+    sizes = {name: len(_leading_to(prepared.graph, [name])) for name in names}
+    final = max(reversed(names), key=sizes.__getitem__)
+    if final != names[-1]:
+        _set_outputs(prepared, [*(name for name in names if name != final), final])
+        prepared.notes.append(
+            f"output {final!r} is the final exit, as most nodes lead to it; the graph declares {names[-1]!r} last"
+        )
 
 
 def _drop_softmax(prepared: Prepared) -> None:
     """Exits apply softmax themselves, with a temperature: they want the scores before it."""
-    made_by = {name: node for node in prepared.graph.node for name in node.output}
     names = [value.name for value in prepared.graph.output]
-    before = [made_by[n].input[0] if n in made_by and made_by[n].op_type == "Softmax" else n for n in names]
-    if before != names:
-        _set_outputs(prepared, before)
+    paths = {name: path for name in names if (path := _back_to_softmax(prepared.graph, name))}
+    dropped = {name: path for name, path in paths.items() if len(path) == 1 or _only_in_between(prepared, path)}
+    for name, path in dropped.items():
+        scores = path[-1].input[0]
+        if len(path) > 1:
+            path[-2].input[0] = scores
+        else:
+            names[names.index(name)] = scores
+    if dropped:
+        _set_outputs(prepared, names)
         prepared.notes.append("the final Softmax was taken off; exits apply it themselves")
+    for name in [name for name in paths if name not in dropped]:
+        prepared.notes.append(
+            f"output {name!r} ends in probabilities, and exits apply softmax again: its confidences will be too low; "
+            "export the network without its Softmax, so that it ends in logits"
+        )
+
+
+def _back_to_softmax(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
+    """The nodes from the one that makes `output` back to a Softmax; none where something else is in between."""
+    made_by, path = {name: node for node in graph.node for name in node.output}, list[onnx.NodeProto]()
+    while (node := made_by.get(path[-1].input[0] if path else output)) is not None:
+        path.append(node)
+        if node.op_type == "Softmax":
+            return path
+        if node.op_type not in _AFTER_SOFTMAX:
+            break
+    return []
+
+
+def _only_in_between(prepared: Prepared, path: list[onnx.NodeProto]) -> bool:
+    """Whether scores can take the place of probabilities on `path`: nothing else reads it, and nothing rounds.
+
+    The scale of a rounding fits probabilities. The Softmax must be over all scores, as that of an exit is.
+    """
+    graph = prepared.graph
+    inferred = onnx.shape_inference.infer_shapes(prepared.model, data_prop=True).graph.value_info
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred}
+    read = [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
+    return (
+        not any(node.op_type in _ROUNDING for node in path)
+        and all(read.count(node.output[0]) == 1 for node in path[:-1])
+        and sum(size != 1 for size in shapes.get(path[-1].input[0], [])[1:]) == 1
+    )
 
 
 def _flatten(prepared: Prepared) -> None:
@@ -190,20 +245,24 @@ def _free_batch(prepared: Prepared) -> None:
     """
     fixed = prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     if not fixed:
-        prepared.batch_free = _batches_agree(prepared.model)
-        if not prepared.batch_free:
-            prepared.notes.append("an answer depends on the other samples of its batch: one sample a request")
+        doubt = _doubt(prepared.model)
+        prepared.batch_free = doubt is None
+        prepared.note(doubt and f"{doubt}: one sample a request")
         return
     candidate = onnx.ModelProto()
     candidate.CopyFrom(prepared.model)
-    _set_batch(candidate.graph)
-    if _batches_agree(candidate) and _can_be_split(candidate):
+    free_batch(candidate.graph)
+    doubt = _doubt(candidate)
+    if doubt is None and _can_be_split(candidate):
         prepared.model, prepared.batch_free = candidate, True
         prepared.notes.append("the batch was fixed; it is free now, and a batch of 3 gives what 3 runs give")
     elif fixed > 1:
         raise InvalidInput(f"the batch is fixed at {fixed}, and the graph does not allow to free it; export it for 1")
     else:
-        prepared.notes.append("the batch is fixed at 1 and the graph does not allow to free it: one sample a request")
+        reason = doubt or "it cannot be split then"
+        prepared.notes.append(
+            f"the batch is fixed at 1 and the graph does not allow to free it, as {reason}: one sample a request"
+        )
 
 
 def _can_be_split(model: onnx.ModelProto) -> bool:
@@ -214,39 +273,8 @@ def _can_be_split(model: onnx.ModelProto) -> bool:
     return True
 
 
-def _set_batch(graph: onnx.GraphProto) -> None:
-    """A name for the first dimension of input and outputs, and 0 (as it comes) where a Reshape says 1."""
-    for value in (*graph.input, *graph.output):
-        for dim in value.type.tensor_type.shape.dim[:1]:  # an output may be declared without a shape
-            dim.dim_param = "batch"
-    del graph.value_info[:]
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    constants |= {n.output[0]: a for n in graph.node if n.op_type == "Constant" and (a := _constant(n)) is not None}
-    varying = {graph.input[0].name}
-    for node in graph.node:
-        if not varying & set(node.input):
-            continue
-        varying |= set(node.output)
-        if node.op_type == "Reshape" and node.input[1] in constants:
-            sizes = np.array(constants[node.input[1]], np.int64)
-            if sizes.size and sizes[0] == 1:
-                sizes[0] = 0
-                name = f"{node.output[0]}_free_shape"
-                graph.initializer.append(numpy_helper.from_array(sizes, name))
-                node.input[1] = name
-
-
-def _constant(node: onnx.NodeProto) -> npt.NDArray[Any] | None:
-    """The numbers of a Constant node, however it holds them; None for text and sparse tensors."""
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            return np.asarray(numpy_helper.to_array(attribute.t))
-        if attribute.name in ("value_int", "value_ints"):
-            return np.atleast_1d(np.asarray(helper.get_attribute_value(attribute), np.int64))
-    return None
-
-
-def _batches_agree(model: onnx.ModelProto) -> bool:
+def _doubt(model: onnx.ModelProto) -> str | None:
+    """Why a batch may not give what single runs give; None where it does."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     value = model.graph.input[0]
@@ -255,10 +283,17 @@ def _batches_agree(model: onnx.ModelProto) -> bool:
     samples = scales * np.random.default_rng(0).normal(size=(len(_SCALES), *shape)).astype(np.float32)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-        together = session.run(None, {value.name: samples})
-        alone = [session.run(None, {value.name: sample[None]}) for sample in samples]
+        for inputs in (samples, np.abs(samples)):  # Log and Sqrt know no negative numbers
+            together = session.run(None, {value.name: inputs})
+            alone = [session.run(None, {value.name: each[None]}) for each in inputs]
+            if all(np.isfinite(found).all() for answer in (together, *alone) for found in answer):
+                return None if _agree(together, alone) else "an answer depends on the other samples of its batch"
     except Exception:  # whatever onnxruntime says, this graph does not take a batch
-        return False
+        return "it does not run with a batch"
+    return "its answers to random inputs are not all finite, which proves nothing about batches"
+
+
+def _agree(together: Sequence[Any], alone: list[Sequence[Any]]) -> bool:
     return all(
         len(batch) == len(alone) and all(_alike(row, one[index]) for row, one in zip(batch, alone, strict=True))
         for index, batch in enumerate(together)
@@ -266,7 +301,8 @@ def _batches_agree(model: onnx.ModelProto) -> bool:
 
 
 def _alike(together: npt.NDArray[Any], alone: npt.NDArray[Any]) -> bool:
-    return bool(np.allclose(together, alone[0], rtol=0, atol=_TOLERANCE * np.nanmax(np.abs(alone)), equal_nan=True))
+    wide, one = np.asarray(together, np.float64), np.asarray(alone[0], np.float64)  # differences may overflow float32
+    return bool(np.allclose(wide, one, rtol=0, atol=_TOLERANCE * np.max(np.abs(one))))
 
 
 def _set_outputs(prepared: Prepared, names: list[str]) -> None:
@@ -277,14 +313,22 @@ def _set_outputs(prepared: Prepared, names: list[str]) -> None:
     values = [known.get(n) or helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]
     del graph.output[:]
     graph.output.extend(values)
-    needed = set(names)
-    for node in reversed(list(graph.node)):
-        if needed & set(node.output):
-            needed |= set(node.input)
-        else:
-            graph.node.remove(node)
+    kept = _leading_to(graph, names)
+    needed = {*names, *(name for node in kept for name in node.input)}
+    del graph.node[:]
+    graph.node.extend(kept)
     for tensor in [t for t in graph.initializer if t.name not in needed]:
         graph.initializer.remove(tensor)
+
+
+def _leading_to(graph: onnx.GraphProto, names: list[str]) -> list[onnx.NodeProto]:
+    """The nodes that `names` are made from, in the graph's order."""
+    needed, found = set(names), list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input) - {""}  # what is optional and left out
+            found.append(node)
+    return found[::-1]
 
 
 def _output_shapes(model: onnx.ModelProto) -> list[tuple[int, ...]]:

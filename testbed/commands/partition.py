@@ -60,8 +60,8 @@ def partition(
     console = Console()
     console.print(inspection.shown(out))
     for note in (*adopted.notes, adopted.measured_on):
-        console.print(f"note: {note}", highlight=False)
-    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}")
+        console.print(f"note: {note}", highlight=False, markup=False)
+    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}", markup=False)
 
 
 def _remarks(adopted: Adopted) -> dict[str, object]:

@@ -141,6 +141,27 @@ def test_a_network_that_works_on_channels_last_keeps_its_order_inside(tmp_path: 
     assert largest_difference_of_any_split(tmp_path / "b", x.transpose(0, 3, 1, 2)) <= 1e-6
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Conv(x, w)",
+        "y = ConvTranspose(x, v)",
+        "y = MaxPool <kernel_shape = [2, 1]> (x)",
+        "y = GlobalAveragePool(x)",
+        "y = BatchNormalization(x, b, b, b, b)",
+        "c = Cast <to = 1> (x)  y = Conv(c, w)",
+    ],
+)
+def test_an_input_that_is_read_as_channels_first_is_left_alone_whatever_its_shape(body: str) -> None:
+    nine = ", ".join("1" * 9)
+    weights = f"float[1,9,1,1] w = {{{nine}}}, float[9,1,1,1] v = {{{nine}}}, float[9] b = {{{nine}}}"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,9,128,1] x) => (float[N,C,H,W] y) <{weights}>'
+    model = onnx.parser.parse_model(f"{text} {{ {body} }}")
+    before = model.SerializeToString()
+    assert channels_first(model) is None
+    assert model.SerializeToString() == before
+
+
 class Calibration(CalibrationDataReader):
     def __init__(self) -> None:
         self.inputs: Iterator[dict[str, FloatArray]] = iter([{"input": samples(4)}])

@@ -202,6 +202,17 @@ def test_an_input_of_unknown_shape_is_refused(shape: str) -> None:
         partition(graph("y = Relu(x)", inputs=shape, outputs=shape.replace("x", "y")))
 
 
+def test_an_output_whose_rows_are_not_samples_is_refused_with_that_reason() -> None:
+    found = graph(
+        "r = Relu(x)  y = Reshape(r, rows)",
+        inputs="float[1,490] x",
+        outputs="float[49,10] y",
+        weights="int64[2] rows = {49, 10}",
+    )
+    with pytest.raises(InvalidInput, match=r"'y' has 49 rows for 1 sample\(s\): its rows are not samples"):
+        partition(found)
+
+
 def test_shapes_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(InvalidInput, match="infer the shapes"):
         partition(graph("y = Add(x, w)", weights="float[3] w = {1.0, 2.0, 3.0}"))
