@@ -133,6 +133,8 @@ def calibrate(
     """Find temperatures and thresholds of a bundle's exits and what codecs cost, on labelled images; store it."""
     from testbed import learn
 
+    if codecs_only and not (epsilon is delta is None):
+        raise InvalidInput("--codecs-only leaves the exits alone: leave it out, or --epsilon and --delta")
     if codecs_only:
         learn.calibrate_codecs(bundle, data, Console())
     else:

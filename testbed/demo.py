@@ -30,6 +30,7 @@ from services.model import Model
 from services.profile import Measured
 from services.uplink import Uplink
 from testbed import figures, load, local, plans, report
+from testbed.commands.waiting import hang_up
 from testbed.load import Outcome
 from testbed.local import Testbed, TestbedSettings
 from testbed.plans import Leg
@@ -106,7 +107,7 @@ async def serve(settings: TestbedSettings, console: Console) -> None:
     """Keeps the testbed up until Ctrl-C, then drains it from the device up; a second Ctrl-C does not wait."""
     stop = asyncio.Event()
     async with local.running(settings) as testbed:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up()):
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop, testbed)
         _show_addresses(testbed, console)
         console.print("Ctrl-C drains it. Try: offramp infer IMAGE --target " + testbed.device.address)

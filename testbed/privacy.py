@@ -81,8 +81,8 @@ def study(
         codec.get(name)
     points = splits_of(loaded.manifest, splits)
     data_set = datasets.load(dataset_of(loaded), data)
-    rows = np.random.default_rng(seed).permutation(len(data_set.train))[:KNOWN]
-    known, seen = data_set.train.images[rows], data_set.test.images[:SEEN]
+    known = datasets.mixed(data_set.train, seed).images[:KNOWN]
+    seen = datasets.mixed(data_set.test).images[:SEEN]
     on_start(len(points) * len(codecs) * STEPS)
     model, manifest = Model(loaded), loaded.manifest
     taken = [_activations(model, preprocess(images, manifest), points) for images in (known, seen)]

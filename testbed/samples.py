@@ -18,14 +18,13 @@ def held_out(loaded: Bundle, data: Path | None, limit: int | None = None) -> Spl
     Raises InvalidInput where there are none, BundleError where they are not what the manifest says.
     """
     if is_samples(data):
-        split = datasets.read_samples(data, len(loaded.manifest.labels))
-        split = split.take(datasets.stratified_order(split.labels))  # the first ones then stand for all
+        split = datasets.mixed(datasets.read_samples(data, len(loaded.manifest.labels)))
     elif data is None and loaded.manifest.samples is not None:
         split = Split(*bundle.load_samples(loaded))
     elif data is None and loaded.manifest.name != "digits":
         raise InvalidInput(f"{loaded.path} carries no samples; give --data with the directory of its data set")
     else:
-        split = datasets.load_test(dataset_of(loaded), data)
+        split = datasets.mixed(datasets.load_test(dataset_of(loaded), data))
     return Split(split.images[:limit], split.labels[:limit])
 
 

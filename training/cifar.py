@@ -7,6 +7,7 @@ one data set. https://www.cs.toronto.edu/~kriz/cifar.html describes the binary v
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
@@ -22,6 +23,7 @@ _PICTURES = (".jpg", ".png")
 _MOST_BYTES = 1 << 16  # of one picture
 _BINARY = {"train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)), "test": ("test_batch.bin",)}
 _RECORD = 1 + 3 * SIDE * SIDE
+_UNREADABLE = (OSError, EOFError, BadZipFile, zlib.error, ValueError, RuntimeError, SyntaxError)  # Pillow's, the last
 
 
 def read(folder: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -57,7 +59,7 @@ def _zipped(folder: Path, part: str) -> Iterator[tuple[npt.NDArray[np.uint8], in
                     path = PurePosixPath(name)
                     if path.parts[:1] == (part,) and path.suffix in _PICTURES:
                         yield _decoded(archive, name), _label(path)
-        except (OSError, BadZipFile, ValueError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise InvalidInput(f"{file}: not a zip file of CIFAR-10 pictures ({error}); download it again") from None
 
 

@@ -31,12 +31,12 @@ _CLOTHES = (
 )
 _LABELS = {"mnist": _DIGITS, "fashion-mnist": _CLOTHES, "cifar10": cifar.CLASSES}
 _HELD_OUT = {"mnist": (20, 6), "fashion-mnist": (20, 6), "cifar10": (25, 10)}  # one in so many: validation, calibration
-_IDX_FILES = ("four IDX files", "t10k-labels-idx1-ubyte*")
+_IDX_FILES = ("four IDX files", ("t10k-labels-idx1-ubyte*",))
 _FILES = {
     "mnist": _IDX_FILES,
     "fashion-mnist": _IDX_FILES,
-    "cifar10": ("zip files of pictures or binary batches", "*test*.*"),
-}  # what the folder of a data set holds, and the sign of it
+    "cifar10": ("zip files of pictures or binary batches", ("*test*.*", "*.zip")),
+}  # what the folder of a data set holds, and the signs of it, the surest first
 _SPLIT_SEED = 28  # the splits belong to the data set: they never follow the seed of a training
 _UNSIGNED_BYTE = 8
 _SIDE = 28
@@ -72,10 +72,11 @@ class Dataset:
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """The data set `name`; `data_dir` is where its files lie, and is not needed for digits.
 
-    Raises InvalidInput for an unknown name, a missing folder, or files that are not what they should be.
+    Raises InvalidInput for an unknown name, a missing folder, one given for digits, or files that are not what they
+    should be.
     """
     if name == "digits":
-        return _digits()
+        return _digits(data_dir)
     folder = _folder(name, data_dir)
     train, test = _read(name, folder, "train"), _read(name, folder, "test")
     order = stratified_order(train.labels)
@@ -85,7 +86,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 def load_test(name: str, data_dir: Path | None = None) -> Split:
     """The test split alone; the files of the training images are not needed. Raises as `load` does."""
-    return _digits().test if name == "digits" else _read(name, _folder(name, data_dir), "test")
+    return _digits(data_dir).test if name == "digits" else _read(name, _folder(name, data_dir), "test")
 
 
 def read_samples(file: Path, classes: int) -> Split:
@@ -119,6 +120,11 @@ def stratified_order(labels: Labels, seed: int = _SPLIT_SEED) -> npt.NDArray[np.
         rows = rng.permutation(np.flatnonzero(labels == label))
         place[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
     return np.argsort(place, kind="stable")
+
+
+def mixed(split: Split, seed: int = _SPLIT_SEED) -> Split:
+    """The same samples in stratified order: the first ones then stand for all."""
+    return split.take(stratified_order(split.labels, seed))
 
 
 def data_hash(*splits: Split) -> str:
@@ -159,13 +165,13 @@ def _read_raw(file: Path) -> bytes:
 def _folder(name: str, data_dir: Path | None) -> Path:
     if name not in NAMES:
         raise InvalidInput(f"no data set {name!r}; choose one of {', '.join(NAMES)}")
-    files, sign = _FILES[name]
+    files, signs = _FILES[name]
     if data_dir is None:
         raise InvalidInput(f"{name} is not shipped; give --data with the folder of its {files}")
     candidates = (data_dir, data_dir / name, data_dir / name.replace("-", "_"))
-    found = next((folder for folder in candidates if any(folder.glob(sign))), None)
+    found = next((folder for sign in signs for folder in candidates if any(folder.glob(sign))), None)
     if found is None:
-        raise InvalidInput(f"{data_dir}: holds no {sign}; give --data with the {files} of {name}")
+        raise InvalidInput(f"{data_dir}: holds no {' or '.join(signs)}; give --data with the {files} of {name}")
     return found
 
 
@@ -187,9 +193,14 @@ def _read_idx_pair(folder: Path, part: str) -> Split:
     return Split(images, labels.astype(np.int64))
 
 
-def _digits() -> Dataset:
+def _digits(data_dir: Path | None) -> Dataset:
     from sklearn.datasets import load_digits
 
+    if data_dir is not None:
+        raise InvalidInput(
+            f"{data_dir}: digits come with scikit-learn and need no --data; labelled images of your own, "
+            "for calibrate, eval and run, are an .npz file"
+        )
     bunch = load_digits()
     whole = Split(np.stack([_enlarge(image) for image in bunch.images]), bunch.target.astype(np.int64))
     order = stratified_order(whole.labels)

@@ -77,8 +77,9 @@ def bench(
     """Measures what has not been measured yet, and runs the samples once to see where they leave."""
     model = Model(workload.bundle)
     names = codec_names(workload.bundle.manifest, options)
-    known = kept / f"{workload.name}-{workload.bundle.manifest.model_hash[:12]}.json"
-    costs = measured.of(workload.bundle, model, workload.inputs, names, known)
+    inputs = workload.inputs
+    known = kept / measured.file_name(workload.bundle, inputs)
+    costs = measured.of(workload.bundle, model, inputs, names, known)
     journeys = Journeys(workload, model, costs, world.slowdowns)
     network = Network(workload.bundle.manifest, staying(journeys))
     return Bench(workload, world, options, journeys, costs, choices(network, costs, world, options, _POLICY), rule)

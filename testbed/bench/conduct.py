@@ -49,7 +49,8 @@ HOW = (
     "oracle-late: the same, but of the link it knows only the rate half a second ago, and takes it to last: about what "
     "can be found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
-    "codec makes of its activations was measured on the photos and is in its bundle.",
+    "codec makes of its activations was measured on the photos, or on drawn pictures where none were given, and is in "
+    "its bundle.",
     "failed: without an answer; what the device finished by itself is one. missed: failed, or later than the deadline. "
     "bytes: what the device sent, probes and calls in vain included, by the number of requests. switches: how often a "
     "request had another plan than the one before it, of all turns together.",

@@ -5,6 +5,7 @@ Measured once per bundle and kept as JSON, since a simulation is run many times 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -97,6 +98,12 @@ class Costs:
         segments = tuple(SegmentTime(Segment(a, b), size, s) for a, b, size, s in found["segments"])
         profiled = tuple(CodecCost(*row) for row in found["profiled"])
         return cls(segments, tuple(CodecAt(*row) for row in found["codecs"]), profiled)
+
+
+def file_name(loaded: Bundle, inputs: FloatArray) -> str:
+    """What the costs of a bundle are kept as: on other inputs, codecs make other bytes."""
+    seen = hashlib.sha256(np.ascontiguousarray(inputs[:_CODEC_SAMPLES]).tobytes()).hexdigest()
+    return f"{loaded.manifest.name}-{loaded.manifest.model_hash[:12]}-{seen[:12]}.json"
 
 
 def of(loaded: Bundle, model: Model, inputs: FloatArray, names: Names, kept: Path) -> Costs:

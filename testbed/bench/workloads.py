@@ -18,6 +18,7 @@ from services.images import image_shape, preprocess
 from testbed import samples
 
 _SYNTHETIC = 8
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # as `partition --images` takes
 
 Images = npt.NDArray[np.uint8]
 
@@ -45,14 +46,23 @@ def labelled(name: str, path: Path, data: Path | None, limit: int) -> Workload:
 
 
 def unlabelled(name: str, path: Path, photos: Path | None, seed: int = 0) -> Workload:
-    """A bundle with pictures of unknown truth: crops of the photos in a directory, else smooth synthetic ones."""
+    """A bundle with pictures of unknown truth: crops of the photos in a directory, or smooth synthetic ones.
+
+    Raises InvalidInput for a network that takes no such pictures, and for a directory without any.
+    """
     loaded = bundle.load(path)
     shape = image_shape(loaded.manifest.input)
     if shape is None or shape[2] != 3:
         raise InvalidInput(f"{path}: only a network of colour images can be run on photos")
-    files = sorted(f for f in photos.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png")) if photos else []
-    pictures = [crop for file in files for crop in crops(file, shape[:2])]
-    return Workload(name, loaded, np.stack(pictures or list(smooth(shape, seed))), None)
+    pictures = smooth(shape, seed) if photos is None else _crops_in(photos, shape[:2])
+    return Workload(name, loaded, pictures, None)
+
+
+def _crops_in(folder: Path, size: tuple[int, int]) -> Images:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise InvalidInput(f"{folder}: no images here; give --photos with a directory of {', '.join(_SUFFIXES)} files")
+    return np.stack([crop for file in files for crop in crops(file, size)])
 
 
 def crops(file: Path, size: tuple[int, int]) -> Sequence[Images]:

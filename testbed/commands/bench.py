@@ -43,8 +43,8 @@ def policies(
         float | None, typer.Option("--seconds", min=1, help="Of each trace; none: 120 simulated, 30 on running tiers.")
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Simulate traces in their whole length.")] = False,
-    device_slowdown: Annotated[float, typer.Option("--device-slowdown", min=1, help="Over the cloud.")] = 8.0,
-    edge_slowdown: Annotated[float, typer.Option("--edge-slowdown", min=1, help="Over the cloud.")] = 2.0,
+    device_slowdown: Annotated[float, typer.Option("--device-slowdown", min=1, max=1000, help="Over the cloud.")] = 8.0,
+    edge_slowdown: Annotated[float, typer.Option("--edge-slowdown", min=1, max=1000, help="Over the cloud.")] = 2.0,
     rtt: Annotated[str, typer.Option("--rtt", help="Round trip between device and edge.")] = "10ms",
     edge_cloud: Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")] = "50mbit,40ms",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each policy on the running tiers.")] = 2,
@@ -58,16 +58,15 @@ def policies(
     """All policies side by side on recorded links: ours, static plans, published ones, hindsight and the oracle."""
     from testbed.bench import conduct
 
-    files = _files(trace)
+    files, length = _files(trace), _seconds(seconds, virtual, whole, quick)
     places.folder(out)
     places.file(json_file)
-    if seconds is None and not (whole and virtual):
-        seconds = _VIRTUAL_SECONDS if virtual else _REAL_SECONDS
     if quick:
-        files, seconds, rounds = files[:_QUICK_TRACES], _QUICK_SECONDS, 1
+        files, rounds = files[:_QUICK_TRACES], 1
     world = _world(device_slowdown, edge_slowdown, rtt, edge_cloud)
     names, loops = _names(policy), _loops(loop)
-    asked = conduct.Asked(files, bundle or (), data, photos, loops, names, seconds, rounds, seed, out, world)
+    _check_traces(files)
+    asked = conduct.Asked(files, bundle or (), data, photos, loops, names, length, rounds, seed, out, world)
     console = Console()
     steps = len(files) * len(loops) * len(names) * (1 if virtual else rounds) * len(bundle or (1, 2))
     found = _compared(asked, virtual, steps, console)
@@ -97,13 +96,36 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
+def _seconds(asked: float | None, virtual: bool, whole: bool, quick: bool) -> float | None:
+    """Of each trace; None: its whole length. Raises InvalidInput for options of which one would be ignored."""
+    if whole and not virtual:
+        raise InvalidInput("--whole is for the simulation alone: give --virtual, too, or --seconds")
+    if (whole, quick, asked is not None).count(True) > 1:
+        raise InvalidInput("--seconds, --whole and --quick each say how much of a trace to take; give one of them")
+    if whole or asked is not None:
+        return asked
+    if quick:
+        return _QUICK_SECONDS
+    return _VIRTUAL_SECONDS if virtual else _REAL_SECONDS
+
+
 def _files(given: list[Path]) -> list[Path]:
-    """The trace files, those in folders included, by name. Raises InvalidInput where there are none."""
-    files = [file for path in given for file in (_traces_in(path) if path.is_dir() else [path])]
-    found = [file for file in files if file.is_file()]
-    if not found or len({traces.name_of(file) for file in found}) < len(found):
+    """The trace files, those in folders included. Raises InvalidInput where one is missing, or two have one name."""
+    found = [file for path in given for file in (_traces_in(path) if path.is_dir() else [path])]
+    if missing := [file for file in found if not file.is_file()]:
+        raise InvalidInput(f"--trace needs link traces, files or folders of them; {missing[0]} is no file")
+    if len({traces.name_of(file) for file in found}) < len(found):
         raise InvalidInput("--trace needs link traces with names of their own: files, or folders of them")
     return found
+
+
+def _check_traces(files: list[Path]) -> None:
+    """Raises InvalidInput for a broken trace: before an hour of measuring, not after it."""
+    try:
+        for file in files:
+            traces.read_trace(file)
+    except traces.TraceError as error:
+        raise InvalidInput(str(error)) from None
 
 
 def _traces_in(folder: Path) -> list[Path]:

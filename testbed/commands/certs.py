@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,9 @@ EPILOG = "Example: offramp certs --out certs --san device=camera.local"
 _EVERYWHERE = ("localhost", "127.0.0.1", "::1")
 _HOSTS = {"device": "device-agent", "edge": "edge-node", "cloud": "cloud-node"}
 """What docker-compose.yml calls them."""
+_LONGEST_NAME, _LONGEST_HOST = 63, 253
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"  # containers may have a _ in their names
+_HOST = re.compile(rf"(\*\.)?({_LABEL}\.)*(?!\d+$){_LABEL}", re.IGNORECASE | re.ASCII)
 _TOKENS_FOR = {
     "device": "that the device asks its clients for (its setting token_file)",
     "client": "that a client brings (--token-file); the same one",
@@ -72,16 +77,28 @@ def _wanted(names: str, further: list[str]) -> dict[str, tuple[str, ...]]:
     for name in filter(None, (each.strip() for each in names.split(","))):
         if not name.isascii() or not name.replace("-", "").isalnum() or not name[0].isalnum():
             raise SettingsError(f"--names: {name!r} is no name; use letters, digits and -")
+        if len(name) > _LONGEST_NAME:
+            raise SettingsError(f"--names: {name[:40]!r}… is too long; use at most {_LONGEST_NAME} letters")
         hosts = (name, *filter(None, [_HOSTS.get(name)]))
         wanted[name] = hosts if name == "client" else (*hosts, *_EVERYWHERE)
     if not wanted:
         raise SettingsError("--names: nobody is named")
     for each in further:
         name, _, host = each.partition("=")
-        if name not in wanted or not host or not host.isascii():
+        if name not in wanted or not host:
             raise SettingsError(f"--san: {each!r} is not NAME=HOST with one of {', '.join(wanted)}")
+        if not _is_host(host):
+            raise SettingsError(f"--san: {host!r} is neither a host name nor an IP address")
         wanted[name] = (*wanted[name], host)
     return wanted
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return len(text) <= _LONGEST_HOST and _HOST.fullmatch(text) is not None
+    return True
 
 
 def _refuse_to_overwrite(out: Path, names: list[str]) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from services.errors import InvalidInput, OfframpError
 
@@ -50,15 +51,17 @@ def profile(
     machine = profile_cache.this_machine(hardware := Hardware(threads))
     findings = _measure(loaded, seconds, sizes, hardware)
     store = profile_cache.ProfileCache(profile_cache.directory(cache))
-    kept = _keep(loaded, machine, findings, store)
+    kept = bool(findings.timings) and _keep(loaded, machine, findings, store)
     if as_json:
         print(json.dumps(as_values(loaded.manifest, machine, findings), indent=2))
     else:
         Console().print(shown(loaded.manifest, findings, sizes))
+    _check_measured(loaded.manifest, findings, seconds, sizes, Console(stderr=as_json))
     if store.directory is not None and not kept:
         raise OfframpError(f"{store.directory}: nothing can be kept there; give another --cache, or - for nowhere")
     if kept and not as_json:
-        Console().print(f"kept in {store.directory}; tiers with this model and {threads} thread(s) start with it")
+        kept_in = f"kept in {store.directory}; tiers with this model and {threads} thread(s) start with it"
+        Console().print(kept_in, markup=False)
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
@@ -80,6 +83,22 @@ def _measure(loaded: Bundle, seconds: float, sizes: tuple[int, ...], hardware: H
         task = bar.add_task("measuring", total=1.0)
         model = Model(loaded, hardware)
         return measuring.take(loaded, model, seconds, sizes, lambda share: bar.update(task, completed=share))
+
+
+def _check_measured(
+    manifest: Manifest, findings: Findings, seconds: float, sizes: tuple[int, ...], console: Console
+) -> None:
+    """Says what was not measured. Raises OfframpError where the time sufficed for no segment at all."""
+    from services import measuring
+
+    if not findings.timings:
+        raise OfframpError(f"--seconds {seconds:g} is too short to measure any segment, so nothing was kept; give more")
+    if unknown := measuring.unknown(manifest, findings.measured):
+        more = "more --seconds" if 1 in sizes else "1 in --batch"
+        console.print(
+            f"{len(unknown)} of {manifest.last} split points were not measured with one sample; give {more} for them",
+            highlight=False,
+        )
 
 
 def _keep(loaded: Bundle, machine: Machine, findings: Findings, store: ProfileCache) -> bool:
@@ -119,10 +138,11 @@ def _split_points(manifest: Manifest, timings: list[Timing], sizes: tuple[int, .
     known = {(each.segment, each.batch_size): each for each in timings}
     exits = {spec.split_point: spec.name for spec in manifest.exits}
     for point in manifest.split_points:
-        mark = f"  [bold green]{exits[point.index]} exit[/]" if point.index in exits else ""
+        mark = f"  {exits[point.index]} exit" if point.index in exits else ""
+        after = Text.assemble(point.after.rsplit("/", 1)[-1], (mark, "bold green"))
         sides = (Segment(0, point.index), Segment(point.index, manifest.last))
         cells = [cell for size in sizes for side in sides for cell in _cells(known.get((side, size)), side)]
-        table.add_row(str(point.index), point.after.rsplit("/", 1)[-1] + mark, *cells)
+        table.add_row(str(point.index), after, *cells)
     return table
 
 

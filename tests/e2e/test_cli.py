@@ -214,7 +214,7 @@ def test_a_testbed_that_is_killed_leaves_nothing_behind(tiny: Path, tmp_path: Pa
         (("run", "--bundle", "missing"), 1, "no such bundle directory"),
         (("run", "--device-edge", "fast"), 2, "is not RATE,RTT"),
         (("health", "--addr", "127.0.0.1:1"), 1, ""),
-        (("profile", "models/digits", "--seconds", "0.1", "--cache", "pyproject.toml"), 1, "give another --cache"),
+        (("profile", "models/digits", "--seconds", "0.5", "--cache", "pyproject.toml"), 1, "give another --cache"),
         (("partition", "--network", "mobilenetv2", "--seed", str(1 << 70)), 2, "'--seed'"),
         (("nonsense",), 2, "No such command"),
     ],

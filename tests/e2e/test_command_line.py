@@ -68,7 +68,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("explain", DIGITS, "--links", "5mbit,1ms", "--seconds", "0.1"), 2, "give --links twice"),
     (("explain", DIGITS, "--batch", "0"), 2, "--batch"),
     (("profile", DIGITS, "--batch", "many"), 2, "--batch many: give up to 8 numbers"),
-    (("profile", DIGITS, "--seconds", "0.1", "--cache", "README.md"), 1, "give another --cache"),
+    (("profile", DIGITS, "--seconds", "0.5", "--cache", "README.md"), 1, "give another --cache"),
     (("partition",), 2, "give MODEL.onnx"),
     (("partition", "README.md"), 2, "README.md: not an ONNX file"),
     (("partition", "tests"), 2, "tests"),

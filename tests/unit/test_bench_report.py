@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services import bundle
 from services.errors import InvalidInput
-from testbed.bench import conduct, workloads
+from testbed import scenes
+from testbed.bench import conduct, costs, workloads
 from testbed.bench.calibration import Calibration
 from testbed.bench.compare import Outcome
 from testbed.bench.policies import NAMES
@@ -115,6 +117,31 @@ def test_photos_become_squares_of_the_networks_size(tmp_path: Path) -> None:
     assert left.shape == right.shape == (16, 16, 3)
     assert left.mean() < 1
     assert right.mean() > 254
+
+
+def test_a_folder_without_photos_is_refused_and_not_replaced(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "image_shape", lambda spec: (8, 8, 3))
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(InvalidInput, match="no images here"):
+        workloads.unlabelled("tiny", tiny, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", scenes._SUFFIXES)
+def test_photos_of_the_formats_that_partition_takes_are_taken(
+    suffix: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "image_shape", lambda spec: (8, 8, 3))
+    Image.new("RGB", (40, 30)).save(tmp_path / f"photo{suffix}")
+    assert workloads.unlabelled("tiny", tiny, tmp_path).images.shape == (2, 8, 8, 3)
+
+
+def test_costs_measured_on_other_inputs_are_kept_apart(tiny: Path) -> None:
+    loaded = bundle.load(tiny)
+    dark, bright = (np.full((2, 1, 8, 8), value, np.float32) for value in (0, 1))
+    assert costs.file_name(loaded, dark) == costs.file_name(loaded, dark.copy())
+    assert costs.file_name(loaded, dark) != costs.file_name(loaded, bright)
 
 
 @pytest.mark.parametrize("text", ["offramp,perfect", "nobody"])

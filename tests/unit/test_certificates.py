@@ -200,6 +200,12 @@ def test_the_command_makes_what_tiers_take(tmp_path: Path, capsys: pytest.Captur
     assert read_one(tmp_path / "certs" / "client" / "tokens") not in printed
 
 
+@pytest.mark.parametrize("host", ["camera.local", "my_container", "*.example.org", "10.0.0.5", "fe80::1", "n" * 63])
+def test_a_host_name_or_an_address_goes_into_the_certificate(tmp_path: Path, host: str) -> None:
+    command.certs(tmp_path / "certs", names="device", san=[f"device={host}"])
+    files_of(Party(tmp_path / "certs" / "device")).read()
+
+
 def test_only_the_owner_can_read_keys_and_tokens(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
@@ -237,6 +243,12 @@ def test_renewed_certificates_are_of_the_same_authority(tmp_path: Path) -> None:
         ({"names": "a/../b"}, "is no name"),
         ({"names": " , "}, "nobody is named"),
         ({"san": ["nobody=host"]}, "is not NAME=HOST"),
+        ({"san": ["device=a b"]}, "neither a host name nor an IP address"),
+        ({"san": ["device=https://x/y"]}, "neither a host name nor an IP address"),
+        ({"san": ["device=camera-.local"]}, "neither a host name nor an IP address"),
+        ({"san": ["device=10.0.0.256"]}, "neither a host name nor an IP address"),
+        ({"san": ["device=" + "a.b" * 90]}, "neither a host name nor an IP address"),
+        ({"names": "n" * 65}, "too long"),
         ({"renew": True}, "no certificate authority"),
     ],
 )

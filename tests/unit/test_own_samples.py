@@ -19,6 +19,7 @@ from testbed.samples import held_out
 from tests.networks import write_bundle
 from training import codec_accuracy, datasets
 from training.calibrate import NEVER
+from training.datasets import Split
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits"
 
@@ -105,6 +106,34 @@ def test_the_first_samples_of_a_file_stand_for_all_of_it(mine: Path, tmp_path: P
     np.savez(tmp_path / "sorted.npz", images=np.zeros((500, 28, 28), np.uint8), labels=labels)
     first = held_out(bundle.load(mine), tmp_path / "sorted.npz", 100).labels
     assert np.bincount(first, minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
+
+
+def test_the_first_samples_of_a_data_set_stand_for_all_of_it(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(mine, path := tmp_path / "pictures")
+    bundle.write(path, bundle.read_manifest(path).model_copy(update={"name": "cifar10"}))
+    sorted_by_class = Split(np.zeros((500, 32, 32, 3), np.uint8), np.repeat(np.arange(10), 50))
+    monkeypatch.setattr(datasets, "load_test", lambda name, data: sorted_by_class)
+    first = held_out(bundle.load(path), tmp_path, 100).labels
+    assert np.bincount(first, minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
+
+
+@pytest.mark.parametrize("command", ["eval", "calibrate"])
+def test_a_folder_of_data_is_not_ignored_for_digits(command: str, tmp_path: Path) -> None:
+    shutil.copytree(DIGITS, copy := tmp_path / "copy")
+    before = (copy / "manifest.json").read_bytes()
+    refused = CliRunner().invoke(app, [command, str(copy), "--data", str(tmp_path)])
+    assert isinstance(refused.exception, InvalidInput)
+    assert "digits come with scikit-learn and need no --data" in str(refused.exception)
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("asked", [("--epsilon", "0.1"), ("--delta", "0.1")])
+def test_what_is_asked_of_the_exits_is_refused_where_only_codecs_are_measured(asked: tuple[str, str]) -> None:
+    refused = CliRunner().invoke(app, ["calibrate", str(DIGITS), "--codecs-only", *asked])
+    assert isinstance(refused.exception, InvalidInput)
+    assert "--codecs-only leaves the exits alone" in str(refused.exception)
 
 
 def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from services import bundle, codec
 from services.errors import InvalidInput
 from testbed.privacy import splits_of
 from tests.conftest import ROOT
+from training import datasets
+from training.datasets import Dataset, Split
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("skimage", reason="scikit-image is not installed")
@@ -58,6 +60,21 @@ def test_what_is_attacked_keeps_its_brightness() -> None:
 def test_the_same_seed_draws_the_same() -> None:
     one, other = (attacked(lambda images: images.reshape(len(images), -1)[:, :50], steps=5) for _ in range(2))
     assert np.array_equal(one.drawn, other.drawn)
+
+
+def test_images_of_all_classes_are_known_and_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from testbed import privacy
+
+    labels = np.repeat(np.arange(10), 200)
+    images = np.broadcast_to(labels.astype(np.uint8)[:, None, None], (2000, 28, 28))
+    split, known = Split(images, labels), []
+    sorted_by_class = Dataset("digits", tuple("0123456789"), split, split, split, split, "")
+    monkeypatch.setattr(datasets, "load", lambda name, data: sorted_by_class)
+    monkeypatch.setattr(privacy, "attack", lambda activations, images, *rest: known.append(images))
+    found = privacy.study(ROOT / "models" / "digits", None, [4], ["fp32"], 1, lambda steps: None, lambda: None)
+    for images, each in ((known[0], 100), (found.images, 10)):
+        shown = np.round(255 * images[:, 0, 0, 0]).astype(int)
+        assert np.bincount(shown, minlength=10).tolist() == [each] * 10
 
 
 def test_a_few_split_points_are_chosen_and_wrong_ones_refused() -> None:

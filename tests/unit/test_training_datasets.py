@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_a_missing_folder_says_what_to_give() -> None:
         datasets.load("mnist")
 
 
+@pytest.mark.parametrize("load", [datasets.load, datasets.load_test])
+def test_digits_take_no_folder(load: Callable[[str, Path], object], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="digits come with scikit-learn and need no --data"):
+        load("digits", tmp_path)
+
+
 def test_a_folder_without_the_files_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="t10k-labels"):
         datasets.load("mnist", tmp_path)
@@ -214,6 +221,38 @@ def test_a_wrong_picture_is_named(tmp_path: Path, name: str, content: bytes, fau
     _zip(tmp_path / "test.zip", {name: content})
     with pytest.raises(InvalidInput, match=rf"test.zip.*{fault}"):
         datasets.load_test("cifar10", tmp_path)
+
+
+def test_a_damaged_picture_in_a_zip_file_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "test.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name := "test/cat/0.png", _picture())
+    start = 30 + len(name)  # behind the header of the member
+    raw = bytearray((tmp_path / "test.zip").read_bytes())
+    raw[start : start + 20] = b"\xff" * 20
+    (tmp_path / "test.zip").write_bytes(raw)
+    with pytest.raises(InvalidInput, match=r"test.zip.*download it again"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+def test_a_picture_with_a_broken_part_is_named(tmp_path: Path) -> None:
+    picture = _picture()
+    at = picture.index(b"IDAT")
+    broken = picture[: at - 4] + struct.pack(">I", 4) + picture[at : at + 8] + b"\0" * 40  # no chunk has such a name
+    _zip(tmp_path / "test.zip", {"test/cat/0.png": broken})
+    with pytest.raises(InvalidInput, match=r"test.zip.*broken PNG file.*download it again"):
+        datasets.load_test("cifar10", tmp_path)
+
+
+def test_one_zip_file_of_any_name_makes_a_data_set(tmp_path: Path) -> None:
+    _zip(tmp_path / "pictures.zip", {f"{part}/cat/0.png": _picture() for part in ("train", "test")})
+    assert len(datasets.load_test("cifar10", tmp_path)) == 1
+
+
+def test_other_zip_files_do_not_hide_the_folder_of_the_data_set(tmp_path: Path) -> None:
+    _zip(tmp_path / "other.zip", {"notes.txt": b"nothing"})
+    (tmp_path / "cifar10").mkdir()
+    _write_pictures(tmp_path / "cifar10")
+    assert len(datasets.load_test("cifar10", tmp_path)) == 10
 
 
 def test_a_broken_zip_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""`offramp profile`: what it keeps, and what it says of what it had no time for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from services import measuring
+from services.domain import Segment
+from services.errors import OfframpError
+from services.measuring import Findings, Timing
+from testbed.cli import app
+
+
+def profile(bundle: Path, cache: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["profile", str(bundle), "--cache", str(cache), *arguments])
+
+
+def test_where_no_segment_was_measured_nothing_is_kept(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "timings", lambda *asked: [])
+    done = profile(tiny, tmp_path / "kept", "--seconds", "0.1")
+    assert isinstance(done.exception, OfframpError)
+    assert "--seconds 0.1 is too short" in str(done.exception)
+    assert "kept in" not in done.stdout
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(("batch", "more"), [("1", "more --seconds"), ("2", "1 in --batch")])
+def test_split_points_that_were_not_measured_are_counted(
+    batch: str, more: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Findings([Timing(Segment(0, 8), int(batch), 0.001, 0.1, 3)], ())
+    monkeypatch.setattr(measuring, "take", lambda *asked: found)
+    done = profile(tiny, tmp_path / "kept", "--batch", batch)
+    assert done.exit_code == 0, done.output
+    assert f"were not measured with one sample; give {more} for them" in " ".join(done.stdout.split())
+    assert "kept in" in done.stdout
+
+
+def test_a_profile_of_everything_has_nothing_to_add(tiny: Path, tmp_path: Path) -> None:
+    done = profile(tiny, tmp_path / "kept", "--seconds", "60", "--batch", "1")
+    assert "were not measured" not in done.stdout
