@@ -130,7 +130,10 @@ class TierSettings(BaseSettings):
         None, description="Part of the network this tier may run, START:END; none: all of it."
     )
     compute_slowdown: float = Field(
-        1.0, ge=1, le=1000, description="Emulates a slower machine: each run takes this many times as long."
+        1.0,
+        ge=1,
+        le=1000,
+        description="Emulates a slower machine: each run takes this many times as long; codecs are as fast as they are.",
     )
     profile_seconds: float = Field(
         3.0,
