@@ -88,7 +88,9 @@ def infer_request(
     return request
 
 
-def _put(parameter: Any, value: bool | int | float | str) -> None:
+def _put(parameter: Any, value: bool | int | float | str | np.generic) -> None:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         parameter.bool_param = value
     elif isinstance(value, int):

@@ -10,20 +10,21 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from device_agent import planner
+from device_agent.pauses import Pauses
 from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.queues import Queueing, Queues, quickest
 from device_agent.switching import RULE, Switcher, SwitchRule
 from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Response, Tier, TierProfile
-from services.errors import OfframpError
+from services.errors import DeadlineExceeded, OfframpError, Unavailable
 
 REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
@@ -32,6 +33,8 @@ _AT_ONCE = 4
 _NEAR = 1.5
 _IN_USE_SECONDS, _UNUSED_SECONDS = 2.0, 1.0
 _WAITED_SECONDS = 30.0
+_NEXT_BEST = 4
+"""Plans that are looked at where the best cannot be prepared: who refuses one for good often refuses more like it."""
 
 
 class Prepares(Protocol):
@@ -103,6 +106,7 @@ class Replanner:
     _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
     _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
     _choices: OrderedDict[tuple[Policy, int], _Choice] = field(default_factory=OrderedDict)
+    _pauses: Pauses = field(default_factory=Pauses)
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         """The plan that is ready for a request of this policy and batch size."""
@@ -213,20 +217,35 @@ class Replanner:
         beliefs = self.beliefs()
         for spare in choice.spares:
             self._look_for_spare(spare, beliefs, policy, size)
-        ranked = planner.rank(beliefs, policy, size, count=1, options=self.options)
-        if not ranked:
+        best = self._best(beliefs, policy, size, self.options, choice.plan)
+        if best is None:
             return
-        if ranked[0].plan.stages == choice.plan.stages:
-            choice.plan = ranked[0].plan  # the same, with what is expected of it now
-            choice.known = self._queueing(ranked[0], policy, size)
-            choice.switcher.kept(_needed(ranked[0], policy))
+        if best.plan.stages == choice.plan.stages:
+            choice.plan = best.plan  # the same, with what is expected of it now
+            choice.known = self._queueing(best, policy, size)
+            choice.switcher.kept(_needed(best, policy))
             return
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
         choice.known = self._queueing(current, policy, size)
-        if choice.switcher.due(_objective(current, policy), _needed(ranked[0], policy)):
-            choice.switching = asyncio.ensure_future(self._switch(choice, ranked[0], current, policy, size))
-        elif current is not None and current.seconds <= _NEAR * ranked[0].seconds:
+        due = self._may_try(best.plan) and choice.switcher.due(_objective(current, policy), _needed(best, policy))
+        if due:
+            choice.switching = _going_on(self._switch(choice, best, current, policy, size))
+        elif current is not None and current.seconds <= _NEAR * best.seconds:
             choice.plan = current.plan  # kept, with what is expected of it now: tiers lose patience by that
+
+    def _best(
+        self, beliefs: Beliefs, policy: Policy, size: int, options: Options, ready: Plan | None
+    ) -> PlanCost | None:
+        """The best plan that is ready or may be tried; the best of all where none of the next few may be."""
+        ranked = planner.rank(beliefs, policy, size, count=1, options=options)
+        if ranked and not self._may_try(ranked[0].plan):
+            ranked = planner.rank(beliefs, policy, size, count=_NEXT_BEST, options=options)
+        stages = ready.stages if ready is not None else None
+        usable = (each for each in ranked if each.plan.stages == stages or self._may_try(each.plan))
+        return next(usable, ranked[0] if ranked else None)
+
+    def _may_try(self, plan: Plan) -> bool:
+        return self._pauses.over(plan, self.clock())
 
     def _within_reach(self, policy: Policy) -> Policy:
         """No plan is more accurate than the whole network: who asks for more gets the most."""
@@ -242,28 +261,29 @@ class Replanner:
         """Where requests had to wait lately; who saves energy or bytes waits."""
         wanted = self.clock() - spare.wanted_at < _WAITED_SECONDS and policy.objective is Objective.LATENCY
         options = replace(self.options, tiers=self.options.tiers & spare.tiers)
-        found = planner.rank(beliefs, policy, size, count=1, options=options) if wanted else []
-        if not found:
+        ready = spare.ready.plan if spare.ready is not None else None
+        found = self._best(beliefs, policy, size, options, ready) if wanted else None
+        if found is None:
             spare.ready = None
-        elif spare.ready is not None and spare.ready.plan.stages == found[0].plan.stages:
-            spare.ready = self._queueing(found[0], policy, size)
-        elif spare.preparing is None or spare.preparing.done():
-            better = Queueing.of(found[0], self.manifest, size, policy.leaving)
-            spare.preparing = asyncio.ensure_future(self._prepare(spare, better))
+        elif ready is not None and ready.stages == found.plan.stages:
+            spare.ready = self._queueing(found, policy, size)
+        elif self._may_try(found.plan) and (spare.preparing is None or spare.preparing.done()):
+            better = Queueing.of(found, self.manifest, size, policy.leaving)
+            spare.preparing = _going_on(self._prepare(spare, better))
 
     async def _prepare(self, spare: _Spare, found: Queueing) -> None:
-        """Where nobody can prepare it, there is none; the next try comes."""
+        """Where nobody can prepare it, there is none; the next try comes after a pause."""
         spare.ready = None
         with suppress(OfframpError):
-            await self.preparer.prepare(found.plan, Deadline.after(PREPARE_SECONDS, self.clock))
+            await self._make_ready(found.plan)
             spare.ready = found
 
     async def _switch(
         self, choice: _Choice, better: PlanCost, current: PlanCost | None, policy: Policy, size: int
     ) -> None:
-        """Prepares `better` and puts it in place. A tier that cannot be prepared keeps the plan; the next try comes."""
+        """Prepares `better` and puts it in place. Where a tier cannot, the plan is kept; the next try has a pause."""
         try:
-            await self.preparer.prepare(better.plan, Deadline.after(PREPARE_SECONDS, self.clock))
+            await self._make_ready(better.plan)
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
@@ -278,6 +298,22 @@ class Replanner:
             objective=policy.objective.value,
             batch_size=size,
         )
+
+    async def _make_ready(self, plan: Plan) -> None:
+        """Raises what the preparer raised, and then leaves `plan` alone for a while."""
+        try:
+            await self.preparer.prepare(plan, Deadline.after(PREPARE_SECONDS, self.clock))
+        except Exception as error:
+            self._pauses.failed(plan, self.clock(), isinstance(error, Unavailable | DeadlineExceeded))
+            raise
+        self._pauses.prepared(plan)
+
+
+def _going_on(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Nobody waits for it: a mistake in it is logged."""
+    task = asyncio.create_task(work, name="switch")
+    task.add_done_callback(log.ended)
+    return task
 
 
 def bucket(batch_size: int) -> int:

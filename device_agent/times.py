@@ -20,6 +20,9 @@ Indices = npt.NDArray[np.intp]
 Truths = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
+_TABLES = 6
+"""Two for each tier: what it tells now, and what it told before. One may take megabytes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Same(Generic[T]):
@@ -98,7 +101,7 @@ def _between(sizes: Array, table: Array, samples: Array) -> Array:
     return np.where(np.isnan(found), np.inf, found * beyond)
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=_TABLES)
 def measured(segments: Same[tuple[SegmentTime, ...]], points: int) -> tuple[Array, Array]:
     """Batch sizes, rising [B], and seconds [B, S, S] of [a, b): measured, or else of two heads the difference.
 

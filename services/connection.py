@@ -188,6 +188,8 @@ class Connection:
             raise self._unanswered(error, crossing) from None
         if reply is None:
             raise InternalError("the next tier's answer to a probe is not one")
+        if not 0 <= reply.held_seconds < math.inf:
+            raise InternalError(f"the next tier's answer to a probe makes no sense: held for {reply.held_seconds} s")
         if connected:
             self._record(crossing, self._clock() - started - reply.held_seconds)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
@@ -46,21 +46,33 @@ class Preparer:
             codec.at(stage.codec, stage.segment.start, runtime.model.manifest.input.preprocessing)
         if self._waiting >= _MAX_WAITING:
             raise QueueFull(f"{self._waiting} plans wait to be prepared")
+        build = self._builder.submit(runtime.model.prepare, [segment])
+        built = asyncio.wrap_future(build)
         self._waiting += 1
         try:
             async with asyncio.timeout(deadline.remaining()):
-                built = asyncio.get_running_loop().run_in_executor(self._builder, runtime.model.prepare, [segment])
-                await asyncio.gather(built, self._above(plan, deadline))
+                await asyncio.gather(asyncio.shield(built), self._above(plan, deadline))
         except TimeoutError:
             raise DeadlineExceeded(f"the {runtime.tier.label} was not ready for the plan in time") from None
         finally:
-            self._waiting -= 1
+            self._let_go(build, built)
         with suppress(RuntimeError):  # it was closed meanwhile
             self._builder.submit(runtime.prepare_rest, segment.end)  # no plan need wait for what may never be run
 
     def close(self) -> None:
         """Drops what waits; a build under way ends by itself."""
         self._builder.shutdown(wait=False, cancel_futures=True)
+
+    def _let_go(self, build: Future[None], built: asyncio.Future[None]) -> None:
+        """Nobody waits for `build` any more: it is dropped if it has not begun, else it counts until it ends."""
+        build.cancel()
+        if build.done():
+            self._ended(built)
+        else:
+            built.add_done_callback(self._ended)
+
+    def _ended(self, _: asyncio.Future[None]) -> None:
+        self._waiting -= 1
 
     async def _above(self, plan: Plan, deadline: Deadline) -> None:
         following = plan.after(self._runtime.tier)

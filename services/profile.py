@@ -6,8 +6,9 @@ import math
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from services.domain import Clock, CodecCost, Segment, SegmentTime, Tier, TierProfile
 
@@ -15,6 +16,7 @@ _WINDOW = 31
 _RECENT = 7
 _RECENT_SECONDS = 10.0
 _MAX_KEYS = 256
+_MAX_SIZES = 8
 _LEAST_RECENT = 3
 _SLOWEST = 100.0
 _OVERHEAD_SECONDS = 0.0001
@@ -85,6 +87,11 @@ class Expectation:
     def __contains__(self, key: Key) -> bool:
         """Whether exactly this was measured."""
         return key in self._seconds
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The batch sizes that were measured, rising."""
+        return self._sizes
 
     def seconds(self, segment: Segment, batch_size: int) -> float | None:
         """Seconds of a run: as measured, else the difference of two heads; between two batch sizes, on a line.
@@ -169,7 +176,8 @@ class Profiler:
         self._forget_the_old()
         self._last = self._now
         key = (segment, batch_size)
-        runs = self._runs.get(key) or self._new(key)
+        runs = self._runs.pop(key, None) or self._new(key)
+        self._runs[key] = runs  # the last to run comes last
         runs.seconds.add(seconds)
         self._queue.add(queue_seconds)
         if runs.expected is not None:
@@ -221,21 +229,26 @@ class Profiler:
     def full_profile(self) -> TierProfile:
         """All that is known: what was measured, and what else ran here, with the slowdown taken out of it."""
         self._forget_the_old()
-        others = tuple(
-            SegmentTime(*key, runs.unloaded.value() or 0.0)
-            for key, runs in self._runs.items()
-            if key not in self._expectation
-        )
-        segments = self._measured.segments + others
+        segments = self._measured.segments + self._others()
         return TierProfile(
             self.tier, self._queue.value() or 0.0, segments, self._measured.codecs, self._slower(), self.holds
         )
 
+    def _others(self) -> tuple[SegmentTime, ...]:
+        """What else ran here: of batch sizes that were not measured, the last few, as planners pay for each of them."""
+        lately = dict.fromkeys(size for _, size in reversed(self._runs) if size not in self._expectation.sizes)
+        told = {*self._expectation.sizes, *islice(lately, _MAX_SIZES)}
+        found = (
+            SegmentTime(*key, runs.unloaded.value() or 0.0)
+            for key, runs in self._runs.items()
+            if key[1] in told and key not in self._expectation
+        )
+        return tuple(sorted(found, key=_place))  # whoever ran last: what did not change is told the same
+
     def _new(self, key: Key) -> _Runs:
         if len(self._runs) >= _MAX_KEYS:
             self._runs.pop(next(iter(self._runs)))
-        self._runs[key] = _Runs(self._expectation.seconds(*key))
-        return self._runs[key]
+        return _Runs(self._expectation.seconds(*key))
 
     def _times(self, runs: Iterable[Key]) -> tuple[SegmentTime, ...]:
         return tuple(
@@ -252,3 +265,7 @@ class Profiler:
         if self._now - self._last > _RECENT_SECONDS:
             self._queue.clear()
             self._slowdown.clear()
+
+
+def _place(time: SegmentTime) -> tuple[int, int, int]:
+    return time.segment.start, time.segment.end, time.batch_size

@@ -133,7 +133,7 @@ class TierSettings(BaseSettings):
         1.0,
         ge=1,
         le=1000,
-        description="Emulates a slower machine: each run takes this many times as long; codecs are as fast as they are.",
+        description="Emulates a slower machine: each run, though no codec, takes this many times as long.",
     )
     profile_seconds: float = Field(
         3.0,

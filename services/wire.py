@@ -154,11 +154,13 @@ def plan_to_pb(plan: Plan) -> pb.Plan:
 
 
 def plan_from_pb(message: pb.Plan) -> Plan:
-    """Raises InvalidInput for an unknown tier or codec, or more stages than there are tiers."""
+    """Raises InvalidInput for an unknown tier or codec, more stages than tiers, or seconds that cannot be expected."""
     if len(message.stages) > len(Tier):
         raise InvalidInput(f"the plan has {len(message.stages)} stages, there are {len(Tier)} tiers")
-    stages = tuple((stage.tier, stage.start, stage.end, stage.codec) for stage in message.stages)
-    return _plan(stages, message.expected_seconds if message.HasField("expected_seconds") else None)
+    expected = message.expected_seconds if message.HasField("expected_seconds") else None
+    if expected is not None and not 0 <= expected < math.inf:  # by it, patience with the tiers above is measured
+        raise InvalidInput(f"the plan expects {expected} seconds")
+    return _plan(tuple((stage.tier, stage.start, stage.end, stage.codec) for stage in message.stages), expected)
 
 
 @functools.lru_cache(maxsize=256)
@@ -278,6 +280,6 @@ def _hop_from_pb(message: pb.HopTrace) -> HopTrace:
         message.encode_seconds,
         message.network_seconds,
     )
-    if not math.isfinite(sum(map(abs, times))):
-        raise ValueError("times that are not finite")
+    if not (min(times) >= 0 and sum(times) < math.inf):  # what is no number shows in the sum
+        raise ValueError("times that cannot be")
     return HopTrace(tier_from_pb(message.tier), *times, message.bytes_up, message.bytes_down)

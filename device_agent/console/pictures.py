@@ -50,7 +50,7 @@ def read(data: bytes, shape: tuple[int, int, int], drawn: bool = False) -> Pixel
     most = min(MAX_PIXELS, memory.limit_bytes() // _MEMORY_A_PIXEL)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            image.draft(None, (_FINER * width, _FINER * height))
+            image.draft(None, (_FINER * max(width, height),) * 2)  # it may lie on its side
             if image.width * image.height > most:
                 raise TooLarge(f"the picture has more than {most:,} pixels; make it smaller")
             image.load()

@@ -62,9 +62,30 @@ def test_any_number_of_segments_takes_bounded_memory() -> None:
     profiler = Profiler(Tier.EDGE)
     for size in range(1000):
         profiler.record(A, size, 1.0, 0.0)
-    sizes = [time.batch_size for time in profiler.full_profile().segments]
-    assert len(sizes) == 256
-    assert max(sizes) == 999
+    assert len(profiler._runs) == 256
+    assert profiler.seconds(A, 999) == 1.0
+
+
+def test_of_batch_sizes_that_were_not_measured_only_the_last_few_are_told(profiler: Profiler) -> None:
+    profiler.record(B, 9, 1.0, 0.0)
+    for size in range(100, 200):
+        profiler.record(A, 42, 1.0, 0.0)
+        profiler.record(A, size, 1.0, 0.0)
+    segments = profiler.full_profile().segments
+    assert segments[: len(MEASURED.segments)] == MEASURED.segments
+    assert {(time.segment, time.batch_size) for time in segments[len(MEASURED.segments) :]} == {
+        (B, 9),
+        *((A, size) for size in (42, *range(193, 200))),
+    }
+
+
+def test_times_that_did_not_change_are_told_the_same_whoever_ran_last() -> None:
+    profiler = Profiler(Tier.EDGE)
+    told = []
+    for segment in (A, B, A, B, A):
+        profiler.record(segment, 1, 1.0, 0.0)
+        told.append(profiler.full_profile().segments)
+    assert told[1] == told[2] == told[3] == told[4]
 
 
 def test_what_was_measured_is_told_in_full_and_only_what_ran_otherwise(profiler: Profiler) -> None:

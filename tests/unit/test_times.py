@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +46,9 @@ def test_many_batch_sizes_are_told_apart() -> None:
     assert found.tolist() == list(sizes)
     assert np.allclose(table[:, 0, 1], 0.02 * np.array(sizes))
     assert np.allclose(table[:, 0, 2], 0.02 * np.array(sizes))
+
+
+def test_what_machines_told_long_ago_is_not_kept() -> None:
+    told = [(SegmentTime(Segment(0, 1), 1, seconds),) for seconds in range(1, 61)]
+    tables = [weakref.ref(times.measured(times.Same(each), POINTS)[1]) for each in told]
+    assert sum(table() is not None for table in tables) <= 6

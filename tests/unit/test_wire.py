@@ -241,6 +241,13 @@ def test_a_plan_with_an_unknown_tier_or_codec_is_refused(bad: dict[str, Any]) ->
         wire.plan_from_pb(pb.Plan(stages=[pb.Stage(**bad)]))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+def test_a_plan_that_expects_what_is_no_time_is_refused(value: float) -> None:
+    for _ in range(2):  # what is kept does not let it pass
+        with pytest.raises(InvalidInput, match="expects"):
+            wire.plan_from_pb(pb.Plan(expected_seconds=value))
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -299,10 +306,11 @@ def test_an_answer_that_cannot_be_one_is_the_far_sides_error(changes: dict[str, 
         wire.response_from_pb(reply(**changes), 2, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_trace_that_is_no_time_is_the_far_sides_error(value: float) -> None:
+@pytest.mark.parametrize("stage", ["queue", "decode", "compute", "encode", "network"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-6])
+def test_a_trace_that_is_no_time_is_the_far_sides_error(value: float, stage: str) -> None:
     message = reply()
-    message.trace[0].compute_seconds = value
+    setattr(message.trace[0], f"{stage}_seconds", value)
     with pytest.raises(InternalError, match="makes no sense"):
         wire.response_from_pb(message, 2, 3)
 

@@ -123,6 +123,7 @@ async def test_a_plan_that_cannot_be_prepared_is_tried_again_later(
     prepares.error = UpstreamUnavailable("away")
     assert await learnt(replanner, clock, SLOW) == old
     prepares.error = None
+    clock.now += 1.0
     assert await learnt(replanner, clock, SLOW) != old
 
 

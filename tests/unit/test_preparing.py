@@ -1,0 +1,105 @@
+"""How many plans wait to be prepared, whatever becomes of those who asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.domain import Deadline, Plan, Segment, Stage, Tier
+from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
+from services.model import Model
+from services.preparing import Preparer
+from tests.fakes import FakeClock
+from tests.journeys import runtime
+
+PLAN = Plan((Stage(Tier.EDGE, Segment(0, 4)), Stage(Tier.CLOUD, Segment(4, 8))))
+PATIENCE = 10.0
+
+
+@dataclass
+class Builds:
+    """How many were begun; each ends when `free`."""
+
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    free: threading.Event = field(default_factory=threading.Event)
+    count: int = 0
+
+    def build(self, segments: object) -> None:
+        self.count += 1
+        self.begun.release()
+        assert self.free.wait(PATIENCE)
+
+
+class Away:
+    async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
+        raise UpstreamUnavailable("away")
+
+
+@pytest.fixture
+def builds(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builds]:
+    found = Builds()
+    monkeypatch.setattr(model, "prepare", found.build)
+    yield found
+    found.free.set()
+
+
+@pytest.fixture
+async def preparer(model: Model, clock: FakeClock, builds: Builds) -> AsyncIterator[Preparer]:
+    found = Preparer(runtime(model, clock, tier=Tier.EDGE), Away())
+    yield found
+    builds.free.set()
+    found.close()
+
+
+async def refused(preparer: Preparer) -> None:
+    with pytest.raises(UpstreamUnavailable):
+        await preparer.prepare(PLAN, Deadline.after(PATIENCE))
+
+
+async def quiet(preparer: Preparer) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while preparer._waiting:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_build_that_has_not_begun_is_dropped_when_the_tiers_above_refuse(
+    preparer: Preparer, builds: Builds
+) -> None:
+    await refused(preparer)
+    await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    for _ in range(50):
+        await refused(preparer)
+    assert preparer._waiting == 1
+    builds.free.set()
+    await quiet(preparer)
+    await asyncio.to_thread(preparer._builder.shutdown)
+    assert builds.count == 1
+
+
+async def test_a_build_under_way_counts_until_it_ends_though_nobody_waits_for_it(
+    preparer: Preparer, builds: Builds
+) -> None:
+    await refused(preparer)
+    await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    assert preparer._waiting == 1
+    builds.free.set()
+    await quiet(preparer)
+
+
+async def test_who_runs_out_of_time_leaves_no_build_behind(preparer: Preparer, builds: Builds) -> None:
+    local = Plan((Stage(Tier.EDGE, Segment(0, 8)),))
+    calls = [asyncio.create_task(preparer.prepare(local, Deadline.after(0.05))) for _ in range(8)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull, match="8 plans"):
+        await preparer.prepare(local, Deadline.after(PATIENCE))
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in ended} == {DeadlineExceeded}
+    assert preparer._waiting == 1
+    builds.free.set()
+    await quiet(preparer)
+    await asyncio.to_thread(preparer._builder.shutdown)
+    assert builds.count == 1
