@@ -50,7 +50,7 @@ BUNDLE = Path("models/digits")
 OUT = Path("out/run")
 CONSOLE_PORT = 8000
 DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "0.1mbit,10ms", "50mbit,40ms"
-DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 400.0, 2.0
+DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 1000.0, 2.0
 """The digits' network is so small that only a microcontroller has reason to hand it over."""
 
 

@@ -62,7 +62,7 @@ def console_of_testbed(logs: Path, splits: str | None = None) -> Iterator[str]:
         LinkAsked("50mbit", "40ms"),
         splits=splits,
         logs=logs,
-        device_slowdown=400,
+        device_slowdown=1000,
         edge_slowdown=2,
         console="127.0.0.1:0",
     )

@@ -26,7 +26,7 @@ from tests.containers.load import ask, until
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(BUILD_SECONDS + 300)]
 
 STEP_SECONDS = 5
-PLANNED = {"SPLITS": "", "DEVICE_SLOWDOWN": "400"}
+PLANNED = {"SPLITS": "", "DEVICE_SLOWDOWN": "1000"}
 """A device so slow that it is worth asking others, while the links are good."""
 
 
