@@ -2,8 +2,8 @@
 
 A batch must pay for the small CNN, and cost nothing where it does not, as for MobileNetV2 on a processor. First runs
 alone, so many at once in one process; then whole tiers, whose requests come as calls of their own, as many devices' do:
-what one message of an exchange brings is merged before it gets so far. A tier with more workers is another question
-that the same windows answer.
+what one message of an exchange brings is merged before it gets so far. A tier with fewer workers is another question
+that the same windows answer. With `--providers cuda` tiers run on a GPU, where a batch pays for larger networks, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RUNS = 240
 KINDS: dict[str, tuple[str, ...]] = {
     "off": ("--max-batch-size", "1"),
     "on": (),
-    "off, 4 workers": ("--max-batch-size", "1", "--workers", "4"),
+    "off, 2 workers": ("--max-batch-size", "1", "--workers", "2"),
 }
 
 
@@ -118,17 +118,19 @@ async def _seconds_of_run(batcher: Batcher, piece: Segment, sample: FloatArray, 
     return (time.process_time() - started) / turns / at_once
 
 
-async def measure(folder: Path, rounds: int, seconds: float, networks: tuple[str, ...]) -> list[Compared]:
+async def measure(folder: Path, asked: argparse.Namespace) -> list[Compared]:
+    """asked: as on the command line."""
     async with loads() as load:
-        found = subjects.write(folder, networks)
-        return [each for name in networks for each in await _network(load, name, found[name], rounds, seconds)]
+        found = subjects.write(folder, tuple(asked.networks))
+        return [each for name in asked.networks for each in await _network(load, name, found[name], asked)]
 
 
-async def _network(load: Loads, name: str, subject: Subject, rounds: int, seconds: float) -> list[Compared]:
+async def _network(load: Loads, name: str, subject: Subject, asked: argparse.Namespace) -> list[Compared]:
+    rounds, seconds = asked.rounds, asked.seconds
     async with AsyncExitStack() as stack:
         tiers = {}
         for kind, settings in KINDS.items():
-            given = ("--profile-cache", str(subject.path / "profiles"), *settings)
+            given = ("--profile-cache", str(subject.path / "profiles"), "--providers", asked.providers, *settings)
             tiers[kind] = await stack.enter_async_context(node("edge", subject.path, *given))
         compared = []
         for callers in CALLERS:
@@ -200,12 +202,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--rounds", type=int, default=9, help="windows of each kind")
     parser.add_argument("--seconds", type=float, default=1.2, help="length of a window")
+    parser.add_argument("--providers", default="cpu", help="what runs the network: cpu, cuda or openvino")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS, help="which to measure")
     arguments = parser.parse_args()
     process.tune_allocator()
     with tempfile.TemporaryDirectory() as folder:
         alone = asyncio.run(runs(subjects.write(Path(folder), ("tiny",))["tiny"].path, arguments.rounds))
-        found = asyncio.run(measure(Path(folder), arguments.rounds, arguments.seconds, tuple(arguments.networks)))
+        found = asyncio.run(measure(Path(folder), arguments))
     for each in alone:
         low, middle, high = each.ratio
         print(f"{each.at_once} at once, batches of up to {each.most}: {middle:.2f} ({low:.2f}–{high:.2f})")

@@ -63,6 +63,24 @@ def test_a_provider_that_does_not_start_is_refused(tmp_path: Path, monkeypatch: 
     running.close()
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_provider_that_answers_differently_is_not_used_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agrees: bool
+) -> None:
+    events, asked = list[str](), list[list[str]]()
+    monkeypatch.setattr(hardware.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("services.sessions.PROVIDERS", dict.fromkeys(hardware.PROVIDERS, "CPUExecutionProvider"))
+    monkeypatch.setattr("services.sessions._providers", lambda on: asked.append(on.asked) or ["CPUExecutionProvider"])
+    monkeypatch.setattr("services.sessions.alike", lambda *_: agrees)
+    monkeypatch.setattr("services.sessions.log.event", lambda name, *_, **__: events.append(name))
+    given = TierSettings(bundle=(write_bundle(tmp_path / "b"),), providers=("cuda",), profile_seconds=0)
+    running = process.runtime(process.Tier.EDGE, process.bundles.load(given.bundle, 1 << 30)[0], given)
+    running.warm(Segment(0, 8))
+    running.close()
+    assert asked[0][0] == "CUDAExecutionProvider"
+    assert ("provider_not_used" in events) is not agrees
+
+
 def test_a_dedicated_machine_gives_a_run_all_its_cores_unless_settings_say_how_many() -> None:
     all_of_it = process.hardware(TierSettings(dedicated=True))
     assert all_of_it == Hardware(max(int(cores()), 1), spinning=True)
