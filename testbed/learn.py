@@ -33,7 +33,7 @@ def train(
         raise extras.missing("training", error) from None
     run(TrainConfig(name, out, data, epochs, seed, resume), console)
     console.print(shown(evaluate(out, data, "int8+zstd")))
-    console.print(f"wrote {out}; its card is {out / 'README.md'}")
+    console.print(f"wrote {out}; its card is {out / 'README.md'}", markup=False, soft_wrap=True)
 
 
 def calibrate(path: Path, data: Path | None, epsilon: float | None, delta: float | None, console: Console) -> None:
@@ -84,7 +84,8 @@ def _rewrite_card(path: Path, dataset: Dataset | None, console: Console) -> None
     if dataset is not None:
         card.write_card(path, dataset)
     elif (path / card.CARD).is_file():
-        console.print(f"{path / card.CARD} still tells of the calibration before", markup=False)
+        still = f"{path / card.CARD} still tells of the calibration before"
+        console.print(still, markup=False, soft_wrap=True)
 
 
 def _own_data(path: Path, loaded: Bundle, data: Path | None) -> tuple[str, Dataset]:

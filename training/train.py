@@ -57,7 +57,8 @@ def train(config: TrainConfig, console: Console | None = None) -> card.Record:
         result = fit(dataset, recipe, config.seed, checkpoint, config.resume, console)
     except KeyboardInterrupt:
         if console:
-            console.print(f"stopped; {checkpoint} holds the last whole epoch, go on with --resume")
+            stopped = f"stopped; {checkpoint} holds the last whole epoch, go on with --resume"
+            console.print(stopped, markup=False, soft_wrap=True)
         raise
     export.write_bundle(result.network, dataset, result.mean, result.std, config.out)
     contract = config.contract or calibrate.CONTRACTS[config.dataset]

@@ -74,7 +74,8 @@ def policies(
     for each in found.comparisons:
         console.print(_shown(each))
     console.print(_verdicts(found.targets))
-    console.print(f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else ""))
+    wrote = f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else "")
+    console.print(wrote, markup=False, soft_wrap=True)
 
 
 def _compared(asked: Asked, virtual: bool, steps: int, console: Console) -> Found:

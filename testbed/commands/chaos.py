@@ -61,7 +61,8 @@ def chaos(
         file.write_text(json.dumps(found, indent=2) + "\n")
     console.print(report.table(found))
     console.print(report.sentence(found))
-    console.print(f"wrote {out / 'timeline.png'}" + (f", {file}" if file else ""))
+    wrote = f"wrote {out / 'timeline.png'}" + (f", {file}" if file else "")
+    console.print(wrote, markup=False, soft_wrap=True)
     if not report.passed(found):
         raise typer.Exit(1)
 

@@ -101,6 +101,8 @@ def _maps(console: Console, out: Path, slowdown: float, seconds: float) -> None:
         "1 thread;\ntimes of data and compute only, as in the paper: no round trip, no codec, no queue\n"
         f"wrote {out / 'dsc.json'} and {', '.join(str(path) for entry in reports for path in entry.pictures)}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -61,7 +61,7 @@ def partition(
     console.print(inspection.shown(out))
     for note in (*adopted.notes, adopted.measured_on):
         console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}", markup=False)
+    console.print(f"wrote {out}; serve it with: offramp up --bundle {out}", markup=False, soft_wrap=True)
 
 
 def _remarks(adopted: Adopted) -> dict[str, object]:

@@ -58,4 +58,5 @@ def privacy(
         print(json.dumps(measured.as_json(found), indent=2))
     else:
         console.print(measured.shown(found))
-        console.print(f"{out / 'privacy.png'}: what was drawn; {out / 'privacy.json'}: the numbers")
+        wrote = f"{out / 'privacy.png'}: what was drawn; {out / 'privacy.json'}: the numbers"
+        console.print(wrote, markup=False, soft_wrap=True)

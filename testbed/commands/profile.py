@@ -61,7 +61,7 @@ def profile(
         raise OfframpError(f"{store.directory}: nothing can be kept there; give another --cache, or - for nowhere")
     if kept and not as_json:
         kept_in = f"kept in {store.directory}; tiers with this model and {threads} thread(s) start with it"
-        Console().print(kept_in, markup=False)
+        Console().print(kept_in, markup=False, soft_wrap=True)
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

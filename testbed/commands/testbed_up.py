@@ -113,7 +113,7 @@ def _show(summary: dict[str, Any], manifest: Manifest, settings: TestbedSettings
     console.print(report.plans_table(summary))
     for hint in report.hints(summary, manifest, settings):
         console.print(hint, highlight=False)
-    console.print(report.sentence(summary, out))
+    console.print(report.sentence(summary, out), markup=False, soft_wrap=True)
     if summary["failed"]:
         raise OfframpError(f"{summary['failed']} requests failed; the logs are in {settings.logs}")
 

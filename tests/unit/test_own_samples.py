@@ -137,10 +137,11 @@ def test_what_is_asked_of_the_exits_is_refused_where_only_codecs_are_measured(as
 
 
 def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled: Path, tmp_path: Path) -> None:
-    shutil.copytree(mine, carded := tmp_path / "carded")
+    """In one line, however long its path is, so that it can be copied."""
+    shutil.copytree(mine, carded := tmp_path / ("deep" * 20) / "carded")
     (carded / "README.md").write_text("as trained")
     told = offramp("calibrate", carded, "--data", labelled, "--codecs-only")
-    assert "README.md still tells of the calibration before" in told
+    assert f"{carded / 'README.md'} still tells of the calibration before" in told
     assert (carded / "README.md").read_text() == "as trained"
 
 
