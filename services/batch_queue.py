@@ -42,8 +42,9 @@ class Batching:
 class Run(Generic[T]):
     """One request's run of a piece on `tensor` [N, …], for `owner`, waiting since a time of the queue's clock.
 
-    most: samples that may run as one batch with it; what has as many by itself runs alone. due: whether it is to run
-    with the next that are taken, or still waits for company, which may take it along.
+    arrived: when its request did, which may have run pieces since. most: samples that may run as one batch with it;
+    what has as many by itself runs alone. due: whether it is to run with the next that are taken, or still waits for
+    company, which may take it along.
     """
 
     owner: T
@@ -51,6 +52,7 @@ class Run(Generic[T]):
     tensor: FloatArray
     deadline: Deadline
     since: float
+    arrived: float
     most: int
     due: bool = True
 
@@ -70,7 +72,10 @@ class Taken(Generic[T]):
 
 @dataclass(slots=True)
 class BatchQueue(Generic[T]):
-    """Runs in the order they came, taken from any thread. Of one model: a piece and a shape are the key of a batch."""
+    """Runs in the order their requests came, taken from any thread: what has begun goes on before others begin.
+
+    Of one model: a piece and a shape are the key of a batch.
+    """
 
     batching: Batching = field(default_factory=Batching)
     most_waiting: int = MOST_WAITING
@@ -98,7 +103,7 @@ class BatchQueue(Generic[T]):
             self._waiting.pop(run, None)
 
     def take(self, now: float) -> Taken[T]:
-        """The oldest run that is due with those that may join it, if there is one. What is too late is dropped."""
+        """The due run that goes first with those that may join it, if there is one. What is too late is dropped."""
         with self._lock:
             dropped = list(self._too_late(now))
             for run, _ in dropped:
@@ -132,9 +137,9 @@ class BatchQueue(Generic[T]):
                 yield run, QueueFull(f"it waited {now - run.since:.3f} s to run, longer than this tier lets it")
 
     def _head(self, now: float) -> Run[T] | None:
-        """The oldest that is due, of those that are not overdue where there are any."""
-        in_time = (run for run in self._waiting if run.due and not self._overdue(run, now))
-        return next(in_time, None) or next((run for run in self._waiting if run.due), None)
+        """That of the oldest request, of those that are due, and not overdue where there are such."""
+        due = (run for run in self._waiting if run.due)
+        return min(due, key=lambda run: (self._overdue(run, now), run.arrived), default=None)
 
     def _overdue(self, run: Run[T], now: float) -> bool:
         limit = self.batching.timeout_seconds

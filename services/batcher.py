@@ -101,8 +101,8 @@ class Batcher:
         """Runs that wait for a worker now."""
         return len(self._long)
 
-    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline) -> Ran:
-        """Runs `piece` on `tensor`, [N, …], maybe in one batch with others.
+    async def run(self, piece: Segment, tensor: FloatArray, deadline: Deadline, arrived: float | None = None) -> Ran:
+        """Runs `piece` on `tensor`, [N, …], maybe in one batch with others, before requests that `arrived` later.
 
         Raises DeadlineExceeded where the deadline passed before it had run, QueueFull where too much waits or it
         waited longer than settings allow, and whatever the model raises.
@@ -116,7 +116,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()
         delay = self.batching.delay_seconds if joins else 0.0
-        run = Run(answer, piece, tensor, deadline, since, most, due=not delay)
+        run = Run(answer, piece, tensor, deadline, since, since if arrived is None else arrived, most, due=not delay)
         queue = self._short if short else self._long
         queue.put(run)
         ends = loop.call_later(max(deadline.remaining(), 0.0), _end, answer) if delay or not short else None

@@ -46,7 +46,7 @@ class Stopwatch:
 class Journey:
     """One request on this tier: who still travels, with what, and the best answer each has so far.
 
-    allowed_seconds: what it had left when it came. passed: whether it has been through an exit here.
+    arrived: when it came; allowed_seconds: what it had left then. passed: whether it has been through an exit here.
     """
 
     request: Request
@@ -55,6 +55,7 @@ class Journey:
     travelling: npt.NDArray[np.intp]
     activation: FloatArray
     at: int
+    arrived: float
     allowed_seconds: float = math.inf
     passed: bool = False
     ran: list[tuple[Segment, int]] = field(default_factory=list)

@@ -126,12 +126,12 @@ class TierRuntime:
     def _start(self, request: Request, arrived: float | None) -> Journey:
         self._check(request)
         now = self._clock()
-        watch = Stopwatch(self._clock, now if arrived is None else arrived)
+        watch = Stopwatch(self._clock, arrived := now if arrived is None else arrived)
         watch.lap("decode")
         count = len(request.activation)
         answers = Predictions.empty(count, len(self.model.manifest.labels))
         allowed = request.deadline.remaining()
-        return Journey(request, watch, answers, np.arange(count), request.activation, request.at, allowed)
+        return Journey(request, watch, answers, np.arange(count), request.activation, request.at, arrived, allowed)
 
     def check_model(self, model_hash: str) -> None:
         """Raises ModelMismatch naming both hashes. Comes first: another model makes everything else look wrong."""
@@ -187,7 +187,7 @@ class TierRuntime:
         samples = len(journey.activation)
         self.backlog.runs += 1
         try:
-            ran = await self.batcher.run(piece, journey.activation, until)
+            ran = await self.batcher.run(piece, journey.activation, until, journey.arrived)
         finally:
             self.backlog.runs -= 1
         self.backlog.took((ran.finished - ran.started) * samples / ran.samples)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from tests.networks import CLASSES, SHAPE
 NEVER = (2.0, 2.0, 0.0)
 ALWAYS = (0.0, 0.0, 0.0)
 D, E, C = Tier
+_TURNS = 10
+"""Of the event loop, in which whoever can go on does."""
 
 
 def plan(first: int = 2, second: int = 4, last: int = 8) -> Plan:
@@ -84,6 +87,27 @@ class Busy(InlineWorkers):
         done = super().submit(job, *args, **kwargs)
         self._clock.now += self._after
         return done
+
+
+class OneByOne(Executor):
+    """One worker, which runs a job only when nothing else can go on."""
+
+    def __init__(self) -> None:
+        self._jobs = list[Callable[[], object]]()
+
+    def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._jobs.append(job)
+        return Future()
+
+    async def work_for(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        """Until all `tasks` are done."""
+        together = asyncio.gather(*tasks)
+        while not together.done():
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            if self._jobs:
+                self._jobs.pop(0)()
+        await together
 
 
 def answers(count: int, exit_index: int = 2, tier: Tier = Tier.EDGE) -> Predictions:

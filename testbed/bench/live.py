@@ -13,6 +13,7 @@ import asyncio
 import http.client
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -221,10 +222,27 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
             await one(at)
         return runs
     async with asyncio.TaskGroup() as tasks:
-        for at in poisson(each.per_second, trial.seconds, trial.seed):
-            await asyncio.sleep(max(0.0, at - (time.monotonic() - began)))
-            tasks.create_task(one(at))
+        await _at(poisson(each.per_second, trial.seconds, trial.seed), began, lambda at: tasks.create_task(one(at)))
     return runs
+
+
+async def _at(times: list[float], began: float, start: Callable[[float], object]) -> None:
+    """Calls `start` at each of `times`, rising, seconds after `began`.
+
+    The loop's own timers are up to a millisecond late, which short requests would be charged for; a thread's are not.
+    """
+    loop, ended = asyncio.get_running_loop(), threading.Event()
+
+    def clockwork() -> None:
+        for at in times:
+            if ended.wait(max(0.0, at - (time.monotonic() - began))):
+                return
+            loop.call_soon_threadsafe(start, at)
+
+    try:
+        await asyncio.to_thread(clockwork)
+    finally:
+        ended.set()
 
 
 async def reshape(tiers: Tiers, rate: str) -> None:

@@ -15,8 +15,11 @@ from tests.fakes import FakeClock
 A, B = Segment(0, 2), Segment(2, 4)
 
 
-def run(name: str, piece: Segment = A, samples: int = 1, most: int = 8, at: float = 1e9, since: float = 0) -> Run[str]:
-    return Run(name, piece, np.zeros((samples, 3), np.float32), Deadline(at, FakeClock()), since, most)
+def run(
+    name: str, piece: Segment = A, samples: int = 1, most: int = 8, at: float = 1e9, since: float = 0, **more: float
+) -> Run[str]:
+    deadline, tensor = Deadline(at, FakeClock()), np.zeros((samples, 3), np.float32)
+    return Run(name, piece, tensor, deadline, since, more.get("arrived", since), most)
 
 
 def filled(*runs: Run[str], batching: Batching | None = None) -> BatchQueue[str]:
@@ -33,6 +36,11 @@ def taken(queue: BatchQueue[str], now: float = 0) -> list[str]:
 def test_what_waits_for_the_same_piece_runs_together_oldest_first() -> None:
     queue = filled(run("a"), run("b", B), run("c"), run("d", B), run("e"))
     assert [taken(queue) for _ in range(3)] == [["a", "c", "e"], ["b", "d"], []]
+
+
+def test_what_has_begun_goes_on_before_others_begin() -> None:
+    queue = filled(run("new", since=2), run("newer", since=3), run("begun", B, since=4, arrived=1))
+    assert [taken(queue) for _ in range(2)] == [["begun"], ["new", "newer"]]
 
 
 def test_tensors_of_another_shape_run_apart() -> None:

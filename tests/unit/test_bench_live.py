@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from testbed.bench.policies import ORACLE, Static
 from testbed.bench.routes import plan_of
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
+from testbed.bench.virtual import poisson
 from testbed.bench.world import Line, Loop
 from testbed.traces import ConstantRate
 from tests.benches import tiny_bench
@@ -56,12 +61,12 @@ async def test_each_round_is_a_turn_of_its_own(each: Bench, tmp_path: Path, monk
     assert found.runs["device"].switches == 1
 
 
-async def _served(each: Bench, error: OfframpError) -> Runs:
+async def _served(each: Bench, error: OfframpError, trial: Trial = TRIAL) -> Runs:
     """What is written down where the tier above answers every request by `error`."""
     last = each.workload.bundle.manifest.last
     runtime = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers(), FakeNext(error))
     agent = Agent(runtime, Static(plan_of(last, 2, last, "int8")))
-    return await live._serve(each, agent, TRIAL, False, Speeds(each.costs, each.world, each.workload.bundle.manifest))
+    return await live._serve(each, agent, trial, False, Speeds(each.costs, each.world, each.workload.bundle.manifest))
 
 
 async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Bench) -> None:
@@ -73,6 +78,25 @@ async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Benc
 
 async def test_who_gets_no_answer_has_failed(each: Bench) -> None:
     assert all((await _served(each, InvalidInput("not like this"))).failed)
+
+
+async def test_an_open_loop_asks_at_its_times_whatever_became_of_those_before(each: Bench) -> None:
+    each, trial = replace(each, asked_per_second=200.0), replace(TRIAL, loop=Loop.OPEN)
+    runs = await _served(each, InvalidInput("not like this"), trial)
+    assert sorted(runs.at) == poisson(each.per_second, trial.seconds, trial.seed)
+    assert len(runs) > 1
+    assert all(seconds > 0 for seconds in runs.seconds)
+
+
+async def test_a_cancelled_open_loop_asks_no_more() -> None:
+    asked, first = list[float](), asyncio.Event()
+    running = asyncio.create_task(live._at([0.0, 60.0], time.monotonic(), lambda at: (asked.append(at), first.set())))
+    await first.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 10)
+    assert asked == [0.0]
 
 
 async def test_the_oracles_see_the_queues_for_the_device_and_for_the_link(each: Bench, clock: FakeClock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from tests.journeys import (
     ALWAYS,
     NEVER,
     Busy,
+    OneByOne,
     answering,
     plan,
     request,
@@ -122,6 +125,24 @@ async def test_waiting_for_a_worker_is_told_from_computing(
     given = await device.infer(request(model, clock, thresholds=ALWAYS))
     assert (given.trace.hops[0].queue_seconds, given.trace.hops[0].compute_seconds) == (10, 7)
     assert (given.profiles[0].queue_seconds, given.profiles[0].segments[0].seconds) == (10, 7)
+
+
+async def test_a_request_that_has_begun_goes_on_before_a_later_one_begins(
+    model: Model, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, run, worker = list[tuple[int, int]](), model.run, OneByOne()
+    monkeypatch.setattr(model, "run", lambda piece, tensor: ran.append((len(tensor), piece.end)) or run(piece, tensor))
+    device = TierRuntime(Tier.DEVICE, model, worker, clock=clock)
+    local = Plan((Stage(Tier.DEVICE, Segment(0, model.last)),))
+    both = [
+        asyncio.create_task(
+            device.infer(request(model, clock, samples(count), plan=local, thresholds=NEVER), arrived=at)
+        )
+        for count, at in ((1, 2.0), (2, 1.0))
+    ]
+    await worker.work_for(both)
+    ends = [spec.split_point for spec in model.manifest.exits]
+    assert ran == [*((2, end) for end in ends), *((1, end) for end in ends)]
 
 
 async def test_time_before_the_request_is_booked_as_decoding(model: Model, clock: FakeClock) -> None:
