@@ -1,8 +1,9 @@
 """What one hop costs: a forwarded request, less its compute, against bare grpc.aio calls of the same bytes.
 
-All servers are processes of their own on this machine, with the same channel options and allocator settings; all kinds
-of calls alternate, so that whatever else the machine does hits them all. The bare calls send the activation's bytes
-raw and get back as many bytes as our reply has. No link is emulated: there is no delay to subtract.
+All servers are processes of their own on this machine, with the same channel options and allocator settings. All kinds
+of calls take turns of a fraction of a second, so that whatever else the machine does hits them all, and none meets
+caches that only others have used. The bare calls send the activation's bytes raw and get back as many bytes as our
+reply has. No link is emulated: there is no delay to subtract.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ TARGETS = {"hop": 2.0, "mebibyte": 1.3, "added": 1.25}
 """Of a hop over a bare call, of one of 1 MiB, and of an added tier over a round trip on a bare stream."""
 ADDED_SIZES = ("16 KiB", "150 KiB")
 OURS: tuple[Transport, ...] = ("exchange", "unary")
+
+TURN_CALLS = 50
+"""Of one kind, one after the other, before it is another one's turn."""
+SETTLING_CALLS = 10
+"""The first of each turn, which do not count."""
 
 Timed = Callable[[], Awaitable[float]]
 """Does one call; returns the seconds of it that were compute."""
@@ -141,14 +147,15 @@ async def measure(name: str, nbytes: int, calls: int, folder: Path) -> Result:
 
 
 async def alternate(kinds: dict[str, Timed], calls: int) -> dict[str, list[float]]:
-    """Microseconds of `calls` calls of each kind, in turn, less compute; after a fifth as many that do not count."""
+    """Microseconds of at least `calls` calls of each kind, in turns, less compute; the first turns do not count."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for index in range(calls + calls // 5):
+    for turn in range(-(-calls // TURN_CALLS) + 1):
         for kind, call in kinds.items():
-            started = time.perf_counter()
-            compute = await call()
-            if index >= calls // 5:
-                found[kind].append(1e6 * (time.perf_counter() - started - compute))
+            for index in range(SETTLING_CALLS + TURN_CALLS):
+                started = time.perf_counter()
+                compute = await call()
+                if turn and index >= SETTLING_CALLS:
+                    found[kind].append(1e6 * (time.perf_counter() - started - compute))
     return found
 
 

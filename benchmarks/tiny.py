@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bare
-from benchmarks.hop import OURS, node, quartiles
+from benchmarks.hop import OURS, Timed, alternate, node, quartiles
 from services import bundle, process
 from services.bundle import ExitSpec, InputSpec, Manifest
 from services.client import GrpcNextTier
@@ -142,14 +142,19 @@ def bare_rate(model: Path, tensor: FloatArray, seconds: float) -> float:
 
 
 async def latencies(calls: dict[str, Call], count: int) -> dict[str, tuple[float, float, float]]:
-    """Microseconds of one caller, the kinds in turn."""
-    found: dict[str, list[float]] = {kind: [] for kind in calls}
-    for _ in range(count):
-        for kind, call in calls.items():
-            started = time.perf_counter()
-            await call()
-            found[kind].append(1e6 * (time.perf_counter() - started))
+    """Microseconds of one caller, the kinds in turns."""
+    found = await alternate({kind: _whole(call) for kind, call in calls.items()}, count)
     return {kind: quartiles(values) for kind, values in found.items()}
+
+
+def _whole(call: Call) -> Timed:
+    """A call, all of which counts."""
+
+    async def timed() -> float:
+        await call()
+        return 0.0
+
+    return timed
 
 
 async def measure(folder: Path, rounds: int, seconds: float, calls: int) -> Result:
