@@ -25,6 +25,7 @@ from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Response, Tier, TierProfile
 from services.errors import DeadlineExceeded, OfframpError, Unavailable
+from services.profile import corrected
 
 REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0
@@ -322,9 +323,10 @@ def bucket(batch_size: int) -> int:
 
 
 def _loaded(known: TierProfile, lately: TierProfile) -> TierProfile:
-    """`known` with how loaded the tier is lately."""
+    """`known` with how loaded the tier is lately, and what its codecs make of what it sends."""
+    codecs = corrected(known.codecs, lately.codecs) if lately.codecs else known.codecs
     return TierProfile(
-        known.tier, lately.queue_seconds, known.segments, known.codecs, lately.slowdown, lately.holds or known.holds
+        known.tier, lately.queue_seconds, known.segments, codecs, lately.slowdown, lately.holds or known.holds
     )
 
 

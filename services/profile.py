@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from services.domain import Clock, CodecCost, Segment, SegmentTime, Tier, TierProfile
@@ -24,6 +24,11 @@ _OVERHEAD_SECONDS = 0.0001
 
 _PAYS = 0.8
 """What a batch may take of the time its samples take one by one, at most: measuring is not more exact than the rest."""
+
+_PRIOR, _MOST_SENT = 4, 32
+"""What was measured at start counts as so many payloads; the mean of those sent is of about the last so many."""
+_NEWS = 0.02
+"""By how much of itself a codec's ratio must have moved to be told: planners keep tables by what they were told."""
 
 Key = tuple[Segment, int]
 """A segment and a batch size."""
@@ -144,6 +149,21 @@ class _Runs:
 
 
 @dataclass(slots=True)
+class _Sent:
+    """What a codec makes of one byte, over the payloads that were sent. told: what planners were last told."""
+
+    told: float
+    ratio: float
+    payloads: int = _PRIOR
+
+    def add(self, ratio: float) -> bool:
+        """Whether there is something new to tell."""
+        self.payloads = min(self.payloads + 1, _MOST_SENT)
+        self.ratio += (ratio - self.ratio) / self.payloads
+        return abs(self.ratio - self.told) > _NEWS * self.told
+
+
+@dataclass(slots=True)
 class Profiler:
     """What was measured at start, held against what requests take; bounded in every direction.
 
@@ -159,6 +179,8 @@ class Profiler:
     _expectation: Expectation = field(default_factory=Expectation)
     _batches: dict[Key, int] = field(default_factory=dict)
     _runs: dict[Key, _Runs] = field(default_factory=dict)
+    _sent: dict[str, _Sent] = field(default_factory=dict)
+    _codecs: tuple[CodecCost, ...] = ()
     _queue: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
     _slowdown: RollingMedian = field(default_factory=lambda: RollingMedian(_RECENT))
     _last: float = -math.inf
@@ -170,6 +192,16 @@ class Profiler:
         self._batches.clear()
         self._runs.clear()
         self._slowdown.clear()
+        self._sent = {cost.codec: _Sent(cost.ratio, cost.ratio) for cost in measured.codecs}
+        self._codecs = ()
+
+    def sent(self, codec: str, ratio: float) -> None:
+        """Adds one payload of a codec, over the bytes of what it holds as float32: of images, it depends on them."""
+        found = self._sent.get(codec)
+        if found is not None and found.add(ratio):
+            found.told = found.ratio
+            moved = (cost for cost in self._measured.codecs if self._sent[cost.codec].told != cost.ratio)
+            self._codecs = tuple(replace(cost, ratio=self._sent[cost.codec].told) for cost in moved)
 
     def record(self, segment: Segment, batch_size: int, seconds: float, queue_seconds: float) -> None:
         """Adds one run: its compute time, and how long it waited before."""
@@ -221,18 +253,18 @@ class Profiler:
     def profile(self, runs: Iterable[Key]) -> TierProfile:
         """Queue and slowdown now, and what `runs` took lately: those seconds have the slowdown in them.
 
-        What never ran here is absent, which means unknown.
+        What never ran here is absent, which means unknown. Of codecs, those whose payloads are not as measured.
         """
         self._forget_the_old()
-        return TierProfile(self.tier, self._queue.value() or 0.0, self._times(runs), (), self._slower(), self.holds)
+        wait, runs_took = self._queue.value() or 0.0, self._times(runs)
+        return TierProfile(self.tier, wait, runs_took, self._codecs, self._slower(), self.holds)
 
     def full_profile(self) -> TierProfile:
         """All that is known: what was measured, and what else ran here, with the slowdown taken out of it."""
         self._forget_the_old()
-        segments = self._measured.segments + self._others()
-        return TierProfile(
-            self.tier, self._queue.value() or 0.0, segments, self._measured.codecs, self._slower(), self.holds
-        )
+        segments, wait = self._measured.segments + self._others(), self._queue.value() or 0.0
+        codecs = corrected(self._measured.codecs, self._codecs)
+        return TierProfile(self.tier, wait, segments, codecs, self._slower(), self.holds)
 
     def _others(self) -> tuple[SegmentTime, ...]:
         """What else ran here: of batch sizes that were not measured, the last few, as planners pay for each of them."""
@@ -265,6 +297,14 @@ class Profiler:
         if self._now - self._last > _RECENT_SECONDS:
             self._queue.clear()
             self._slowdown.clear()
+
+
+def corrected(known: tuple[CodecCost, ...], lately: tuple[CodecCost, ...]) -> tuple[CodecCost, ...]:
+    """`known` with the ratios that `lately` has; the same tuple where none differs."""
+    ratios = {cost.codec: cost.ratio for cost in lately}
+    if all(ratios.get(cost.codec, cost.ratio) == cost.ratio for cost in known):
+        return known
+    return tuple(replace(cost, ratio=ratios.get(cost.codec, cost.ratio)) for cost in known)
 
 
 def _place(time: SegmentTime) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from services import exits, trace_context
+from services import codec, exits, trace_context
 from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.batcher import Batcher
@@ -242,6 +242,8 @@ class TierRuntime:
             await self._without_next(journey, reason, error)
             return
         self.patience.took(request.plan, count, self._clock() - asked)
+        if following.codec in codec.IMAGE:  # those of others follow from shapes
+            self.profiler.sent(following.codec, forwarded.bytes_up / max(request.activation.nbytes, 1))
         journey.answers.put(journey.travelling, forwarded.response.predictions)
         journey.forwarded = forwarded
         self._book(journey, forwarded)

@@ -18,9 +18,10 @@ import simpy
 
 from device_agent.plans import Plans
 from device_agent.queues import Queues
+from services import codec
 from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
 from services.patience import Patience
-from services.profile import Profiler
+from services.profile import Measured, Profiler
 from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
 from testbed.bench.statistics import Runs
@@ -94,6 +95,8 @@ class Simulation:
         world = self.world
         self.patience = Patience(world.patience)
         self.machines = {tier: Machine(Profiler(tier, clock=self.clock)) for tier in Tier}
+        for machine in self.machines.values():
+            machine.profiler.learn(Measured(codecs=self.journeys.costs.profiled))
         near, far = Line(self.rate, world.near_rtt_seconds / 2), world.far_line()
         self.hops = {
             Tier.DEVICE: self._hop(Tier.DEVICE, near, world.near_down),
@@ -180,10 +183,14 @@ class Simulation:
 
     def _cross(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """Encodes, sends, and waits for the answer; False where time runs out before."""
-        hop = journey.hops[source]
+        hop, stage = journey.hops[source], plan.after(source)
         yield self.env.timeout(hop.encode_seconds)
         far = partial(self._far, source, journey, sample, plan, deadline)
-        return (yield from self.hops[source].call(plan, hop.bytes[sample], deadline, far))
+        arrived = yield from self.hops[source].call(plan, hop.bytes[sample], deadline, far)
+        if arrived and stage is not None and stage.codec in codec.IMAGE:
+            whole = self.journeys.workload.inputs[sample].nbytes
+            self.machines[source].profiler.sent(stage.codec, hop.bytes[sample] / whole)
+        return arrived
 
     def _far(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """What the tier above does: decode, compute, go on if it must."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -94,6 +96,35 @@ def test_what_was_measured_is_told_in_full_and_only_what_ran_otherwise(profiler:
     assert (full.segments, full.codecs, full.holds) == (MEASURED.segments, MEASURED.codecs, WHOLE)
     assert (brief.segments, brief.codecs) == ((SegmentTime(A, 1, 1.0),), ())
     assert full.queue_seconds == brief.queue_seconds == 0.5
+
+
+def test_what_a_codec_makes_of_what_is_sent_takes_the_place_of_what_was_measured(profiler: Profiler) -> None:
+    for _ in range(200):
+        profiler.sent("int8", 0.5)
+    (cost,) = profiler.profile([]).codecs
+    assert cost == replace(MEASURED.codecs[0], ratio=pytest.approx(0.5, rel=0.02))
+    assert profiler.full_profile().codecs == (cost,)
+
+
+def test_one_odd_payload_is_not_taken_for_all_and_as_measured_is_no_news(profiler: Profiler) -> None:
+    for ratio in (0.251, 0.249) * 100:
+        profiler.sent("int8", ratio)
+    assert profiler.profile([]).codecs == ()
+    profiler.sent("int8", 1.0)
+    assert profiler.profile([]).codecs[0].ratio < 0.3
+
+
+def test_planners_are_told_of_payloads_only_when_their_mean_has_moved(profiler: Profiler) -> None:
+    told = [profiler.profile([]).codecs]
+    for _ in range(1000):
+        profiler.sent("int8", 0.5)
+        told.append(profiler.profile([]).codecs)
+    assert sum(before is not after for before, after in pairwise(told)) < 40
+
+
+def test_payloads_of_a_codec_that_was_not_measured_tell_nothing(profiler: Profiler) -> None:
+    profiler.sent("jpeg90", 0.1)
+    assert profiler.full_profile().codecs == MEASURED.codecs
 
 
 def test_what_a_piece_should_take_is_exact_or_the_difference_of_two_heads() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from services.domain import (
+    CodecCost,
     FloatArray,
     LinkEstimate,
     Plan,
@@ -20,6 +21,7 @@ from services.errors import (
     UpstreamUnavailable,
 )
 from services.model import Model, SegmentOutput
+from services.profile import Measured
 from services.tier import TierRuntime
 from tests.fakes import Above, FakeClock, FakeNext
 from tests.journeys import (
@@ -150,6 +152,16 @@ async def test_time_before_the_request_is_booked_as_decoding(model: Model, clock
     trace = (await runtime(model, clock).infer(request(model, clock, thresholds=ALWAYS), arrived=43)).trace
     assert trace.hops[0].decode_seconds == 7
     assert trace.seconds == 7
+
+
+async def test_what_images_take_on_the_link_is_told_with_the_answer(model: Model, clock: FakeClock) -> None:
+    device = runtime(model, clock, FakeNext(answering))
+    device.profiler.learn(Measured(codecs=(CodecCost("jpeg90", 1e-9, 1e-9, 0.03),)))
+    away = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, model.last), "jpeg90")))
+    for _ in range(200):
+        response = await device.infer(request(model, clock, plan=away))
+    (cost,) = response.profiles[0].codecs
+    assert cost.ratio == pytest.approx(100 / samples().nbytes, rel=0.03)  # 100 bytes, says the fake
 
 
 async def test_encoding_is_told_from_the_network(model: Model, clock: FakeClock) -> None:

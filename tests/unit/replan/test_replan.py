@@ -12,10 +12,7 @@ from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from device_agent.switching import SwitchRule
 from services.bundle import CalibrationSpec, Manifest
-from services.domain import (
-    Policy,
-    Tier,
-)
+from services.domain import CodecCost, Policy, Tier, TierProfile
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
 from tests.fakes import FakeClock
@@ -147,6 +144,21 @@ async def test_a_loaded_edge_is_avoided_though_its_answers_say_only_how_loaded_i
     replanner.learn(told(FAST, profiles=(loaded,)), POLICY, 1)
     await replanner.settle()
     assert [s.tier for s in replanner.plan(POLICY, 1).stages] == [Tier.DEVICE]
+
+
+async def test_an_answer_tells_what_codecs_make_of_what_is_sent_and_nothing_else_of_them(
+    replanner: Replanner, manifest: Manifest
+) -> None:
+    known = (CodecCost("jpeg90", 1.0, 2.0, 0.1), CodecCost("png", 1.0, 2.0, 0.5))
+    replanner.believe([replace(profile_of(Tier.DEVICE, 0.001, manifest.last), codecs=known)], [])
+    lately = TierProfile(Tier.DEVICE, codecs=(CodecCost("jpeg90", 9.0, 9.0, 0.3),))
+    for _ in range(2):
+        replanner.learn(told(FAST, profiles=(lately,)), POLICY, 1)
+        codecs = replanner.beliefs().profiles[Tier.DEVICE].codecs
+        assert codecs == (replace(known[0], ratio=0.3), known[1])
+    replanner.learn(told(FAST, profiles=(lately,)), POLICY, 1)
+    assert replanner.beliefs().profiles[Tier.DEVICE].codecs is codecs  # by which tables are kept
+    await replanner.stop()
 
 
 async def test_each_policy_has_a_plan_of_its_own(replanner: Replanner, clock: FakeClock) -> None:
