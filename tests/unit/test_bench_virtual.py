@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count, repeat
+from itertools import count, cycle, repeat
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,16 @@ def test_a_request_takes_what_its_parts_add_up_to(each: Bench) -> None:
     sent = 64 + world.header_bytes
     expected = sent / 1e5 + world.near_fixed_seconds + BLOCK_SECONDS * last * world.edge_slowdown
     assert _seconds(each, plan, ConstantRate(1e5)) == pytest.approx(expected)
+
+
+def test_a_simulated_tier_learns_how_large_images_are_from_those_it_sent(each: Bench) -> None:
+    last, costs = each.workload.bundle.manifest.last, each.costs
+    measured = next(cost for cost in costs.profiled if cost.codec == "jpeg90")
+    each.journeys.costs = replace(costs, profiled=(replace(measured, ratio=measured.ratio / 2),))
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
+    simulation.closed(Static(plan_of(last, 0, last, "jpeg90")), cycle(range(6)), 20.0)
+    (told,) = simulation.machines[Tier.DEVICE].profiler.profile(()).codecs
+    assert told.ratio == pytest.approx(measured.ratio, rel=0.05)
 
 
 def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
