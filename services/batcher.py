@@ -23,7 +23,7 @@ from services.model import SegmentOutput
 from services.profile import Profiler
 
 INLINE_SECONDS = 0.0002
-"""A run known to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
+"""A run measured to be shorter than this is not worth a hand-over to a worker and back, which costs more."""
 
 CROWD = 6
 """So many short runs in one turn of the event loop take less time as a batch, gathering them included; fewer do not.
@@ -145,9 +145,13 @@ class Batcher:
         return seconds is not None and seconds < INLINE_SECONDS and self.model.resident(piece)
 
     def _seconds(self, piece: Segment, samples: int) -> float | None:
-        """What a run took lately, or what it should take; None where neither is known."""
-        seconds = self.profiler.seconds(piece, samples)
-        return self.profiler.expected(piece, samples) if seconds is None else seconds
+        """What a run takes where nothing else runs, or took lately; None where neither is known.
+
+        First what was measured: a run in a worker seems to take longer, as it waits for others to let it go on, so that
+        who went by what runs took would hand over for ever once a busy moment made runs look long.
+        """
+        measured = self.profiler.unloaded(piece, samples)
+        return self.profiler.seconds(piece, samples) if measured is None else measured
 
     def _crowded(self) -> bool:
         """Whether short runs should be gathered: lately, turns of the loop bring so many that it takes less time."""

@@ -222,6 +222,10 @@ class Profiler:
         runs = self._runs.get((segment, batch_size))
         return runs.seconds.value() if runs is not None else None
 
+    def unloaded(self, segment: Segment, batch_size: int) -> float | None:
+        """Seconds that a run takes while nothing else runs, by what was measured; None where that is unknown."""
+        return self._expectation.seconds(segment, batch_size)
+
     def expected(self, segment: Segment, batch_size: int) -> float | None:
         """Seconds that a run should take now, also of what never ran here; None where that is unknown."""
         measured = self._expectation.seconds(segment, batch_size)

@@ -134,6 +134,14 @@ async def test_a_few_short_runs_cost_less_one_by_one() -> None:
     assert {size for _, size in model.batches} == {1}
 
 
+async def test_short_runs_stay_on_the_loop_after_a_busy_moment_made_them_look_long() -> None:
+    made, _, workers = batcher(1e-5)
+    for _ in range(100):
+        made.profiler.record(PIECE, 1, 0.05, 0.0)
+    assert values(await ask(made, 1.0)) == [1]
+    assert not workers.jobs
+
+
 async def test_a_lone_short_run_waits_for_no_turn_of_the_loop() -> None:
     made, _, _ = batcher(1e-5)
     for _ in range(3):
