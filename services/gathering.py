@@ -1,7 +1,9 @@
 """Small requests for the tier above, wanted in the same turn of the event loop, travel as one with all their samples.
 
-Whatever a request costs besides its run, on both sides of the link, is then shared. Nobody waits for company: a turn
-ends when everyone has asked who can ask now, and one caller alone is not gathered at all. Only what the tier above
+Whatever a request costs besides its run, on both sides of the link, is then shared. Nobody waits for company where
+requests do not queue: a turn ends when everyone has asked who can ask now, and one caller alone is not gathered at all.
+Where they do, a few wait for the many that are under way, for less than queueing takes, and then go with them: small
+groups would stay small, each with its own caller's next requests. Only what the tier above
 ends, in a run known to be short, is joined, so that nobody waits for another longer than for a turn of its own. Each
 keeps its id, its deadline and its answer; where a group does not come to a whole answer, each asks again alone.
 """
@@ -34,6 +36,8 @@ PATIENCE_SECONDS = 0.1
 """A request with less time left travels alone: none may end late, or by half, for the sake of another."""
 _CROWD = 2
 _LEAST_HALF = 8
+_ENOUGH = 0.5
+"""As many as half of those under way are worth a way of their own: the tier above is busy with the one or the other."""
 _FORGETTING = 0.01
 _MOST_HELD_SECONDS = 0.002
 _FULL_SECONDS, _SMALL_SECONDS = 10.0, 600.0
@@ -132,7 +136,7 @@ class Gathering:
         self._seconds: dict[tuple[Stage, ...], float] = {}
         self._last: tuple[Plan, float] | None = None
         self._asked, self._before = 0, 0
-        self._under_way = 0
+        self._under_way, self._travelling = 0, 0
         self._crowding = Crowding()
 
     async def infer(self, request: Request, codec: str) -> Forwarded:
@@ -154,8 +158,10 @@ class Gathering:
         return forwarded
 
     async def _sent(self, request: Request, codec: str, members: Sequence[str] = ()) -> Forwarded:
-        """As `send`; whoever waits to depart need not wait longer than for its answer."""
+        """As `send`; whoever waits to depart is looked at again when the answer is here."""
+        requests = len(members) or 1
         self._under_way += 1
+        self._travelling += requests
         began = self._clock()
         try:
             forwarded = await self._send(request, codec, members)
@@ -163,8 +169,9 @@ class Gathering:
             return forwarded
         finally:
             self._under_way -= 1
-            for group in self._groups:
-                self._due(group)
+            self._travelling -= requests
+            if self._groups:
+                asyncio.get_running_loop().call_soon(self._look_again)
 
     def _worthwhile(self, request: Request) -> int:
         """How many requests like this one are worth sending as one; 1 where it is to travel alone."""
@@ -201,19 +208,29 @@ class Gathering:
         if group is None:
             group = _Group(request, codec, most)
             self._groups.append(group)
-            seconds = self._crowding.seconds if self._under_way >= _CROWD else 0.0
+            seconds = self._crowding.seconds if self._under_way else 0.0
             group.timer = loop.call_later(seconds, self._depart, group) if seconds else None
-            if group.timer is None:
-                self._due(group)
+            self._due(group)
         place: _Place = loop.create_future()
         group.places.append((request, place))
         return group, place
 
     def _due(self, group: _Group) -> None:
-        """It departs at the end of this turn."""
+        """It is looked at at the end of this turn, when all are in it that it brings."""
         if not group.due:
             group.due = True
-            asyncio.get_running_loop().call_soon(self._depart, group)
+            asyncio.get_running_loop().call_soon(self._consider, group)
+
+    def _look_again(self) -> None:
+        """An answer is here; whoever got it may ask again in this turn."""
+        for group in self._groups:
+            self._due(group)
+
+    def _consider(self, group: _Group) -> None:
+        """Has it depart, unless it is few beside those under way: they come back soon, and then all go together."""
+        group.due = False
+        if group.timer is None or len(group.places) >= _ENOUGH * self._travelling:
+            self._depart(group)
 
     def _depart(self, group: _Group) -> None:
         if group in self._groups:

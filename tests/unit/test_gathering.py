@@ -315,6 +315,40 @@ async def test_who_comes_while_others_are_under_way_waits_no_longer_than_for_the
     assert len(far.sizes) == 4
 
 
+async def test_a_few_wait_for_the_many_under_way_and_then_all_go_together() -> None:
+    gathering = await crowded(far := Far())
+    far.may.clear()
+    gathering._crowding.seconds = 60.0
+
+    async def twice(number: int) -> None:
+        for _ in range(2):
+            await gathering.infer(asking(number), "fp32")
+
+    many = [asyncio.create_task(twice(number)) for number in range(6)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    few = [asyncio.create_task(gathering.infer(asking(number), "fp32")) for number in (7, 8)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    far.may.set()
+    await asyncio.wait_for(asyncio.gather(*many, *few), 5)
+    assert far.sizes == [6, 8]
+
+
+async def test_as_many_as_half_of_those_under_way_wait_for_nobody() -> None:
+    gathering = await crowded(far := Far())
+    far.may.clear()
+    gathering._crowding.seconds = 60.0
+    tasks = []
+    for count in (6, 3):
+        tasks += [asyncio.create_task(gathering.infer(asking(number), "fp32")) for number in range(count)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert far.sizes == [6, 3]
+    far.may.set()
+    await asyncio.gather(*tasks)
+
+
 def test_who_is_answered_later_than_usual_is_held_for_half_of_that() -> None:
     crowding = Crowding()
     crowding.note(0.0010)
