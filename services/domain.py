@@ -6,6 +6,7 @@ import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +46,8 @@ class DegradedReason(enum.IntEnum):
         return "" if self is DegradedReason.NONE else self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The part of the network between two split points, half-open: [start, end)."""
+class Segment(NamedTuple):
+    """The part of the network between two split points, half-open: [start, end). A tuple: tables are kept by it."""
 
     start: int
     end: int
@@ -300,10 +300,12 @@ class Predictions:
 
     @classmethod
     def empty(cls, count: int, classes: int) -> Predictions:
+        exits = np.empty(count, np.int32)
+        exits.fill(NO_EXIT)
         return cls(
             np.zeros((count, classes), np.float32),
             np.zeros(count, np.float32),
-            np.full(count, NO_EXIT, np.int32),
+            exits,
             np.zeros(count, np.int32),
             np.zeros(count, np.int32),
         )

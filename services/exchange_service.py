@@ -101,7 +101,7 @@ class ExchangeService:
             return self.refused(number, framed, error)
         finally:
             if room is not None:
-                room.give(size)
+                room.leave(size)
         return exchange_frames.outcome(number, reply.SerializeToString())
 
     def refused(self, number: int, framed: Framed, error: Exception) -> bytes:

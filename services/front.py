@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -110,7 +110,7 @@ def first_request(
     runtime: TierRuntime, plan: Plan, samples: FloatArray, deadline: Deadline, request_id: str, wishes: Wishes
 ) -> Request:
     """The request that `samples` begin their journey as; with an id of its own where it has none."""
-    name, model_hash = request_id or uuid.uuid4().hex, runtime.model.manifest.model_hash
+    name, model_hash = request_id or os.urandom(16).hex(), runtime.model.manifest.model_hash
     thresholds, priority = wishes.thresholds, wishes.priority
     return Request(name, model_hash, plan, 0, samples, deadline, thresholds, wishes.traceparent, priority=priority)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Protocol
@@ -41,7 +41,7 @@ class Runnable(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
-    def pieces(self, segment: Segment) -> list[Segment]: ...
+    def pieces(self, segment: Segment) -> Sequence[Segment]: ...
 
     def run(self, piece: Segment, tensor: FloatArray) -> tuple[FloatArray, FloatArray | None]: ...
 

@@ -28,7 +28,7 @@ from services.weights import Weight, WeightStore, detach
 
 MAX_SESSIONS = 64
 
-_MAX_FASTEST = 4096
+_MAX_FASTEST = _MAX_PIECES = 4096
 _PACE_RUNS = 5
 _Given = dict[str, FloatArray]
 _HARDWARE = Hardware()
@@ -68,16 +68,21 @@ class Model:
         self._building = threading.Lock()
         self._slowdown, self._clock, self._sleep, self._busy = slowdown, clock, sleep, busy
         self._fastest: dict[tuple[Segment, int], float] = {}
+        self._pieces: dict[Segment, tuple[Segment, ...]] = {}
         self._pace: Callable[[Segment, int], float | None] = lambda piece, batch_size: None
 
     def exit_at(self, split_point: int) -> ExitSpec | None:
         return self._exits.get(split_point)
 
-    def pieces(self, segment: Segment) -> list[Segment]:
+    def pieces(self, segment: Segment) -> tuple[Segment, ...]:
         """`segment` cut after each of its exits, so that a confident sample stops there."""
-        inside = [at for at in self._exits if segment.start < at < segment.end]
-        edges = [segment.start, *inside, segment.end]
-        return [Segment(a, b) for a, b in pairwise(edges) if a < b]
+        found = self._pieces.get(segment)
+        if found is None:
+            edges = [segment.start, *(at for at in self._exits if segment.start < at < segment.end), segment.end]
+            found = tuple(Segment(a, b) for a, b in pairwise(edges) if a < b)
+            if len(self._pieces) < _MAX_PIECES:
+                self._pieces[segment] = found
+        return found
 
     def check(self, split_point: int, shape: tuple[int, ...]) -> None:
         """Raises InvalidInput unless `shape`, [N, …], is what crosses `split_point`, TooLarge for too many samples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from services.domain import Plan, Request, Stage, Tier
 from services.errors import InvalidInput
 
@@ -15,8 +17,11 @@ def check_plan(request: Request, tier: Tier, last: int) -> None:
         raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
 
 
+@functools.lru_cache(maxsize=256)
 def check_joins(plan: Plan, last: int) -> None:
-    """Raises InvalidInput unless the stages join from input to output, upwards through the tiers."""
+    """Raises InvalidInput unless the stages join from input to output, upwards through the tiers.
+
+    The same few plans come again and again; what is sound stays so, and only that is remembered."""
     at = 0
     for stage in plan.stages:
         if stage.segment.start != at or stage.segment.end < at:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,40 +49,39 @@ class Room:
         capacity = memory_bytes // _SHARE
         return cls(capacity, min(message_bytes, capacity // _SIDE_BY_SIDE), patience_seconds)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Callable[[int], None]]:
-        """Holds room for a message of any size; what it yields is told the size when it is known.
+    async def enter(self) -> int:
+        """Holds room for a message of any size, and returns how much that is, for `settle` and `leave`.
 
         Raises QueueFull where too many wait already.
         """
-        await self._enter()
-        taken = self.message_bytes
+        if self._waiting or not self._fits():
+            await self._turn()
+        else:
+            self.held += self.message_bytes
+        return self.message_bytes
 
-        def settle(size: int) -> None:
-            nonlocal taken
-            taken, before = size, taken
-            self._leave(before - size)
+    def settle(self, taken: int, size: int) -> int:
+        """The message for which `taken` is held turned out to have `size` bytes, which are held from now on."""
+        self.leave(taken - size)
+        return size
 
-        try:
-            yield settle
-        finally:
-            self._leave(taken)
+    def leave(self, size: int) -> None:
+        """Gives `size` back; whoever waits comes in."""
+        self.held -= size
+        while self._waiting and self._fits():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.held += self.message_bytes
+                turn.set_result(None)
 
     def take(self, size: int) -> None:
-        """Holds room for a request of a stream, which is here already, until `give`. Raises QueueFull."""
+        """Holds room for a request of a stream, which is here already, until `leave`. Raises QueueFull."""
         limit = self.capacity - (self.message_bytes if self._waiting else 0)
         if self.held and self.held + size > limit:
             raise QueueFull(f"{self.held} bytes of requests are here already; try again shortly")
         self.held += size
 
-    def give(self, size: int) -> None:
-        """The request that `take` held room for is answered."""
-        self._leave(size)
-
-    async def _enter(self) -> None:
-        if not self._waiting and self._fits():
-            self.held += self.message_bytes
-            return
+    async def _turn(self) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise QueueFull("too many messages are on their way in already; try again shortly")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,7 +90,7 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave(self.message_bytes)
+                self.leave(self.message_bytes)
             else:
                 with suppress(ValueError):  # it may have been passed over already
                     self._waiting.remove(turn)
@@ -100,14 +98,6 @@ class Room:
 
     def _fits(self) -> bool:
         return self.held + self.message_bytes <= self.capacity or not self.held
-
-    def _leave(self, size: int) -> None:
-        self.held -= size
-        while self._waiting and self._fits():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.held += self.message_bytes
-                turn.set_result(None)
 
 
 def held(
@@ -125,16 +115,16 @@ def held(
         return handler  # a stream, which reads its messages one by one
 
     async def read(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        came = False
+        came, taken = False, 0
         try:
-            async with room.reading() as settle:
-                async with asyncio.timeout(room.patience_seconds):
-                    data = await context.read()
-                came = True
-                if data is EOF:
-                    return await answer(await _no_message(context), context)
-                settle(len(data))
-                return await answer(deserialize(data), context)
+            taken = await room.enter()
+            async with asyncio.timeout(room.patience_seconds):
+                data = await context.read()
+            came = True
+            if data is EOF:
+                return await answer(await _no_message(context), context)
+            taken = room.settle(taken, len(data))
+            return await answer(deserialize(data), context)
         except QueueFull as error:
             return await answer(error, context)
         except TimeoutError:
@@ -143,6 +133,8 @@ def held(
             if triage is not None and not came and ran_out(context):
                 await answer(_late(), context)  # nobody waits for it, but it counts
             raise
+        finally:
+            room.leave(taken)
 
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if triage is None:

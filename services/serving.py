@@ -29,6 +29,7 @@ class Served:
     runtime: TierRuntime
     limiter: Limiter
     preparer: Preparer
+    manifest: Manifest = field(init=False)
     front: Front = field(init=False)
     describer: Describer = field(init=False)
     segments: tuple[Segment, ...] = field(init=False)
@@ -37,13 +38,10 @@ class Served:
     failed_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        self.manifest = self.bundle.manifest
         self.front = FixedFront(self.runtime)
         self.describer = Describer(self.runtime)
         self.segments = (Segment(0, self.manifest.last),)
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.bundle.manifest
 
     def answering(self, requests: int = 1) -> Answering:
         """Counts the body of a `with` as so many failed requests where it ends with an error."""
@@ -88,6 +86,7 @@ class Models:
         self._served = tuple(served)
         self.limiter = limiter
         self._by_hash = {each.manifest.model_hash: each for each in self._served}
+        self._by_name: dict[tuple[str, str], Served] = {}
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served)
@@ -99,6 +98,7 @@ class Models:
         """Serves these, too, from now on: for whoever runs on the event loop, all of them at once."""
         self._served = (*self._served, *(new := tuple(further)))
         self._by_hash |= {each.manifest.model_hash: each for each in new}
+        self._by_name.clear()
         self.limiter.max_in_flight += sum(each.limiter.max_in_flight for each in new)
 
     @property
@@ -116,6 +116,12 @@ class Models:
 
     def named(self, name: str, version: str = "") -> Served:
         """The model of that name and version; an empty version is the newest. Raises UnknownModel."""
+        found = self._by_name.get((name, version))
+        if found is None:
+            found = self._by_name[name, version] = self._looked_up(name, version)
+        return found
+
+    def _looked_up(self, name: str, version: str) -> Served:
         versions = {each.manifest.version: each for each in self._served if each.manifest.name == name}
         if not versions:
             raise UnknownModel(f"no model is called {name[:60]!r}; there is {self._names()}")

@@ -25,6 +25,8 @@ Provider = Literal["cpu", "cuda", "openvino"]
 
 
 def _segment(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1:  # an argument, whose setting is a tuple
+        (value,) = value
     if not isinstance(value, str):
         return value
     start, separator, end = value.partition(":")
@@ -126,7 +128,7 @@ class TierSettings(BaseSettings):
         0.2, ge=0, le=60, description="Seconds between turning not ready and refusing new requests."
     )
     drain_grace_seconds: float = Field(25.0, ge=0, le=600, description="Seconds given to requests in flight.")
-    holds: Annotated[Segment | None, BeforeValidator(_segment)] = Field(
+    holds: Annotated[Segment | None, NoDecode, BeforeValidator(_segment)] = Field(
         None, description="Part of the network this tier may run, START:END; none: all of it."
     )
     compute_slowdown: float = Field(

@@ -146,6 +146,7 @@ class _Writes:
 
     def __init__(self, context: Context, method: Method):
         self._context, self._method = context, method
+        self.time_remaining, self.invocation_metadata = context.time_remaining, context.invocation_metadata
 
     async def read(self) -> Any:
         message = await self._context.read()

@@ -133,7 +133,7 @@ class OpenInference:
         return reply
 
     def _deadline(self, *limits: float | None) -> Deadline:
-        return Deadline.after(min((self._deadline_seconds, *(limit for limit in limits if limit is not None))))
+        return Deadline.after(min([self._deadline_seconds, *[limit for limit in limits if limit is not None]]))
 
     def _answered(self, served: Served, answer: Answer, traceparent: str) -> None:
         tier, manifest = served.runtime.tier, served.manifest

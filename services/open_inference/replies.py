@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.bundle import Manifest
-from services.domain import DegradedReason, Predictions, Tier
+from services.domain import DegradedReason, Plan, Predictions, Tier
 from services.errors import InvalidInput
 from services.front import Answer
 from services.open_inference import messages
@@ -68,14 +69,20 @@ def reply(manifest: Manifest, answer: Answer, outputs: list[str], trace: bool = 
 def _describe(parameters: Any, manifest: Manifest, answer: Answer) -> None:
     """What holds for the whole request: of a batch, the furthest exit and tier, and the worst reason."""
     answers = answer.response.predictions
-    furthest, reason = int(answers.exits.max()), DegradedReason(int(answers.reasons.max()))
-    parameters["tier"].string_param = Tier(int(answers.tiers.max())).label
+    furthest, reason = max(answers.exits.tolist()), DegradedReason(max(answers.reasons.tolist()))
+    parameters["tier"].string_param = Tier(max(answers.tiers.tolist())).label
     parameters["exit_index"].int64_param = furthest
     parameters["exit_name"].string_param = manifest.exits[furthest].name
     parameters["degraded"].bool_param = reason is not DegradedReason.NONE
     parameters["degraded_reason"].string_param = reason.label
-    parameters["plan"].string_param = str(answer.plan)
+    parameters["plan"].string_param = _written(answer.plan)
     parameters["request_id"].string_param = answer.request_id
+
+
+@functools.lru_cache(maxsize=256)
+def _written(plan: Plan) -> str:
+    """Many requests share a plan."""
+    return str(plan)
 
 
 def trace_json(answer: Answer) -> str:

@@ -65,14 +65,14 @@ class Statistics:
             self._add(name, samples, requests, traces)
 
     def _add(self, name: str, samples: int, requests: int, traces: Sequence[Trace]) -> None:
-        here = [trace.hops[0] for trace in traces]
-        seconds = {
-            "compute_input": sum(hop.decode_seconds for hop in here),
-            "compute_infer": sum(hop.compute_seconds for hop in here),
-            "compute_output": sum(hop.encode_seconds for hop in here),
-            "queue": sum(hop.queue_seconds for hop in here),
-            "success": sum(trace.seconds for trace in traces),
-        }
+        seconds = dict.fromkeys((*_STAGES, "queue", "success"), 0.0)
+        for trace in traces:
+            here = trace.hops[0]
+            seconds["compute_input"] += here.decode_seconds
+            seconds["compute_infer"] += here.compute_seconds
+            seconds["compute_output"] += here.encode_seconds
+            seconds["queue"] += here.queue_seconds
+            seconds["success"] += trace.seconds
         each_waited = {stage: requests * value for stage, value in seconds.items()}
         count, now = len(traces), int(1000 * self._now())
         self._whole[name].add(count * requests, count, count * samples, each_waited, now)

@@ -138,7 +138,7 @@ class Stream:
         try:
             return await self._infer(request, self._early)
         finally:
-            self.room.give(size)
+            self.room.leave(size)
 
     def _early(self, reply: Any) -> None:
         if not self._outbox.full():

@@ -114,7 +114,9 @@ def as_values(manifest: Manifest, machine: Machine, findings: Findings) -> dict[
         "model": manifest.name,
         "model_hash": manifest.model_hash,
         "machine": asdict(machine),
-        "segments": [asdict(each) | asdict(each.segment) | {"segment": str(each.segment)} for each in findings.timings],
+        "segments": [
+            asdict(each) | each.segment._asdict() | {"segment": str(each.segment)} for each in findings.timings
+        ],
         "codecs": [asdict(cost) for cost in findings.codecs],
     }
 

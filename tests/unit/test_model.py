@@ -29,10 +29,10 @@ def model(tiny: Path) -> Model:
 
 
 def test_a_segment_is_cut_after_each_exit_inside_it(model: Model) -> None:
-    assert model.pieces(Segment(0, 8)) == [Segment(0, 2), Segment(2, 4), Segment(4, 8)]
-    assert model.pieces(Segment(0, 2)) == [Segment(0, 2)]
-    assert model.pieces(Segment(1, 3)) == [Segment(1, 2), Segment(2, 3)]
-    assert model.pieces(Segment(3, 3)) == []
+    assert model.pieces(Segment(0, 8)) == (Segment(0, 2), Segment(2, 4), Segment(4, 8))
+    assert model.pieces(Segment(0, 2)) == (Segment(0, 2),)
+    assert model.pieces(Segment(1, 3)) == (Segment(1, 2), Segment(2, 3))
+    assert model.pieces(Segment(3, 3)) == ()
 
 
 def test_pieces_give_the_activations_and_logits_of_the_whole(model: Model, tiny: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +20,14 @@ MEGABYTE = 1 << 20
 
 
 async def asked(place: Room, taken: asyncio.Event, leave: asyncio.Event, size: int | None = None) -> None:
-    async with place.reading() as settle:
+    held = await place.enter()
+    try:
         if size is not None:
-            settle(size)
+            held = place.settle(held, size)
         taken.set()
         await leave.wait()
+    finally:
+        place.leave(held)
 
 
 async def crowd(place: Room, count: int, leave: asyncio.Event) -> tuple[list[asyncio.Task[None]], list[asyncio.Event]]:
@@ -58,8 +60,8 @@ async def test_a_small_message_makes_room_as_soon_as_its_size_is_known() -> None
 
 async def test_one_message_is_always_let_in() -> None:
     place = Room(capacity=1, message_bytes=100)
-    async with place.reading():
-        assert place.held == 100
+    await place.enter()
+    assert place.held == 100
 
 
 async def test_who_gives_up_waiting_leaves_no_trace() -> None:
@@ -74,13 +76,12 @@ async def test_who_gives_up_waiting_leaves_no_trace() -> None:
 
 async def test_who_gives_up_when_it_is_their_turn_hands_it_on() -> None:
     place, leave = Room(capacity=1, message_bytes=1), asyncio.Event()
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(place.reading())
-        (second, third), taken = await crowd(place, 2, leave)
-        await stack.aclose()
-        second.cancel()
-        leave.set()
-        await asyncio.gather(second, third, return_exceptions=True)
+    first = await place.enter()
+    (second, third), taken = await crowd(place, 2, leave)
+    place.leave(first)
+    second.cancel()
+    leave.set()
+    await asyncio.gather(second, third, return_exceptions=True)
     assert (second.cancelled(), taken[1].is_set(), place.held) == (True, True, 0)
 
 
@@ -142,9 +143,9 @@ def test_what_came_on_a_stream_has_room_until_it_is_answered_or_is_refused() -> 
     place.take(60)
     with pytest.raises(QueueFull):
         place.take(60)
-    place.give(60)
+    place.leave(60)
     place.take(500)  # one is always let in
-    place.give(500)
+    place.leave(500)
     assert place.held == 0
 
 
@@ -154,7 +155,7 @@ async def test_streams_leave_room_for_a_message_that_waits_to_be_read() -> None:
     tasks, taken = await crowd(place, 1, leave)
     with pytest.raises(QueueFull):
         place.take(10)
-    place.give(50)
+    place.leave(50)
     leave.set()
     await asyncio.gather(*tasks)
     assert taken[0].is_set()
