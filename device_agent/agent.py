@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from dataclasses import replace
 
 from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
+from services import log
 from services.bundle import Manifest
 from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Predictions, Response, Trace
 from services.errors import InvalidInput, OfframpError
@@ -31,6 +33,7 @@ class Agent:
         self.plans = plans
         self.policy = policy
         self._codecs = codecs
+        self._news: list[tuple[Response, Policy, int]] = []
 
     async def infer(
         self,
@@ -42,6 +45,7 @@ class Agent:
         early: Early | None = None,
     ) -> Answer:
         """Answers float32 [N, *input shape] by the plan that suits the policy and `wishes` best."""
+        self._catch_up()
         policy = within(merged(self.policy, wishes, self.runtime.model.manifest), deadline.remaining())
         plan = self._plan(policy, wishes, len(samples))
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
@@ -66,8 +70,19 @@ class Agent:
         return plan
 
     def _learn(self, response: Response, policy: Policy, batch_size: int) -> None:
-        """When the event loop is next free, so that the answer does not wait for it."""
-        asyncio.get_running_loop().call_soon(self.plans.learn, response, policy, batch_size)
+        """When the event loop is next free, so that the answer does not wait for it, or with the next request."""
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._catch_up)
+        self._news.append((response, policy, batch_size))
+
+    def _catch_up(self) -> None:
+        """Who asks again at once goes by what the last answer told: a dead link holds up one request, not two."""
+        news, self._news = self._news, []
+        for response, policy, batch_size in news:
+            try:
+                self.plans.learn(response, policy, batch_size)
+            except Exception:  # a mistake in planning is no reason to fail the next request
+                log.event("failed", logging.ERROR, exc_info=True, task="planning")
 
 
 def within(policy: Policy, seconds: float) -> Policy:

@@ -43,6 +43,8 @@ class Prepares(Protocol):
 
     async def prepare(self, plan: Plan, deadline: Deadline) -> None: ...
 
+    def ready(self, plan: Plan) -> bool: ...
+
 
 _HERE = frozenset({Tier.DEVICE})
 _AWAY = frozenset(Tier) - _HERE
@@ -229,7 +231,9 @@ class Replanner:
         current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
         choice.known = self._queueing(current, policy, size)
         due = self._may_try(best.plan) and choice.switcher.due(_objective(current, policy), _needed(best, policy))
-        if due:
+        if due and self.preparer.ready(best.plan):
+            self._put_in_place(choice, best, current, policy, size)
+        elif due:
             choice.switching = _going_on(self._switch(choice, best, current, policy, size))
         elif current is not None and current.seconds <= _NEAR * best.seconds:
             choice.plan = current.plan  # kept, with what is expected of it now: tiers lose patience by that
@@ -288,6 +292,9 @@ class Replanner:
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
+        self._put_in_place(choice, better, current, policy, size)
+
+    def _put_in_place(self, choice: _Choice, better: PlanCost, was: PlanCost | None, policy: Policy, size: int) -> None:
         choice.plan, choice.known = better.plan, self._queueing(better, policy, size)
         self.changes += 1
         choice.switcher.switched(_needed(better, policy))
@@ -295,7 +302,7 @@ class Replanner:
             "plan",
             plan=str(better.plan),
             expected_ms=_milliseconds(better),
-            was_ms=_milliseconds(current),
+            was_ms=_milliseconds(was),
             objective=policy.objective.value,
             batch_size=size,
         )

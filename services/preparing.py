@@ -31,6 +31,11 @@ class Preparer:
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
         self._waiting = 0
 
+    def ready(self, plan: Plan) -> bool:
+        """Whether nothing is left to prepare: this tier alone runs `plan`, and has what it needs for that."""
+        stage, tier = plan.stage(self._runtime.tier), self._runtime.tier
+        return stage is not None and plan.after(tier) is None and self._runtime.model.resident(stage.segment)
+
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         """Returns when this tier and those above are ready to run `plan`.
 

@@ -35,6 +35,10 @@ class Prepares:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: UpstreamUnavailable | None = None
+        self.resident: tuple[Tier, ...] = ()
+
+    def ready(self, plan: Plan) -> bool:
+        return tuple(stage.tier for stage in plan.stages) == self.resident
 
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         self.asked.append(plan)

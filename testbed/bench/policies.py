@@ -157,6 +157,9 @@ def relay(last: int, split: int, codec: str) -> Plan:
 class _Ready:
     """Prepares nothing, at once: what preparing takes is simulated by `Ours`."""
 
+    def ready(self, plan: Plan) -> bool:
+        return False
+
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,8 +22,10 @@ class _Plans:
 
     plan_: Plan
     learnt: list[tuple[Response, int]] = field(default_factory=list)
+    asked: Callable[[], object] = bool
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
+        self.asked()
         return self.plan_
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
@@ -34,6 +37,25 @@ async def test_an_answer_is_learnt_from(model: Model, clock: FakeClock) -> None:
     answer = await Agent(runtime(model, clock, FakeNext(answering)), plans).infer(samples(3), Deadline(1e6, clock))
     await asyncio.sleep(0)
     assert plans.learnt == [(answer.response, 3)]
+
+
+async def test_who_asks_again_at_once_is_planned_for_by_the_answer_before(model: Model, clock: FakeClock) -> None:
+    plans = _Plans(stages((D, 0, 0), (E, 0, 8)))
+    agent, known = Agent(runtime(model, clock, FakeNext(answering)), plans), []
+    plans.asked = lambda: known.append(len(plans.learnt))
+    for _ in range(3):
+        await agent.infer(samples(1), Deadline(1e6, clock))
+    assert known == [0, 1, 2]
+
+
+async def test_a_mistake_in_planning_fails_no_request(model: Model, clock: FakeClock) -> None:
+    class Mistaken(_Plans):
+        def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
+            raise ZeroDivisionError
+
+    agent = Agent(runtime(model, clock, FakeNext(answering)), Mistaken(stages((D, 0, 0), (E, 0, 8))))
+    for _ in range(2):
+        assert (await agent.infer(samples(1), Deadline(1e6, clock))).response
 
 
 async def test_a_request_that_nobody_could_answer_still_tells_how_the_link_is(model: Model, clock: FakeClock) -> None:

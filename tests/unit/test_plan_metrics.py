@@ -21,6 +21,9 @@ FAST = LinkEstimate(Tier.DEVICE, 0.001, 1e8)
 
 
 class _Prepares:
+    def ready(self, plan: Plan) -> bool:
+        return False
+
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         """Whatever it is, it is ready."""
 

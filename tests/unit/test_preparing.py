@@ -55,6 +55,16 @@ async def preparer(model: Model, clock: FakeClock, builds: Builds) -> AsyncItera
     found.close()
 
 
+def test_only_what_this_tier_runs_alone_and_has_built_needs_no_preparing(model: Model, clock: FakeClock) -> None:
+    made = Preparer(runtime(model, clock, tier=Tier.EDGE), Away())
+    alone, beyond = Plan((Stage(Tier.EDGE, Segment(3, 8)),)), PLAN
+    assert not made.ready(alone)
+    model.warm([Segment(3, 8), Segment(0, 4)])
+    assert made.ready(alone)
+    assert not made.ready(beyond)
+    made.close()
+
+
 async def refused(preparer: Preparer) -> None:
     with pytest.raises(UpstreamUnavailable):
         await preparer.prepare(PLAN, Deadline.after(PATIENCE))

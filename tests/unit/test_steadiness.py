@@ -39,6 +39,9 @@ IDLE = 1e9
 
 
 class _Ready:
+    def ready(self, plan: Plan) -> bool:
+        return False
+
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         return
 

@@ -20,6 +20,9 @@ class Refuses:
         self.stages = stages
         self.asked: list[Plan] = []
 
+    def ready(self, plan: Plan) -> bool:
+        return False
+
     async def prepare(self, plan: Plan, deadline: Deadline) -> None:
         self.asked.append(plan)
         if plan.stages in self.stages:

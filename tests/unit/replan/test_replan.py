@@ -32,6 +32,17 @@ async def test_when_the_link_collapses_the_next_decision_changes_the_plan(
     assert [s.tier for s in (await learnt(replanner, clock, SLOW)).stages] == [Tier.DEVICE]
 
 
+async def test_from_a_link_that_collapsed_the_next_request_flees_at_once_to_what_this_tier_has_ready(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    await learnt(replanner, clock, FAST)
+    prepares.resident, asked = (Tier.DEVICE,), len(prepares.asked)
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(UNKNOWN), POLICY, 1)
+    assert [stage.tier for stage in replanner.plan(POLICY, 1).stages] == [Tier.DEVICE]
+    assert len(prepares.asked) == asked
+
+
 async def test_a_link_that_became_unknown_is_not_planned_over(replanner: Replanner, clock: FakeClock) -> None:
     await learnt(replanner, clock, FAST)
     assert [s.tier for s in (await learnt(replanner, clock, UNKNOWN)).stages] == [Tier.DEVICE]
