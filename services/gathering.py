@@ -3,7 +3,7 @@
 Whatever a request costs besides its run, on both sides of the link, is then shared. Nobody waits for company where
 requests do not queue: a turn ends when everyone has asked who can ask now, and one caller alone is not gathered at all.
 Where they do, a few wait for the many that are under way, for less than queueing takes, and then go with them: small
-groups would stay small, each with its own caller's next requests. Only what the tier above
+groups would stay small, each with its own callers' next requests. Only what the tier above
 ends, in a run known to be short, is joined, so that nobody waits for another longer than for a turn of its own. Each
 keeps its id, its deadline and its answer; where a group does not come to a whole answer, each asks again alone.
 """
