@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -45,12 +45,7 @@ Counted = Callable[[Any], Any]
 S = TypeVar("S", bound=TierSettings)
 
 _WORKER = "segment"
-_MALLOC = (
-    (-3, 1 << 30),
-    (-1, 256 << 20),
-    (-2, 64 << 20),
-    (-8, 2),
-)  # MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD, ARENA_MAX
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 def main(tier: Tier, kind: type[S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
@@ -341,15 +336,14 @@ def announce(given: TierSettings, port: int, served: Models, **more: Any) -> Non
 
 
 def tune_allocator() -> None:
-    """Keeps glibc from returning large buffers to the kernel after each message.
+    """Keeps glibc from returning large buffers to the kernel after each message, and from keeping one for each thread.
 
     Without this every message over 128 KiB is mapped, page-faulted and unmapped again: up to 4 times the time
-    of a 1 MiB call. Two heaps are enough: each thread of gRPC that took one of its own kept its largest message there.
-    Does nothing where the C library is not glibc.
+    of a 1 MiB call. Does nothing where the C library is not glibc.
     """
-    try:
+    with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for option, value in _MALLOC:
-        mallopt(option, value)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+        mallopt(_M_TOP_PAD, 64 << 20)
+        mallopt(_M_ARENA_MAX, 2)
