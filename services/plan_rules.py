@@ -21,7 +21,8 @@ def check_plan(request: Request, tier: Tier, last: int) -> None:
 def check_joins(plan: Plan, last: int) -> None:
     """Raises InvalidInput unless the stages join from input to output, upwards through the tiers.
 
-    The same few plans come again and again; what is sound stays so, and only that is remembered."""
+    The same few plans come again and again; what is sound stays so, and only that is remembered.
+    """
     at = 0
     for stage in plan.stages:
         if stage.segment.start != at or stage.segment.end < at:

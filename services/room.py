@@ -109,41 +109,17 @@ def held(
     same, and it leaves the reading to us. What goes wrong on the way reaches the method in the message's place, as an
     OfframpError.
     """
-    answer: Any = handler.unary_unary
-    deserialize = handler.request_deserializer
-    if answer is None or deserialize is None:
+    if handler.unary_unary is None or handler.request_deserializer is None:
         return handler  # a stream, which reads its messages one by one
-
-    async def read(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        came, taken = False, 0
-        try:
-            taken = await room.enter()
-            async with asyncio.timeout(room.patience_seconds):
-                data = await context.read()
-            came = True
-            if data is EOF:
-                return await answer(await _no_message(context), context)
-            taken = room.settle(taken, len(data))
-            return await answer(deserialize(data), context)
-        except QueueFull as error:
-            return await answer(error, context)
-        except TimeoutError:
-            return await answer(_late(), context)
-        except asyncio.CancelledError:
-            if triage is not None and not came and ran_out(context):
-                await answer(_late(), context)  # nobody waits for it, but it counts
-            raise
-        finally:
-            room.leave(taken)
 
     async def behaviour(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if triage is None:
-            return await read(context)
+            return await _answered(handler, room, context, False)
         visit = triage.enter(context.time_remaining())
         if visit is None:
             return turn_away(context)
         try:
-            reply = await read(context)
+            reply = await _answered(handler, room, context, True)
         except BaseException as error:
             ended(visit, context, error)
             raise
@@ -151,6 +127,34 @@ def held(
         return reply
 
     return grpc.stream_unary_rpc_method_handler(behaviour, response_serializer=handler.response_serializer)
+
+
+async def _answered(
+    handler: grpc.RpcMethodHandler[Any, Any], room: Room, context: grpc.aio.ServicerContext[Any, Any], computes: bool
+) -> Any:
+    """The reply to a call, whose message holds room until then. computes: one that runs out of time has failed."""
+    answer: Any = handler.unary_unary
+    deserialize: Any = handler.request_deserializer
+    came, taken = False, 0
+    try:
+        taken = await room.enter()
+        async with asyncio.timeout(room.patience_seconds):
+            data = await context.read()
+        came = True
+        if data is EOF:
+            return await answer(await _no_message(context), context)
+        taken = room.settle(taken, len(data))
+        return await answer(deserialize(data), context)
+    except QueueFull as error:
+        return await answer(error, context)
+    except TimeoutError:
+        return await answer(_late(), context)
+    except asyncio.CancelledError:
+        if computes and not came and ran_out(context):
+            await answer(_late(), context)  # nobody waits for it, but it counts
+        raise
+    finally:
+        room.leave(taken)
 
 
 async def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpError:

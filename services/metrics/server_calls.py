@@ -146,6 +146,7 @@ class _Writes:
 
     def __init__(self, context: Context, method: Method):
         self._context, self._method = context, method
+        # asked for at every call, for which the detour below takes too long
         self.time_remaining, self.invocation_metadata = context.time_remaining, context.invocation_metadata
 
     async def read(self) -> Any:

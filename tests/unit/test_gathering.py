@@ -3,95 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from services.domain import (
-    Clock,
-    Deadline,
     DegradedReason,
-    HopTrace,
     Passing,
     Payload,
     Plan,
-    Predictions,
     Request,
-    Response,
     Segment,
-    SegmentTime,
     Stage,
     Tier,
-    TierProfile,
-    Trace,
 )
 from services.errors import DeadlineExceeded, InvalidInput, QueueFull, TooLarge, UpstreamUnavailable
 from services.gathering import MOST_TOGETHER, Crowding, Gathering
-from services.journey import Forwarded
 from tests.fakes import FakeClock
-
-HERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4))))
-ELSEWHERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4), "int8")))
-BEYOND = Plan((*HERE.stages[:1], Stage(Tier.EDGE, Segment(0, 2)), Stage(Tier.CLOUD, Segment(2, 4))))
-
-
-@dataclass
-class Far:
-    """A tier above that answers each sample with its own number, once it may."""
-
-    seconds: float = 1e-5
-    sizes: list[int] = field(default_factory=list)
-    members: list[tuple[str, ...]] = field(default_factory=list)
-    deadlines: list[Deadline] = field(default_factory=list)
-    fails: list[Exception] = field(default_factory=list)
-    degraded: int = 0
-    may: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: int = 0
-
-    def __post_init__(self) -> None:
-        self.may.set()
-
-    async def send(self, request: Request, codec_name: str, members: Sequence[str] = ()) -> Forwarded:
-        count = len(request.activation)
-        self.sizes.append(count)
-        self.members.append(tuple(members))
-        self.deadlines.append(request.deadline)
-        try:
-            await self.may.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if members and self.fails:
-            raise self.fails.pop()
-        answers = Predictions.empty(count, 2)
-        answers.scores[:, 0] = request.activation[:, 0]
-        answers.exits[:] = 0
-        answers.reasons[:] = self.degraded if members else 0
-        profile = TierProfile(Tier.EDGE, segments=(SegmentTime(Segment(0, 4), count, self.seconds * count),))
-        return Forwarded(Response(answers, Trace((HopTrace(Tier.EDGE),)), (profile,)), 0.001, 64 * count, 32 * count)
-
-
-def asking(number: int, plan: Plan = HERE, seconds: float = 10.0, count: int = 1) -> Request:
-    tensor = np.full((count, 3), number, np.float32)
-    return Request(f"r{number}", "hash", plan, 0, tensor, Deadline.after(seconds))
-
-
-async def asked(gathering: Gathering, requests: Sequence[Request]) -> list[Forwarded]:
-    return list(await asyncio.gather(*(gathering.infer(request, "fp32") for request in requests)))
-
-
-async def crowded(far: Far, clock: Clock = time.monotonic) -> Gathering:
-    """Where requests have come several at a time, and their runs are known to be as long as `far` says."""
-    gathering = Gathering(far.send, clock)
-    for _ in range(2):
-        await asked(gathering, [asking(0), asking(0)])
-    far.sizes.clear()
-    far.members.clear()
-    far.deadlines.clear()
-    return gathering
+from tests.gatherings import BEYOND, ELSEWHERE, HERE, Far, asked, asking, crowded
 
 
 async def test_requests_of_one_turn_travel_as_one_and_each_gets_its_own_part() -> None:
