@@ -109,9 +109,11 @@ class Batcher:
         """
         since = self.clock()
         short = self._is_short(piece, len(tensor))
+        if short and not self._crowded():
+            return self._at_once(piece, tensor, since)
         most = max(self._most_inline(piece) if short else self.pays(piece), len(tensor))
         joins = most > len(tensor)
-        if short and not (joins and self._crowded()):
+        if short and not joins:
             return self._at_once(piece, tensor, since)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Ran] = loop.create_future()

@@ -1,9 +1,10 @@
-"""Who is told how each request ended: the log, the metrics, the console. Telling never delays an answer."""
+"""Who is told how each request ended: the log, the metrics, the console. Telling never delays its answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,10 @@ from services import log, trace_context
 from services.bundle import Manifest
 from services.domain import Plan, Predictions, Response, Tier
 from services.trace_context import Begin
+
+TOGETHER_SECONDS = 0.01
+MOST_TOGETHER = 64
+"""Telling holds up the event loop, and what waits for it holds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,11 @@ class LogLines:
 
 
 class Observers:
-    """Tells each, in their order, when the event loop is next free: of all requests at once that ended meanwhile.
+    """Tells each, in their order, once the answer has left: of all requests at once that ended meanwhile.
 
+    A request is told of when the event loop is next free; one that ends soon after others were told of waits for more,
+    up to TOGETHER_SECONDS, since telling of many takes little longer than telling of one. Who is asked for what was
+    told, `tell`s before.
     begin: makes the trace context of a request whose caller sent none; nothing, unless somebody records spans.
     """
 
@@ -97,6 +105,7 @@ class Observers:
         self._observers: list[Observer] = []
         self._told: list[Told] = []
         self._ended: list[Finished] = []
+        self._next = -math.inf
         self.begin = begin
         for observer in observers:
             self.add(observer)
@@ -111,9 +120,13 @@ class Observers:
         self._told.append(getattr(observer, "answered_together", None) or partial(_one_by_one, observer))
 
     def answered(self, finished: Finished) -> None:
-        if not self._ended:
-            asyncio.get_running_loop().call_soon(self._tell)
         self._ended.append(finished)
+        if len(self._ended) == 1:
+            loop = asyncio.get_running_loop()
+            wait = self._next - loop.time()
+            loop.call_later(wait, self.tell) if wait > 0 else loop.call_soon(self.tell)
+        elif len(self._ended) == MOST_TOGETHER:
+            asyncio.get_running_loop().call_soon(self.tell)
 
     def refused(self, refused: Refused) -> None:
         for observer in self._observers:
@@ -122,8 +135,12 @@ class Observers:
             except Exception:
                 _failed()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Now, of all that ended."""
+        if not self._ended:
+            return
         ended, self._ended = self._ended, []
+        self._next = asyncio.get_running_loop().time() + TOGETHER_SECONDS
         for told in self._told:
             try:
                 told(ended)

@@ -8,13 +8,15 @@ from services.domain import Plan, Request, Stage, Tier
 from services.errors import InvalidInput
 
 
-def check_plan(request: Request, tier: Tier, last: int) -> None:
-    """Raises InvalidInput unless the plan joins up from input to output and this tier's part fits the request."""
+def check_plan(request: Request, tier: Tier, last: int) -> Stage:
+    """This tier's part. Raises InvalidInput unless the plan joins up from input to output and that fits the request."""
     check_joins(request.plan, last)
     if request.at == last:
         raise InvalidInput(f"nothing is left to run after split point {last}, the output")
-    if stage_of(request.plan, tier).segment.start != request.at:
+    stage = stage_of(request.plan, tier)
+    if stage.segment.start != request.at:
         raise InvalidInput(f"the plan does not give split point {request.at} to the {tier.label}")
+    return stage
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
+from services.arrivals import Arrivals
 from services.channels import ran_out
 from services.errors import DeadlineExceeded, InvalidInput, OfframpError, QueueFull
 from services.triage import Triage, ended, turn_away
@@ -41,7 +42,11 @@ class Room:
     message_bytes: int
     patience_seconds: float = 10.0
     held: int = 0
+    arrivals: Arrivals = field(init=False)
     _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.arrivals = Arrivals(self.patience_seconds)
 
     @classmethod
     def within(cls, memory_bytes: int, message_bytes: int, patience_seconds: float = 10.0) -> Room:
@@ -138,8 +143,7 @@ async def _answered(
     came, taken = False, 0
     try:
         taken = await room.enter()
-        async with asyncio.timeout(room.patience_seconds):
-            data = await context.read()
+        data = await room.arrivals.wait(context.read())
         came = True
         if data is EOF:
             return await answer(await _no_message(context), context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from services.guard import Service
 from services.metrics.calls import Calls
 from services.metrics.channel import CountedChannel
 from services.metrics.endpoint import Endpoint
-from services.metrics.live import of_batches, of_door, of_link, of_loop, of_model, of_retries, of_upstream
+from services.metrics.live import Reading, of_batches, of_door, of_link, of_loop, of_model, of_retries, of_upstream
 from services.metrics.requests import Metrics, Power
 from services.metrics.server_calls import Interceptor, ServerCalls
 from services.metrics.triton import TritonNames
@@ -56,6 +56,7 @@ class Telemetry:
         """
         tier, live = self.metrics.tier, self.metrics.live
         live.loop = asyncio.get_running_loop()
+        live.add(self._all_told)
         live.add(of_loop(tier, live.loop))
         live.add(of_door(tier, models.limiter, lambda: self._waiting(*models)))
         for served in models:
@@ -79,6 +80,7 @@ class Telemetry:
 
     async def close(self) -> None:
         """Ends what was started, and sends the spans that wait; takes a few seconds at most."""
+        self.observers.tell()
         await asyncio.to_thread(self._endpoint.close)
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close)
@@ -91,6 +93,11 @@ class Telemetry:
         if self.spans is None:
             return Observers(told)
         return Observers([*told, self.spans], trace_context.begin)
+
+    def _all_told(self) -> Iterable[Reading]:
+        """Nothing to read, but what is counted up is read after this."""
+        self.observers.tell()
+        return ()
 
     def _waiting(self, *models: Served) -> int:
         """Runs that wait for a worker."""

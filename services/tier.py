@@ -48,7 +48,7 @@ from services.fallback import degraded_by, is_callers
 from services.journey import Early, Forwarded, Journey, Stopwatch
 from services.model import Model, SegmentOutput
 from services.patience import Lag, Patience
-from services.plan_rules import check_plan, stage_of
+from services.plan_rules import check_plan
 from services.profile import Profiler
 from services.trace_context import HandOn
 
@@ -97,9 +97,10 @@ class TierRuntime:
         Raises CallerError for a request that no tier could answer, DeadlineExceeded or Unavailable where
         time or tiers ran out before the first exit.
         """
+        segment = self._checked(request)
         journey = self._start(request, arrived)
         journey.early = early
-        await self._run(journey, stage_of(request.plan, self.tier).segment)
+        await self._run(journey, segment)
         following = request.plan.after(self.tier)
         if len(journey.travelling) and following is not None:
             await self._forward(journey, following)
@@ -124,7 +125,6 @@ class TierRuntime:
         self.batcher.close()
 
     def _start(self, request: Request, arrived: float | None) -> Journey:
-        self._check(request)
         now = self._clock()
         watch = Stopwatch(self._clock, arrived := now if arrived is None else arrived)
         watch.lap("decode")
@@ -139,14 +139,16 @@ class TierRuntime:
         if model_hash != ours:
             raise ModelMismatch(f"this {self.tier.label} holds model {ours}, the request names {model_hash[:64]}")
 
-    def _check(self, request: Request) -> None:
+    def _checked(self, request: Request) -> Segment:
+        """What of the network `request` wants run here. Raises CallerError for what no tier could answer."""
         self.check_model(request.model_hash)
-        check_plan(request, self.tier, self.model.last)
+        segment = check_plan(request, self.tier, self.model.last).segment
         self.model.check(request.at, request.activation.shape)
-        self.check_held(stage_of(request.plan, self.tier).segment)
+        self.check_held(segment)
         expected = len(self.model.manifest.exits)
         if request.thresholds is not None and len(request.thresholds) != expected:
             raise InvalidInput(f"{len(request.thresholds)} thresholds were given, the model has {expected} exits")
+        return segment
 
     async def _run(self, journey: Journey, segment: Segment) -> None:
         """Runs `segment` exit by exit, as long as somebody travels and time is left."""
@@ -201,9 +203,9 @@ class TierRuntime:
     def _pass_exit(self, journey: Journey, spec: ExitSpec, logits: FloatArray) -> None:
         """Writes down this exit's answers; those sure enough leave, the rest become a smaller batch."""
         scores = exits.softmax(logits, spec.temperature)
-        if not math.isfinite(np.add.reduce(scores, axis=None)):  # shares of one: the sum is finite if they are
-            raise InvalidInput("the input makes this network overflow; its scores are not finite")
         confidences = exits.confidence(scores, self.model.manifest.confidence)
+        if not all(map(math.isfinite, confidences.tolist())):  # where one share is not, none of its sample is
+            raise InvalidInput("the input makes this network overflow; its scores are not finite")
         rows, answers = journey.travelling, journey.answers
         journey.passed = True
         whose = slice(None) if len(rows) == len(answers) else rows

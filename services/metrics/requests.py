@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
@@ -54,8 +54,8 @@ class Metrics:
         self.reloads = {
             outcome: self._counted.counter("offramp_bundle_reloads_total", tier.label, outcome) for outcome in RELOADS
         }
+        self.registry.register(self.live)  # first: it has observers told of all that ended before the rest is read
         self.registry.register(self._counted)
-        self.registry.register(self.live)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -64,7 +64,15 @@ class Metrics:
         self._model(manifest)
 
     def answered(self, finished: Finished) -> None:
-        self._model(finished.manifest).count(finished)
+        self.answered_together((finished,))
+
+    def answered_together(self, finished: Sequence[Finished]) -> None:
+        """Each model's at once: what is the same for each request is then done once."""
+        of_models: dict[tuple[str, str], list[Finished]] = {}
+        for each in finished:
+            of_models.setdefault((each.manifest.name, each.manifest.version), []).append(each)
+        for ended in of_models.values():
+            self._model(ended[0].manifest).count(ended)
 
     def refused(self, refused: Refused) -> None:
         known = refused.reason in self._errors or refused.reason in reasons()
@@ -194,45 +202,48 @@ class _OfModel:
             _OfPlans.of(name, counted) if device else None,
         )
 
-    def count(self, finished: Finished) -> None:
-        answers, trace, requests = finished.response.predictions, finished.response.trace, finished.requests
-        hop, seconds = trace.hops[0], trace.seconds
-        self._count_samples(answers, requests)
-        self._count_time(hop, seconds, requests)
-        if self.joules is not None:
-            self.joules.inc(self.power.joules(hop, seconds))
-        if self.plans is not None:
-            self.plans.count(finished.plan, seconds)
+    def count(self, ended: Sequence[Finished]) -> None:
+        self._count_samples([(each.response.predictions, each.requests) for each in ended])
+        for each in ended:
+            trace, requests = each.response.trace, each.requests
+            hop, seconds = trace.hops[0], trace.seconds
+            self._count_time(hop, seconds, requests)
+            if self.joules is not None:
+                self.joules.inc(self.power.joules(hop, seconds))
+            if self.plans is not None:
+                self.plans.count(each.plan, seconds)
 
-    def _count_samples(self, answers: Predictions, requests: int) -> None:
+    def _count_samples(self, ended: Sequence[tuple[Predictions, int]]) -> None:
         """In one pass over plain numbers: of one sample, which is what most requests have, numpy would be slower."""
-        count, by_exit, degraded = len(answers), [0] * len(self.exits), [0] * (len(self.reasons) + 1)
-        columns = (answers.tiers, answers.exits, answers.confidences, answers.reasons)
-        for tier, exit_index, confidence, reason in zip(*(column.tolist() for column in columns), strict=True):
-            if tier == self.tier:
-                by_exit[exit_index] += 1
-                self.confidences[exit_index].observe(confidence)
-                degraded[reason] += 1
-        (self.degraded if answers.reasons.any() else self.ok).inc(requests)
-        self.samples.inc(count)
-        self.batch.observe(count / requests, requests)
-        self.forwarded.inc(count - sum(by_exit))
+        by_exit, by_reason = [0] * len(self.exits), [0] * (len(self.reasons) + 1)
+        forwarded, here = 0, int(self.tier)
+        for answers, requests in ended:
+            reasons = answers.reasons.tolist()
+            (self.degraded if any(reasons) else self.ok).inc(requests)
+            self.samples.inc(len(reasons))
+            self.batch.observe(len(reasons) / requests, requests)
+            columns = (answers.tiers.tolist(), answers.exits.tolist(), answers.confidences.tolist(), reasons)
+            for tier, exit_index, confidence, reason in zip(*columns, strict=True):
+                if tier == here:
+                    by_exit[exit_index] += 1
+                    by_reason[reason] += 1
+                    self.confidences[exit_index].observe(confidence)
+                else:
+                    forwarded += 1
+        self.forwarded.inc(forwarded)
         _inc(self.exits, by_exit)
-        _inc(self.reasons, degraded[1:])
+        _inc(self.reasons, by_reason[1:])
 
     def _count_time(self, hop: HopTrace, seconds: float, requests: int) -> None:
         """Each of requests that travelled as one took the time that all took."""
         self.seconds.observe(seconds, requests)
         self.queue.observe(hop.queue_seconds, requests)
-        parts = (
-            hop.queue_seconds,
-            hop.decode_seconds,
-            hop.compute_seconds,
-            hop.encode_seconds,
-            hop.network_seconds,
-        )
-        for counter, part in zip(self.stages, parts, strict=True):
-            counter.inc(part * requests)
+        queue, decode, compute, encode, network = self.stages
+        queue.value += hop.queue_seconds * requests
+        decode.value += hop.decode_seconds * requests
+        compute.value += hop.compute_seconds * requests
+        encode.value += hop.encode_seconds * requests
+        network.value += hop.network_seconds * requests
         if hop.bytes_up or hop.bytes_down:
             self.hop.observe(hop.network_seconds, requests)
             self.up.inc(hop.bytes_up)

@@ -89,6 +89,7 @@ class OpenInference:
         return repository.configuration(self._models.described(request.name, request.version), self._max_batch)
 
     async def model_statistics(self, request: Any, context: Context) -> Any:
+        self._observers.tell()
         return self._statistics.reply(request.name, request.version)
 
     async def repository_index(self, request: Any, context: Context) -> Any:

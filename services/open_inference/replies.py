@@ -40,49 +40,53 @@ def wanted(request: Any) -> list[str]:
     """The outputs asked for, in their order, each once; all of them where none is. Raises InvalidInput."""
     if len(request.outputs) > len(OUTPUTS):
         raise InvalidInput(f"{len(request.outputs)} outputs are asked for; there are {len(OUTPUTS)}")
-    names = list(dict.fromkeys(output.name for output in request.outputs)) or list(OUTPUTS)
+    names: dict[str, None] = {}
     for output in request.outputs:
-        if not _NOT_OFFERED.isdisjoint(output.parameters):
-            raise InvalidInput(f"outputs take none of the parameters {', '.join(sorted(_NOT_OFFERED))}; leave them out")
-    for name in names:
+        name = output.name
         if name not in OUTPUTS:
             raise InvalidInput(f"no output is called {name[:60]!r}; there are {', '.join(OUTPUTS)}")
-    return names
+        if not _NOT_OFFERED.isdisjoint(output.parameters):
+            raise InvalidInput(f"outputs take none of the parameters {', '.join(sorted(_NOT_OFFERED))}; leave them out")
+        names[name] = None
+    return list(names or OUTPUTS)
 
 
 def reply(manifest: Manifest, answer: Answer, outputs: list[str], trace: bool = False) -> Any:
     """The ModelInferResponse of an answer."""
     answers = answer.response.predictions
-    message = messages.ModelInferResponse(
-        model_name=manifest.name, model_version=manifest.version, id=answer.request_id
-    )
+    message = messages.ModelInferResponse()
+    message.MergeFromString(_described(manifest, answer))
+    message.id = message.parameters["request_id"].string_param = answer.request_id
     for name in outputs:
         array = _ARRAYS[name](answers)
         message.outputs.add(name=name, datatype=OUTPUTS[name], shape=array.shape)
         message.raw_output_contents.append(array.tobytes())
-    _describe(message.parameters, manifest, answer)
     if trace:
         message.parameters["trace"].string_param = trace_json(answer)
     return message
 
 
-def _describe(parameters: Any, manifest: Manifest, answer: Answer) -> None:
+def _described(manifest: Manifest, answer: Answer) -> bytes:
     """What holds for the whole request: of a batch, the furthest exit and tier, and the worst reason."""
     answers = answer.response.predictions
-    furthest, reason = max(answers.exits.tolist()), DegradedReason(max(answers.reasons.tolist()))
-    parameters["tier"].string_param = Tier(max(answers.tiers.tolist())).label
-    parameters["exit_index"].int64_param = furthest
-    parameters["exit_name"].string_param = manifest.exits[furthest].name
-    parameters["degraded"].bool_param = reason is not DegradedReason.NONE
-    parameters["degraded_reason"].string_param = reason.label
-    parameters["plan"].string_param = _written(answer.plan)
-    parameters["request_id"].string_param = answer.request_id
+    furthest = max(answers.exits.tolist())
+    about = max(answers.tiers.tolist()), furthest, max(answers.reasons.tolist())
+    return _written(manifest.name, manifest.version, manifest.exits[furthest].name, answer.plan, *about)
 
 
 @functools.lru_cache(maxsize=256)
-def _written(plan: Plan) -> str:
-    """Many requests share a plan."""
-    return str(plan)
+def _written(model: str, version: str, exit_name: str, plan: Plan, tier: int, exit_index: int, reason: int) -> bytes:
+    """What many answers have in common, as it crosses the wire: putting it in costs less than writing it anew."""
+    message = messages.ModelInferResponse(model_name=model, model_version=version)
+    given = message.parameters
+    given["tier"].string_param = Tier(tier).label
+    given["exit_index"].int64_param = exit_index
+    given["exit_name"].string_param = exit_name
+    given["degraded"].bool_param = reason != DegradedReason.NONE
+    given["degraded_reason"].string_param = DegradedReason(reason).label
+    given["plan"].string_param = str(plan)
+    written: bytes = message.SerializeToString()
+    return written
 
 
 def trace_json(answer: Answer) -> str:

@@ -38,7 +38,7 @@ def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
         samples = preprocess(_array(request, tensor, "UINT8", shape, max_batch), spec)
     else:
         raise InvalidInput(f"no input is called {tensor.name[:60]!r}; there is {spec.name!r}{_or_image(spec)}")
-    if not np.isfinite(samples).all():
+    if not np.logical_and.reduce(np.isfinite(samples), axis=None):
         raise InvalidInput(f"input {tensor.name!r} has values that are not finite (NaN or infinity)")
     return np.ascontiguousarray(samples, np.float32)
 
@@ -76,9 +76,10 @@ def _flat(request: Any, tensor: Any, datatype: str, count: int) -> npt.NDArray[A
 def _from_raw(raw: Any, name: str, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
     if len(raw) != 1:
         raise InvalidInput(f"raw_input_contents has {len(raw)} elements for 1 input")
-    if len(raw[0]) != count * dtype.itemsize:
-        raise InvalidInput(f"input {name!r} has {len(raw[0])} bytes, its shape needs {count * dtype.itemsize}")
-    return np.frombuffer(raw[0], dtype)
+    data = raw[0]  # once: each time makes a copy of it
+    if len(data) != count * dtype.itemsize:
+        raise InvalidInput(f"input {name!r} has {len(data)} bytes, its shape needs {count * dtype.itemsize}")
+    return np.frombuffer(data, dtype)
 
 
 def _or_image(spec: InputSpec) -> str:

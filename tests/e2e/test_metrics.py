@@ -118,6 +118,19 @@ async def test_every_series_on_a_page_is_in_the_table(after_traffic: list[Values
                 assert {label for label, _ in labels} - {"le"} == known[plain], name
 
 
+async def test_who_asks_right_after_a_burst_finds_all_of_it_counted(tiny: Path) -> None:
+    """Telling of requests waits for more of them; who asks does not."""
+    async with upper(Tier.CLOUD, tiny, **ANYWHERE) as cloud, calling(cloud.address) as call:
+        for _ in range(REQUESTS):
+            await call(f"{DOOR}/ModelInfer", asking(inputs(1)))
+        said = await call(f"{DOOR}/ModelStatistics", b"")
+        for _ in range(REQUESTS):
+            await call(f"{DOOR}/ModelInfer", asking(inputs(1)))
+        page = await scrape(str(cloud.metrics))
+    assert said.model_stats[0].inference_count == REQUESTS
+    assert total(page, "offramp_requests_total") == total(page, "nv_inference_request_success") == 2 * REQUESTS
+
+
 async def test_errors_are_counted_by_reason_and_by_code(tiny: Path) -> None:
     async with measured(tiny) as tiers, calling(tiers.device.address) as call:
         wrong = [asking(inputs(), model_name="another"), asking(inputs()[:, :3]), b"\xff\xff"]

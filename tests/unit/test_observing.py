@@ -11,7 +11,7 @@ import pytest
 
 from services import bundle, log
 from services.domain import HopTrace, Plan, Predictions, Response, Tier, Trace
-from services.observing import Finished, LogLines, Observers, Refused
+from services.observing import MOST_TOGETHER, Finished, LogLines, Observers, Refused
 
 
 class Ear:
@@ -40,6 +40,11 @@ class Deaf(Ear):
         raise RuntimeError("no")
 
 
+async def told(ear: Ear, times: int) -> None:
+    while len(ear.heard) < times:
+        await asyncio.sleep(0)
+
+
 def finished(tiny: Path, name: str) -> Finished:
     response = Response(Predictions.empty(1, 4), Trace((HopTrace(Tier.EDGE, compute_seconds=0.001),)))
     return Finished(name, Tier.EDGE, bundle.load(tiny).manifest, Plan(()), response)
@@ -52,10 +57,41 @@ async def test_what_ended_in_one_turn_of_the_loop_is_told_at_once_in_its_order(t
         observers.answered(finished(tiny, name))
     assert not one.heard
     await asyncio.sleep(0)
-    observers.answered(finished(tiny, "d"))
+    assert one.heard == [["a"], ["b"], ["c"]]
+    assert all_of_them.heard == [["a", "b", "c"]]
+
+
+async def test_what_ends_soon_after_others_were_told_of_is_told_of_together(tiny: Path) -> None:
+    ear = Gathering()
+    observers = Observers([ear])
+    for name in ("a", "b", "c"):
+        observers.answered(finished(tiny, name))
+        await asyncio.sleep(0)
+    assert ear.heard == [["a"]]
+    await asyncio.wait_for(told(ear, 2), 5)
+    assert ear.heard == [["a"], ["b", "c"]]
+
+
+async def test_who_is_asked_tells_before_of_all_that_ended_and_of_each_once(tiny: Path) -> None:
+    ear = Gathering()
+    observers = Observers([ear])
+    for name in ("a", "b"):
+        observers.answered(finished(tiny, name))
+        await asyncio.sleep(0)
+    observers.tell()
+    observers.tell()
+    assert ear.heard == [["a"], ["b"]]
+
+
+async def test_a_crowd_does_not_wait_to_be_told_of(tiny: Path) -> None:
+    ear = Gathering()
+    observers = Observers([ear])
+    observers.answered(finished(tiny, "first"))
     await asyncio.sleep(0)
-    assert one.heard == [["a"], ["b"], ["c"], ["d"]]
-    assert all_of_them.heard == [["a", "b", "c"], ["d"]]
+    for number in range(MOST_TOGETHER):
+        observers.answered(finished(tiny, str(number)))
+    await asyncio.sleep(0)
+    assert [len(each) for each in ear.heard] == [1, MOST_TOGETHER]
 
 
 async def test_an_observer_that_fails_keeps_nothing_from_the_others(tiny: Path) -> None:
