@@ -202,7 +202,8 @@ def _stage(name: str, costs: dict[str, CodecCost]) -> float:
 @lru_cache(maxsize=64)
 def _sizes(of_wire: Same[_Wire], of_sender: Same[_CodecCosts]) -> Array:
     """Bytes of a sample [S, C], not to be written to: measured there; else exact before the lossless stage, times what
-    that stage makes of it on the sender; of an image file, by the sender's ratio; else estimated from the shape.
+    that stage makes of it on the sender, or at least there; of an image file, by the sender's ratio; else estimated
+    from the shape.
 
     A codec's own ratio would mislead away from where it was measured: ranges outweigh the levels of small maps.
     """

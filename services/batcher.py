@@ -12,7 +12,7 @@ import time
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,8 +37,7 @@ INLINE_BATCH_SECONDS = 0.001
 _MOST_TALLIES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(NamedTuple):
     """When a run started, what came of this request's part of it, when it finished, and how many samples shared it."""
 
     started: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.domain import Deadline, FloatArray, Objective, Plan, Predictions, Request, Response, Segment, Stage, Trace
 from services.errors import InvalidInput, SettingsError
@@ -34,8 +34,7 @@ class Wishes:
 NO_WISHES = Wishes()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the public door returns: the request's id, the plan it travelled by, and the response."""
 
     request_id: str

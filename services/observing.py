@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services import log, trace_context
 from services.bundle import Manifest
@@ -20,8 +20,7 @@ MOST_TOGETHER = 64
 """Telling holds up the event loop, and what waits for it holds memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A request that this tier answered, with the plan it travelled by and the trace it came in.
 
     members: the ids of the requests that travelled as this one, each with as many of its samples; empty: one did.

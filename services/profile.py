@@ -140,7 +140,8 @@ class Expectation:
 class _Runs:
     """The last runs of one segment and batch size, and what one should take.
 
-    unloaded: what each would have taken without the slowdown of its own time, which is forgotten sooner than runs are.
+    unloaded: of what was not measured, what each would have taken without the slowdown of its own time, which is
+    forgotten sooner than runs are.
     """
 
     expected: float | None
@@ -215,7 +216,8 @@ class Profiler:
         if runs.expected is not None:
             ratio = (seconds + _OVERHEAD_SECONDS) / (runs.expected + _OVERHEAD_SECONDS)
             self._slowdown.add(min(max(ratio, 1 / _SLOWEST), _SLOWEST))
-        runs.unloaded.add(seconds / self._slower())
+        if key not in self._expectation:
+            runs.unloaded.add(seconds / self._slower())
 
     def seconds(self, segment: Segment, batch_size: int) -> float | None:
         """Median seconds of a run, or None for what never ran here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -204,7 +204,7 @@ def request(seen: Seen, manifest: Manifest) -> Json:
         "plan": str(seen.plan),
         "expected_seconds": seen.plan.expected_seconds,
         "seconds": seen.trace.seconds,
-        "hops": [asdict(hop) | {"tier": hop.tier.label} for hop in seen.trace.hops],
+        "hops": [hop._asdict() | {"tier": hop.tier.label} for hop in seen.trace.hops],
     }
 
 

@@ -94,7 +94,7 @@ def trace_json(answer: Answer) -> str:
 
     `expected_seconds`: what the planner expected of the plan, null where it was fixed.
     """
-    hops = [asdict(hop) | {"tier": hop.tier.label} for hop in answer.response.trace.hops]
+    hops = [hop._asdict() | {"tier": hop.tier.label} for hop in answer.response.trace.hops]
     links = [asdict(link) | {"source": link.source.label} for link in answer.response.links]
     whole = {"seconds": answer.response.trace.seconds, "expected_seconds": answer.plan.expected_seconds}
     return json.dumps(whole | {"hops": hops, "links": links})

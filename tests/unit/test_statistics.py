@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ async def test_requests_that_travelled_as_one_count_each_and_ran_once(tiny: Path
     models = process.models(Tier.DEVICE, TierSettings(bundle=tiny, profile_seconds=0.0), None)
     statistics, alone = Statistics(models), finished(bundle.load(tiny).manifest)
     statistics.answered(alone)
-    statistics.answered(replace(alone, members=("a", "b", "c")))
+    statistics.answered(alone._replace(members=("a", "b", "c")))
     (told,) = statistics.reply("tiny", "").model_stats
     stats = told.inference_stats
     assert (told.inference_count, told.execution_count) == (6, 2)
