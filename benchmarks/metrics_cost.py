@@ -57,7 +57,9 @@ def finished(manifest: Manifest, samples: int) -> Finished:
     parts = (Segment(0, third), Segment(third, 2 * third), Segment(2 * third, manifest.last))
     plan = Plan(tuple(Stage(tier, part) for tier, part in zip(Tier, parts, strict=True)), 0.05)
     hop = HopTrace(Tier.DEVICE, 0.001, 0.001, 0.01, 0.001, 0.02, bytes_up=1000, bytes_down=200)
-    return Finished("request", Tier.DEVICE, manifest, plan, Response(answers, Trace((hop, HopTrace(Tier.EDGE)))))
+    return Finished(
+        "request", Tier.DEVICE, manifest, plan, Response(answers, Trace((hop, HopTrace(Tier.EDGE)))), time.time_ns()
+    )
 
 
 def counting(manifest: Manifest, samples: int, times: int) -> Cost:

@@ -96,9 +96,10 @@ async def _round(served: Served, telemetry: Telemetry, requests: int) -> float:
     for _ in range(requests):
         answer = await served.front.infer(sample, Deadline.after(10))
         telemetry.observers.answered(
-            Finished(answer.request_id, Tier.DEVICE, served.manifest, answer.plan, answer.response)
+            Finished(answer.request_id, Tier.DEVICE, served.manifest, answer.plan, answer.response, time.time_ns())
         )
         await asyncio.sleep(0)  # for what waits until the event loop is free
+    telemetry.observers.tell()
     return 1e6 * (time.thread_time() - started) / requests
 
 

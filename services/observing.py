@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ MOST_TOGETHER = 64
 class Finished(NamedTuple):
     """A request that this tier answered, with the plan it travelled by and the trace it came in.
 
+    at: when that was, in nanoseconds since 1970; observers hear of it later.
     members: the ids of the requests that travelled as this one, each with as many of its samples; empty: one did.
     """
 
@@ -31,6 +33,7 @@ class Finished(NamedTuple):
     manifest: Manifest
     plan: Plan
     response: Response
+    at: int
     traceparent: str = ""
     members: tuple[str, ...] = ()
 
@@ -114,15 +117,15 @@ class Observers:
         return trace_context.given(metadata) or self.begin()
 
     def add(self, observer: Observer) -> None:
-        """Tells `observer` too, from now on."""
+        """Tells `observer` too, of what ends from now on."""
+        self.tell()
         self._observers.append(observer)
         self._told.append(getattr(observer, "answered_together", None) or partial(_one_by_one, observer))
 
     def answered(self, finished: Finished) -> None:
         self._ended.append(finished)
         if len(self._ended) == 1:
-            loop = asyncio.get_running_loop()
-            wait = self._next - loop.time()
+            loop, wait = asyncio.get_running_loop(), self._next - time.monotonic()
             loop.call_later(wait, self.tell) if wait > 0 else loop.call_soon(self.tell)
         elif len(self._ended) == MOST_TOGETHER:
             asyncio.get_running_loop().call_soon(self.tell)
@@ -139,7 +142,7 @@ class Observers:
         if not self._ended:
             return
         ended, self._ended = self._ended, []
-        self._next = asyncio.get_running_loop().time() + TOGETHER_SECONDS
+        self._next = time.monotonic() + TOGETHER_SECONDS
         for told in self._told:
             try:
                 told(ended)

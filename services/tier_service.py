@@ -68,9 +68,9 @@ class TierService:
                 request = self._request(framed, served, deadline)
                 response = await served.runtime.infer(request, arrived)
         tier, plan = served.runtime.tier, request.plan
-        self._observers.answered(
-            Finished(request.request_id, tier, served.manifest, plan, response, request.traceparent, members)
-        )
+        ended, parent = time.time_ns(), request.traceparent
+        finished = Finished(request.request_id, tier, served.manifest, plan, response, ended, parent, members)
+        self._observers.answered(finished)
         return wire.response_to_pb(response)
 
     async def describe(

@@ -8,8 +8,7 @@ within. Imported only where spans are sent: the libraries are an extra.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -46,14 +45,10 @@ class _Stage:
 
 
 class Spans:
-    """Makes the spans of this tier's part of every traced request, and hands them to `processor`.
+    """Makes the spans of this tier's part of every traced request, and hands them to `processor`."""
 
-    `now`: nanoseconds since 1970. A request ends here when this observer hears of it.
-    """
-
-    def __init__(self, tier: Tier, processor: SpanProcessor, now: Callable[[], int] = time.time_ns):
+    def __init__(self, tier: Tier, processor: SpanProcessor):
         self._processor = processor
-        self._now = now
         version = metadata.version("offramp")
         names = {"service.namespace": "offramp", "service.name": f"offramp-{tier.label}", "service.version": version}
         self._resource = Resource.create(names)
@@ -63,7 +58,7 @@ class Spans:
         parent = trace_context.parse(finished.traceparent)
         if parent is None or not parent.sampled:
             return
-        start = self._now() - _nanoseconds(finished.response.trace.seconds)
+        start = finished.at - _nanoseconds(finished.response.trace.seconds)
         for span in self._spans(finished, parent, start):
             self._processor.on_end(span)
 

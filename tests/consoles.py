@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,4 +55,4 @@ def finished(
 ) -> Finished:
     """An answered request that took `seconds`, all of it computing here."""
     hop = HopTrace(Tier.DEVICE, compute_seconds=seconds, bytes_up=100, bytes_down=10)
-    return Finished(name, Tier.DEVICE, manifest, plan, Response(given or answers(1), Trace((hop,))))
+    return Finished(name, Tier.DEVICE, manifest, plan, Response(given or answers(1), Trace((hop,))), time.time_ns())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from services.bundle import Manifest
@@ -28,4 +30,4 @@ def finished(
     answers.confidences[:] = np.linspace(0.35, 0.95, len(tiers))
     device = HopTrace(Tier.DEVICE, 0.001, 0.002, 0.003, 0.004, 0.005, bytes_up=1000, bytes_down=200)
     hops = (device, HopTrace(Tier.EDGE, compute_seconds=0.02))
-    return Finished(request_id, Tier.DEVICE, manifest, which or plan(), Response(answers, Trace(hops)))
+    return Finished(request_id, Tier.DEVICE, manifest, which or plan(), Response(answers, Trace(hops)), time.time_ns())

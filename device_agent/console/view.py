@@ -69,7 +69,8 @@ class View:
             self._observers.refused(Refused(request_id, error.reason, str(error), *named))
             raise
         tier = self._agent.runtime.tier
-        self._observers.answered(Finished(answer.request_id, tier, self.manifest, answer.plan, answer.response))
+        ended = Finished(answer.request_id, tier, self.manifest, answer.plan, answer.response, time.time_ns())
+        self._observers.answered(ended)
         return answer
 
     def look(self) -> None:

@@ -138,4 +138,5 @@ class OpenInference:
 
     def _answered(self, served: Served, answer: Answer, traceparent: str) -> None:
         tier, manifest = served.runtime.tier, served.manifest
-        self._observers.answered(Finished(answer.request_id, tier, manifest, answer.plan, answer.response, traceparent))
+        ended = Finished(answer.request_id, tier, manifest, answer.plan, answer.response, time.time_ns(), traceparent)
+        self._observers.answered(ended)

@@ -76,6 +76,7 @@ async def test_a_crowd_is_answered_as_each_would_be_alone_and_counted_one_by_one
         edge.telemetry.observers.add(ear)
         together = await asyncio.gather(*(below.infer(request, "int8") for request in requests))
         await asyncio.sleep(0)
+        edge.telemetry.observers.tell()
         held = edge.limiter.in_flight
     for before, after in zip(alone, together, strict=True):
         np.testing.assert_array_equal(before.response.predictions.scores, after.response.predictions.scores)

@@ -22,11 +22,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from services import tracing
+from services import bundle, tracing
 from services.domain import Tier
 from services.open_inference import messages
 from services.tracing import Spans
 from tests.calls import DOOR, HEALTH, PATIENCE, asking, calling
+from tests.finished import finished
 from tests.networks import SHAPE
 from tests.tiers import ThreeTiers, device, upper
 
@@ -235,3 +236,12 @@ async def test_a_collector_that_is_not_there_neither_fails_nor_holds_up_a_tier(t
         await ask(running.device.address)
         stopping = time.monotonic()
     assert time.monotonic() - stopping < 30
+
+
+def test_a_request_ends_when_it_ended_however_late_its_observers_hear_of_it(tiny: Path) -> None:
+    kept = InMemorySpanExporter()
+    late = finished(bundle.load(tiny).manifest)._replace(at=5_000_000_000, traceparent=f"00-{TRACE}-{CALLER}-01")
+    Spans(Tier.DEVICE, SimpleSpanProcessor(kept)).answered(late)
+    whole = max(kept.get_finished_spans(), key=lambda span: (span.end_time or 0) - (span.start_time or 0))
+    assert whole.end_time == late.at
+    assert whole.start_time == pytest.approx(late.at - 1e9 * late.response.trace.seconds, abs=1000)

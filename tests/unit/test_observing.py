@@ -47,7 +47,7 @@ async def told(ear: Ear, times: int) -> None:
 
 def finished(tiny: Path, name: str) -> Finished:
     response = Response(Predictions.empty(1, 4), Trace((HopTrace(Tier.EDGE, compute_seconds=0.001),)))
-    return Finished(name, Tier.EDGE, bundle.load(tiny).manifest, Plan(()), response)
+    return Finished(name, Tier.EDGE, bundle.load(tiny).manifest, Plan(()), response, at=0)
 
 
 async def test_what_ended_in_one_turn_of_the_loop_is_told_at_once_in_its_order(tiny: Path) -> None:
