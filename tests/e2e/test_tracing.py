@@ -75,6 +75,13 @@ async def ask(address: str, traceparent: str = "", request_id: str = "r1") -> di
     return found
 
 
+def told(running: ThreeTiers, recorded: InMemorySpanExporter) -> tuple[ReadableSpan, ...]:
+    """The spans of all requests that ended."""
+    for tier in (running.device, running.edge, running.cloud):
+        tier.telemetry.observers.tell()
+    return recorded.get_finished_spans()
+
+
 def wholes(spans: tuple[ReadableSpan, ...]) -> dict[str, ReadableSpan]:
     """The span of each tier's whole part, by tier."""
     return {span.name.split(" ")[0]: span for span in spans if span.kind is SpanKind.SERVER}
@@ -91,9 +98,10 @@ async def test_the_spans_of_all_tiers_are_one_trace_under_the_callers_own(
 ) -> None:
     async with tiers(tiny, transport=transport) as running:
         await ask(running.device.address)  # connects, so that the second goes over the transport asked for
+        told(running, recorded)
         recorded.clear()
         await ask(running.device.address, f"00-{TRACE}-{CALLER}-01")
-        spans = recorded.get_finished_spans()
+        spans = told(running, recorded)
     assert {span.context.trace_id for span in spans} == {int(TRACE, 16)}
     assert len({span.context.span_id for span in spans}) == len(spans)
     whole = wholes(spans)
@@ -110,7 +118,7 @@ async def test_the_spans_of_all_tiers_are_one_trace_under_the_callers_own(
 async def test_spans_are_as_long_as_the_trace_says(tiny: Path, recorded: InMemorySpanExporter) -> None:
     async with tiers(tiny) as running:
         trace = await ask(running.device.address)
-        spans = recorded.get_finished_spans()
+        spans = told(running, recorded)
     whole = wholes(spans)
     for hop in trace["hops"]:
         ours = whole[hop["tier"]]
@@ -131,7 +139,7 @@ async def test_a_request_without_a_context_begins_a_trace_of_its_own(
     async with tiers(tiny) as running:
         for _ in range(2):
             await ask(running.device.address)
-        spans = recorded.get_finished_spans()
+        spans = told(running, recorded)
     roots = [span for span in spans if span.parent is None]
     assert [span.name for span in roots] == ["device tiny"] * 2
     assert len({span.context.trace_id for span in spans}) == 2
@@ -140,7 +148,7 @@ async def test_a_request_without_a_context_begins_a_trace_of_its_own(
 async def test_a_tier_that_does_not_record_does_not_break_the_trace(tiny: Path, recorded: InMemorySpanExporter) -> None:
     async with tiers(tiny, Tier.EDGE) as running:
         await ask(running.device.address, f"00-{TRACE}-{CALLER}-01")
-        spans = recorded.get_finished_spans()
+        spans = told(running, recorded)
     whole = wholes(spans)
     assert set(whole) == {"device", "cloud"}
     assert whole["cloud"].parent is not None
@@ -164,7 +172,7 @@ async def test_health_checks_and_metadata_make_no_spans(tiny: Path, recorded: In
 async def test_a_span_tells_what_became_of_its_request(tiny: Path, recorded: InMemorySpanExporter) -> None:
     async with tiers(tiny) as running:
         await ask(running.device.address, request_id="mine")
-        spans = recorded.get_finished_spans()
+        spans = told(running, recorded)
     found = dict(wholes(spans)["device"].attributes or {})
     here = found.pop("offramp.answered_here")
     assert isinstance(here, int)
