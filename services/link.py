@@ -142,10 +142,9 @@ class LinkEstimator:
         """Whether one of the calls in flight takes longer than is plausible."""
         return any(self._late(nbytes, seconds) for nbytes, seconds in waiting)
 
-    def _late(self, bytes_up: int, seconds: float, excused: float | None = None) -> bool:
-        """excused: seconds by which a call may be late besides; None for as long as calls stall."""
+    def _late(self, bytes_up: int, seconds: float) -> bool:
         surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)
-        return surprise > max(limit, self._stalls() if excused is None else excused)
+        return surprise > max(limit, self._stalls())
 
     def _stalls(self) -> float:
         """Seconds by which calls are late though nothing is wrong with the link."""
@@ -163,13 +162,10 @@ class LinkEstimator:
     def _held_up(self, waiting: Iterable[tuple[int, float]]) -> float:
         """Seconds that a call sent now is held up by those that are overdue, or were given up last.
 
-        What has lasted so long is expected to last as long again. One that was given up found all the patience there
-        is; that others stalled as long before is no excuse for it.
+        What has lasted so long is expected to last as long again.
         """
-        late = [seconds for nbytes, seconds in waiting if self._late(nbytes, seconds)]
-        if self._given_up is not None and self._late(*self._given_up, excused=_STALL_SECONDS):
-            late.append(self._given_up[1])
-        return max(late, default=0.0)
+        calls = (*waiting, *([self._given_up] if self._given_up else ()))
+        return max((seconds for nbytes, seconds in calls if self._late(nbytes, seconds)), default=0.0)
 
     def _cautious_slope(self) -> float:
         """Seconds per byte; on the slow side where it is less sure than by half."""

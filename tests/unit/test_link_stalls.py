@@ -101,17 +101,6 @@ def test_a_call_that_is_a_little_late_is_no_news_and_less_so_where_calls_stall()
     assert road.link.overdue([late])
 
 
-def test_a_call_given_up_is_no_stall_even_where_calls_stalled_as_long() -> None:
-    road = Road(0.012, 20 * MBIT)
-    road.mixed(20)
-    road.call(4_096, extra=0.250)
-    road.call(4_096)
-    known = road.link.estimate().rtt_seconds or 0.0
-    assert not road.link.overdue([(4_096, 0.200)])
-    road.link.failed(4_096, 0.200)
-    assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known + 0.200)
-
-
 def test_two_late_calls_in_a_row_are_a_worse_link_but_where_calls_stall_it_takes_three() -> None:
     def late_calls(road: Road) -> int:
         for count in range(1, 9):
