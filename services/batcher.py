@@ -108,9 +108,7 @@ class Batcher:
         """
         since = self.clock()
         short = self._is_short(piece, len(tensor))
-        if short and not self._crowded():
-            return self._at_once(piece, tensor, since)
-        most = max(self._most_inline(piece) if short else self.pays(piece), len(tensor))
+        most = max(self._most_together(piece, short), len(tensor))
         joins = most > len(tensor)
         if short and not joins:
             return self._at_once(piece, tensor, since)
@@ -135,6 +133,12 @@ class Batcher:
     def pays(self, piece: Segment) -> int:
         """How many samples of `piece` run as one batch, by what was measured; 1 where that would save nothing."""
         return self.profiler.batch(piece, self.batching.max_batch_size) if self.batching.max_batch_size > 1 else 1
+
+    def _most_together(self, piece: Segment, short: bool) -> int:
+        """How many samples may share the next run; 1 for a short one that comes alone."""
+        if not short:
+            return self.pays(piece)
+        return self._most_inline(piece) if self._crowded() else 1
 
     def _most_inline(self, piece: Segment) -> int:
         """The same of short runs, as many as the loop has time for."""
