@@ -26,6 +26,7 @@ from rich.table import Table
 from services import bundle
 from services.bundle import Manifest
 from services.domain import HopTrace, Plan, Predictions, Response, Segment, Stage, Tier, Trace
+from services.methods import Around, Methods
 from services.metrics.calls import Calls
 from services.metrics.channel import CountedChannel
 from services.metrics.requests import Metrics, Power
@@ -81,7 +82,7 @@ async def calls(count: int) -> list[Cost]:
     async with AsyncExitStack() as stack:
         plain = await stack.enter_async_context(_channel(await _serve(stack, ())))
         gated = await stack.enter_async_context(
-            _channel(await _serve(stack, (ServerCalls(Calls("server", CollectorRegistry())),)))
+            _channel(await _serve(stack, (ServerCalls(Calls("server", CollectorRegistry())).counted,)))
         )
         counted = CountedChannel(plain, Calls("client", CollectorRegistry()))
         ways = [channel.unary_unary(_PATH) for channel in (plain, gated, counted)]
@@ -94,13 +95,13 @@ async def calls(count: int) -> list[Cost]:
     ]
 
 
-async def _serve(stack: AsyncExitStack, interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]]) -> int:
+async def _serve(stack: AsyncExitStack, around: Sequence[Around]) -> int:
     async def nothing(request: bytes, context: object) -> bytes:
         return b""
 
-    server = grpc.aio.server(interceptors=interceptors)
-    methods = {"Do": grpc.unary_unary_rpc_method_handler(nothing)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Nothing", methods),))
+    server, methods = grpc.aio.server(), Methods()
+    methods.add_registered_method_handlers("benchmarks.Nothing", {"Do": grpc.unary_unary_rpc_method_handler(nothing)})
+    methods.serve(server, around)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     stack.push_async_callback(server.stop, None)

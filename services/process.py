@@ -142,7 +142,7 @@ def server(
         telemetry.observers,
         given.memory_bytes,
         given.deadline_seconds,
-        first=telemetry.interceptors(offered),
+        first=telemetry.around(offered),
     )
 
 

@@ -7,16 +7,17 @@ clients; between tiers, certificates say who is who. Health needs neither.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from services import log, wire
 from services.certificates import Files, Pems, Rotation
 from services.errors import OfframpError, PermissionDenied, SettingsError, Unauthenticated
+from services.methods import Around, Method
 from services.observing import Observers, Refused
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.secure_channel import Trust
@@ -29,11 +30,6 @@ _TIER_SERVICE = pb.DESCRIPTOR.services_by_name["Tier"].full_name
 _LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
 
 Context = grpc.aio.ServicerContext[Any, Any]
-if TYPE_CHECKING:  # generic in the stubs alone
-    Method = grpc.RpcMethodHandler[Any, Any]
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Interceptor = grpc.aio.ServerInterceptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ class Security:
         fetch: Any = changed  # the stubs do not know that it may return None, which says: as before
         return grpc.dynamic_ssl_server_credentials(_configuration(identity.first), fetch, self.asks_for_certificates)
 
-    def interceptors(self, services: Sequence[str], observers: Observers) -> list[Interceptor]:
+    def gates(self, services: Sequence[str], observers: Observers) -> list[Around]:
         """What stands before every method of `services`. Raises SettingsError where one would stay open."""
         if self.tokens is not None and _TIER_SERVICE in services and not self.asks_for_certificates:
             raise SettingsError(
@@ -69,7 +65,7 @@ class Security:
             )
         if not self.allowed and self.tokens is None:
             return []
-        return [Gate(self.allowed, self.tokens, observers)]
+        return [Gate(self.allowed, self.tokens, observers).before]
 
 
 def of(given: TierSettings) -> Security:
@@ -121,24 +117,19 @@ def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pems.key, pems.certificate)], pems.authorities)
 
 
-class Gate(Interceptor):
+class Gate:
     """Lets a call through to its method if its caller may make it. What is not said to be open is closed."""
 
     def __init__(self, allowed: frozenset[str], tokens: Tokens | None, observers: Observers):
         self._allowed = allowed
         self._tokens = tokens
         self._observers = observers
-        self._guarded: dict[str, Method] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Method]], details: grpc.HandlerCallDetails
-    ) -> Method:
-        name, method = details.method, await continuation(details)
-        if method is None or name.startswith(_HEALTH):
+    def before(self, path: str, method: Method) -> Method:
+        """`method` with the gate before it; health is open to all."""
+        if path.startswith(_HEALTH):
             return method
-        if name not in self._guarded:
-            self._guarded[name] = self._guard(method, wants_token=not name.startswith(f"/{_TIER_SERVICE}/"))
-        return self._guarded[name]
+        return self._guard(method, wants_token=not path.startswith(f"/{_TIER_SERVICE}/"))
 
     def check(self, context: Context, wants_token: bool) -> None:
         """Raises PermissionDenied for a certificate that is not on the list, Unauthenticated for no good token."""

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from services import memory
 from services.channels import DEFAULT_MAX_MESSAGE_BYTES
@@ -20,9 +20,10 @@ from services.errors import SettingsError
 from services.guard import Service
 from services.health import Health
 from services.limiter import Limiter
+from services.methods import Around, Methods
 from services.observing import Observers
 from services.room import LOOKAHEAD_BYTES, Room, held
-from services.security import Interceptor, Security
+from services.security import Security
 from services.triage import Triage
 
 _DRAIN_POLL_SECONDS = 0.02
@@ -41,9 +42,9 @@ class TierServer:
         observers: Observers | None = None,
         memory_bytes: int | None = None,
         patience_seconds: float = 10.0,
-        first: Sequence[Interceptor] = (),
+        first: Sequence[Around] = (),
     ):
-        """`first`: stands before whatever security puts before the methods. patience_seconds: see `Room`."""
+        """`first`: stands around whatever security puts around the methods. patience_seconds: see `Room`."""
         room = Room.within(memory_bytes or memory.limit_bytes(), max_message_bytes, patience_seconds)
         self._security = security or Security()
         self._limiter = limiter
@@ -52,22 +53,27 @@ class TierServer:
         for streams in self._streams:
             streams.within(room)
         self._health = Health()
-        gates = self._security.interceptors(self._names, observers or Observers())
-        self._server = grpc.aio.server(interceptors=[*first, *gates], options=_server_options(room.message_bytes))
+        self._server = grpc.aio.server(options=_server_options(room.message_bytes))
         self._probes: grpc.aio.Server | None = None
         self.health_port: int | None = None
-        triage = Triage(limiter)
+        gates = self._security.gates(self._names, observers or Observers())
+        self._methods(services, room).serve(self._server, (*first, *gates))
+
+    def _methods(self, services: Sequence[Service], room: Room) -> Methods:
+        """Those of `services`, health and reflection."""
+        methods, triage = Methods(), Triage(self._limiter)
         for service in services:
-            methods = {
+            kept = {
                 name: held(method, room, triage if name in service.computing else None)
                 for name, method in service.methods.items()
             }
-            handler = grpc.method_handlers_generic_handler(service.name, methods)
-            self._server.add_generic_rpc_handlers((handler,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            methods.add_registered_method_handlers(service.name, kept)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         pool = _reflection_pool([service.file for service in services])
-        reflection.enable_server_reflection(names, self._server, pool=pool)
+        told = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(told, methods)
+        return methods
 
     async def start(self, address: str) -> int:
         """Binds and serves; returns the port. Raises SettingsError where the address cannot be bound."""

@@ -11,12 +11,13 @@ from services import trace_context
 from services.domain import Tier
 from services.errors import SettingsError
 from services.guard import Service
+from services.methods import Around
 from services.metrics.calls import Calls
 from services.metrics.channel import CountedChannel
 from services.metrics.endpoint import Endpoint
 from services.metrics.live import Reading, of_batches, of_door, of_link, of_loop, of_model, of_retries, of_upstream
 from services.metrics.requests import Metrics, Power
-from services.metrics.server_calls import Interceptor, ServerCalls
+from services.metrics.server_calls import ServerCalls
 from services.metrics.triton import TritonNames
 from services.observing import LogLines, Observer, Observers
 from services.serving import Models, Served
@@ -39,9 +40,9 @@ class Telemetry:
         self._calls_above: Calls | None = None
         self._endpoint = Endpoint(self.metrics.registry)
 
-    def interceptors(self, services: Sequence[Service]) -> list[Interceptor]:
-        """What counts the calls to `services`."""
-        return [ServerCalls(Calls("server", self.metrics.registry), services)]
+    def around(self, services: Sequence[Service]) -> list[Around]:
+        """What counts the calls to a server that offers `services`."""
+        return [ServerCalls(Calls("server", self.metrics.registry), services).counted]
 
     def counted(self, channel: Any) -> Any:
         """`channel`, to a replica of the tier above, with its calls counted."""

@@ -74,7 +74,7 @@ async def device(path: Paths, next_address: str | None = None, **settings: objec
 async def _serving(
     services: list[Service], models: Models, uplink: Uplink | None, given: TierSettings, telemetry: Telemetry
 ) -> AsyncIterator[Running]:
-    calls = telemetry.interceptors(services)
+    calls = telemetry.around(services)
     secured, observers = security.of(given), telemetry.observers
     server = TierServer(services, models.limiter, given.max_message_bytes, secured, observers, first=calls)
     metrics = telemetry.start(models, uplink)

@@ -58,7 +58,7 @@ def go_name(code: grpc.StatusCode) -> str:
 
 
 @dataclass(slots=True)
-class Method:
+class MethodCalls:
     """What became of the calls of one method; `buckets`: how many took how long, the last of them longer than all."""
 
     labels: tuple[str, str, str]
@@ -91,15 +91,15 @@ class Calls:
 
     def __init__(self, side: Side, registry: CollectorRegistry, clock: Clock = time.perf_counter):
         self._group = SERVER if side == "server" else CLIENT
-        self._methods: dict[str, Method] = {}
+        self._methods: dict[str, MethodCalls] = {}
         self.clock = clock
         registry.register(self)
 
-    def method(self, path: str, kind: str = "unary") -> Method:
+    def method(self, path: str, kind: str = "unary") -> MethodCalls:
         """The series of `/service/Method`. Only for methods that exist: each makes series of its own."""
         if path not in self._methods:
             service, _, name = path.removeprefix("/").rpartition("/")
-            self._methods[path] = Method((kind, service, name))
+            self._methods[path] = MethodCalls((kind, service, name))
         return self._methods[path]
 
     def collect(self) -> Iterator[Metric]:

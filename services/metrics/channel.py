@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from services.domain import Clock
-from services.metrics.calls import Calls, Method
+from services.metrics.calls import Calls, MethodCalls
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _OK, _CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
@@ -30,7 +30,7 @@ class CountedChannel:
         return lambda *given, **options: _Stream(call(*given, **options), method, self._calls)
 
 
-def _counted(call: Callable[..., Awaitable[Any]], method: Method, clock: Clock) -> Callable[..., Awaitable[Any]]:
+def _counted(call: Callable[..., Awaitable[Any]], method: MethodCalls, clock: Clock) -> Callable[..., Awaitable[Any]]:
     async def counted(message: Any, **options: Any) -> Any:
         method.started += 1
         method.sent += 1
@@ -56,7 +56,7 @@ def _code(error: BaseException) -> grpc.StatusCode:
 class _Stream:
     """A call of many messages both ways. It ends when it is read to its end, fails, or is cancelled."""
 
-    def __init__(self, call: Any, method: Method, calls: Calls):
+    def __init__(self, call: Any, method: MethodCalls, calls: Calls):
         self._call, self._method, self._calls = call, method, calls
         self._begun: float | None = calls.clock()
         method.started += 1

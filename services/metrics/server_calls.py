@@ -4,63 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import grpc
 
 from services.channels import ran_out
 from services.domain import Clock
 from services.guard import Service
-from services.metrics.calls import Calls, Method
+from services.methods import Method
+from services.metrics.calls import Calls, MethodCalls
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Any
-"""A grpc.RpcMethodHandler: its stubs make each of its four behaviours a type of its own."""
-if TYPE_CHECKING:  # generic in the stubs alone
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Interceptor = grpc.aio.ServerInterceptor
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
 
-class ServerCalls(Interceptor):
-    """Counts what a server handles, health and reflection included; a method that does not exist makes no series.
+class ServerCalls:
+    """Counts what a server handles, health and reflection included.
 
-    What stands behind it decides anew at each call, so that only the counting around a handler is kept. `services`
-    say what a method is to its callers, however the server reads it.
+    `services` say what a method is to its callers, however the server reads it.
     """
 
     def __init__(self, calls: Calls, services: Iterable[Service] = ()):
         self._calls = calls
-        self._counted: dict[str, tuple[Handler, Handler]] = {}
-        self._kinds: dict[str, str] = {}
-        for service in services:
-            self.expect(service)
+        self._kinds = {
+            f"/{service.name}/{name}": _kind(handler)
+            for service in services
+            for name, handler in service.methods.items()
+        }
 
-    def expect(self, service: Service) -> None:
-        """The methods of `service` have series before their first call."""
-        for name, handler in service.methods.items():
-            path = f"/{service.name}/{name}"
-            self._kinds[path] = _kind(handler)
-            self._calls.method(path, self._kinds[path])
-
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        path, handler = handler_call_details.method, await continuation(handler_call_details)
-        known, counted = self._counted.get(path, (None, None))
-        if handler is None:
-            return None
-        if handler is known:
-            return counted
+    def counted(self, path: str, handler: Method) -> Method:
+        """`handler` with its calls counted. One that is not a coroutine runs in a thread, and goes uncounted."""
         method = self._calls.method(path, self._kinds.get(path) or _kind(handler))
-        counted = _counted_handler(handler, method, self._calls.clock)
-        self._counted[path] = handler, counted
-        return counted
+        return _counted_handler(handler, method, self._calls.clock)
 
 
-def _counted_handler(handler: Handler, method: Method, clock: Clock) -> Handler:
-    """`handler` with its behaviour counted. One that is not a coroutine runs in a thread, and goes uncounted."""
+def _counted_handler(handler: Method, method: MethodCalls, clock: Clock) -> Method:
     name = _behaviour(handler)
     behaviour = getattr(handler, name)
     if inspect.isasyncgenfunction(behaviour):
@@ -70,22 +50,22 @@ def _counted_handler(handler: Handler, method: Method, clock: Clock) -> Handler:
         counted = _awaited(behaviour, method, clock, *streams)
     else:
         return handler
-    make = getattr(grpc, f"{name}_rpc_method_handler")
+    make: Callable[..., Method] = getattr(grpc, f"{name}_rpc_method_handler")
     return make(counted, handler.request_deserializer, handler.response_serializer)
 
 
-def _kind(handler: Handler) -> str:
+def _kind(handler: Method) -> str:
     names = {(False, False): "unary", (True, False): "client_stream", (False, True): "server_stream"}
     return names.get((handler.request_streaming, handler.response_streaming), "bidi_stream")
 
 
-def _behaviour(handler: Handler) -> str:
+def _behaviour(handler: Method) -> str:
     return "_".join(
         "stream" if streaming else "unary" for streaming in (handler.request_streaming, handler.response_streaming)
     )
 
 
-def _awaited(behaviour: Any, method: Method, clock: Clock, asks_many: bool, answers_many: bool) -> Any:
+def _awaited(behaviour: Any, method: MethodCalls, clock: Clock, asks_many: bool, answers_many: bool) -> Any:
     """A coroutine: it returns its one answer, or writes its many."""
 
     async def counted(request: Any, context: Context) -> Any:
@@ -112,7 +92,7 @@ def _awaited(behaviour: Any, method: Method, clock: Clock, asks_many: bool, answ
     return counted
 
 
-def _generated(behaviour: Any, method: Method, clock: Clock, asks_many: bool) -> Any:
+def _generated(behaviour: Any, method: MethodCalls, clock: Clock, asks_many: bool) -> Any:
     """An asynchronous generator of answers."""
 
     async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -135,7 +115,7 @@ def _generated(behaviour: Any, method: Method, clock: Clock, asks_many: bool) ->
     return counted
 
 
-async def _each(requests: AsyncIterator[Any], method: Method) -> AsyncIterator[Any]:
+async def _each(requests: AsyncIterator[Any], method: MethodCalls) -> AsyncIterator[Any]:
     async for request in requests:
         method.received += 1
         yield request
@@ -144,7 +124,7 @@ async def _each(requests: AsyncIterator[Any], method: Method) -> AsyncIterator[A
 class _Writes:
     """A context whose reads and writes are counted; all else is the context's own."""
 
-    def __init__(self, context: Context, method: Method):
+    def __init__(self, context: Context, method: MethodCalls):
         self._context, self._method = context, method
         # asked for at every call, for which the detour below takes too long
         self.time_remaining, self.invocation_metadata = context.time_remaining, context.invocation_metadata
