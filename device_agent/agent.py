@@ -50,7 +50,7 @@ class Agent:
         plan = self._plan(policy, wishes, len(samples))
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         try:
-            response = await self.runtime.infer(request, arrived, so_far(request, early))
+            response = self.runtime.report(await self.runtime.infer(request, arrived, so_far(request, early)))
         except OfframpError:  # where every request fails, nothing else would tell the planner why
             self._learn(Response(Predictions.empty(0, 0), Trace(), (), self.runtime.links()), policy, len(samples))
             raise

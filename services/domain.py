@@ -312,6 +312,14 @@ class Predictions:
             np.zeros(count, np.int32),
         )
 
+    @classmethod
+    def of_exit(cls, scores: FloatArray, confidences: FloatArray, exit_index: int, tier: Tier) -> Predictions:
+        """What everybody is answered at one exit."""
+        exits, tiers = np.empty(len(scores), np.int32), np.empty(len(scores), np.int32)
+        exits.fill(exit_index)
+        tiers.fill(tier)
+        return cls(scores, confidences, exits, tiers, np.zeros(len(scores), np.int32))
+
     def __len__(self) -> int:
         return len(self.exits)
 
@@ -341,9 +349,13 @@ class Predictions:
 
 
 class Response(NamedTuple):
-    """What a tier returns: answers, where the time went from here up, and what it believes."""
+    """What a tier returns: answers, where the time went from here up, and what is believed of tiers and links.
+
+    ran: what this tier ran for it, and with how many samples; its own profile is only made for who wants to plan.
+    """
 
     predictions: Predictions
     trace: Trace
     profiles: tuple[TierProfile, ...] = ()
     links: tuple[LinkEstimate, ...] = ()
+    ran: tuple[tuple[Segment, int], ...] = ()

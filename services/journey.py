@@ -14,6 +14,7 @@ from services.domain import Clock, FloatArray, Predictions, Request, Response, S
 Early = Callable[[Predictions], None]
 """Takes a copy of the answers so far."""
 
+_NOBODY = Predictions.empty(0, 0)
 _STAGES = ("queue", "decode", "compute", "encode", "network")
 
 
@@ -44,14 +45,13 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Journey:
-    """One request on this tier: who still travels, with what, and the best answer each has so far.
+    """One request on this tier: who still travels, with what, and the best answer each has so far, none at first.
 
     arrived: when it came; allowed_seconds: what it had left then. passed: whether it has been through an exit here.
     """
 
     request: Request
     watch: Stopwatch
-    answers: Predictions
     travelling: npt.NDArray[np.intp]
     activation: FloatArray
     at: int
@@ -61,11 +61,19 @@ class Journey:
     ran: list[tuple[Segment, int]] = field(default_factory=list)
     forwarded: Forwarded | None = None
     early: Early | None = None
+    answers: Predictions = _NOBODY
 
     @property
     def answered(self) -> bool:
         """Whether everyone still travelling has passed an exit, so that stopping now is an answer."""
         return self.passed or not len(self.travelling)
+
+    def take(self, answers: Predictions) -> None:
+        """Writes down what those who travel were answered."""
+        if len(self.travelling) == len(self.request.activation):
+            self.answers = answers
+        else:
+            self.answers.put(self.travelling, answers)
 
     def unpack(self) -> None:
         """Decodes what was to be passed on as it came, and is to be run here after all. Raises CorruptPayload."""

@@ -106,6 +106,11 @@ class TierRuntime:
             await self._forward(journey, following)
         return self._finish(journey)
 
+    def report(self, response: Response) -> Response:
+        """`response` with the profile of this tier, for whoever plans by it."""
+        profiles = self.profiler.profile(response.ran), *response.profiles
+        return Response(response.predictions, response.trace, profiles, response.links)
+
     def links(self) -> tuple[LinkEstimate, ...]:
         """What is believed of the link above, if there is one."""
         return (self.next_tier.link(),) if self.next_tier is not None else ()
@@ -129,9 +134,8 @@ class TierRuntime:
         watch = Stopwatch(self._clock, arrived := now if arrived is None else arrived)
         watch.lap("decode")
         count = len(request.activation)
-        answers = Predictions.empty(count, len(self.model.manifest.labels))
         allowed = request.deadline.remaining()
-        return Journey(request, watch, answers, np.arange(count), request.activation, request.at, arrived, allowed)
+        return Journey(request, watch, np.arange(count), request.activation, request.at, arrived, allowed)
 
     def check_model(self, model_hash: str) -> None:
         """Raises ModelMismatch naming both hashes. Comes first: another model makes everything else look wrong."""
@@ -206,11 +210,8 @@ class TierRuntime:
         confidences = exits.confidence(scores, self.model.manifest.confidence)
         if not all(map(math.isfinite, confidences.tolist())):  # where one share is not, none of its sample is
             raise InvalidInput("the input makes this network overflow; its scores are not finite")
-        rows, answers = journey.travelling, journey.answers
-        journey.passed = True
-        whose = slice(None) if len(rows) == len(answers) else rows
-        answers.scores[whose], answers.confidences[whose] = scores, confidences
-        answers.exits[whose], answers.tiers[whose] = spec.index, int(self.tier)
+        journey.passed, rows = True, journey.travelling
+        journey.take(Predictions.of_exit(scores, confidences, spec.index, self.tier))
         final = spec.split_point == self.model.last
         chosen = journey.request.thresholds
         if final:
@@ -246,7 +247,7 @@ class TierRuntime:
         self.patience.took(request.plan, count, self._clock() - asked)
         if following.codec in codec.IMAGE:  # those of others follow from shapes
             self.profiler.sent(following.codec, forwarded.bytes_up / max(request.activation.nbytes, 1))
-        journey.answers.put(journey.travelling, forwarded.response.predictions)
+        journey.take(forwarded.response.predictions)
         journey.forwarded = forwarded
         self._book(journey, forwarded)
 
@@ -325,7 +326,6 @@ class TierRuntime:
     def _finish(self, journey: Journey) -> Response:
         forwarded = journey.forwarded
         above = forwarded.response if forwarded else Response(journey.answers, Trace())
-        profile = self.profiler.profile(journey.ran)
         journey.watch.lap("encode")
         spent = journey.watch.spent
         hop = HopTrace(
@@ -341,6 +341,7 @@ class TierRuntime:
         return Response(
             journey.answers,
             Trace((hop, *above.trace.hops)),
-            (profile, *above.profiles),
+            above.profiles,
             (*self.links(), *above.links),
+            tuple(journey.ran),
         )

@@ -71,7 +71,7 @@ class TierService:
         ended, parent = time.time_ns(), request.traceparent
         finished = Finished(request.request_id, tier, served.manifest, plan, response, ended, parent, members)
         self._observers.answered(finished)
-        return wire.response_to_pb(response)
+        return wire.response_to_pb(served.runtime.report(response))
 
     async def describe(
         self, message: pb.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -63,7 +63,8 @@ class Above:
 
     async def infer(self, request: Request, codec: str) -> Forwarded:
         self.clock()
-        return Forwarded(await self.runtime.infer(request), self.encode_seconds, bytes_up=100, bytes_down=10)
+        response = self.runtime.report(await self.runtime.infer(request))
+        return Forwarded(response, self.encode_seconds, bytes_up=100, bytes_down=10)
 
     def link(self) -> LinkEstimate:
         return LinkEstimate(self.runtime.tier)

@@ -126,7 +126,8 @@ async def test_waiting_for_a_worker_is_told_from_computing(
     device = TierRuntime(Tier.DEVICE, model, Busy(clock, 10), clock=clock)
     given = await device.infer(request(model, clock, thresholds=ALWAYS))
     assert (given.trace.hops[0].queue_seconds, given.trace.hops[0].compute_seconds) == (10, 7)
-    assert (given.profiles[0].queue_seconds, given.profiles[0].segments[0].seconds) == (10, 7)
+    (profile,) = device.report(given).profiles
+    assert (profile.queue_seconds, profile.segments[0].seconds) == (10, 7)
 
 
 async def test_a_request_that_has_begun_goes_on_before_a_later_one_begins(
@@ -160,7 +161,7 @@ async def test_what_images_take_on_the_link_is_told_with_the_answer(model: Model
     away = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, model.last), "jpeg90")))
     for _ in range(200):
         response = await device.infer(request(model, clock, plan=away))
-    (cost,) = response.profiles[0].codecs
+    (cost,) = device.report(response).profiles[0].codecs
     assert cost.ratio == pytest.approx(100 / samples().nbytes, rel=0.03)  # 100 bytes, says the fake
 
 
@@ -190,7 +191,8 @@ async def test_a_failed_call_is_time_on_the_network(model: Model, clock: FakeClo
 
 
 async def test_beliefs_of_the_tiers_above_come_back_nearest_first(model: Model, clock: FakeClock) -> None:
-    given = await three(model, clock).infer(request(model, clock, thresholds=NEVER))
+    device = three(model, clock)
+    given = device.report(await device.infer(request(model, clock, thresholds=NEVER)))
     assert [profile.tier for profile in given.profiles] == list(Tier)
     assert [time.segment for time in given.profiles[1].segments] == [Segment(2, 4)]
     assert given.links == (LinkEstimate(Tier.EDGE), LinkEstimate(Tier.CLOUD))
