@@ -55,7 +55,7 @@ class OpenInference:
             "ModelReady": self.model_ready,
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
-            "ModelInfer": self.model_infer,
+            "ModelInfer": self.infer,
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
@@ -95,18 +95,15 @@ class OpenInference:
     async def repository_index(self, request: Any, context: Context) -> Any:
         return repository.index(self._models, request.repository_name, request.ready)
 
-    async def model_infer(self, request: Any, context: Context) -> Any:
-        return await self._infer(request, context)
-
     async def model_stream_infer(self, requests: Any, context: Context) -> None:
         """The deadline of a stream is that of each of its requests, too."""
 
         async def infer(request: Any, early: Early) -> Any:
-            return await self._infer(request, context, early)
+            return await self.infer(request, context, early)
 
         await self._streams.run(Stream(infer, context, self._observers), requests)
 
-    async def _infer(self, request: Any, context: Context, early: Early | None = None) -> Any:
+    async def infer(self, request: Any, context: Context, early: Early | None = None) -> Any:
         """The last answer to a ModelInferRequest; those before it go to `early`."""
         arrived = time.monotonic()
         traceparent = self._observers.traceparent(context.invocation_metadata())

@@ -31,9 +31,9 @@ _NOT_OFFERED = {"classification", "shared_memory_region"}
 FINAL = "triton_final_response"
 
 
-def shapes(manifest: Manifest) -> dict[str, list[int]]:
-    """The shape of one sample's row of each output."""
-    return {name: [] for name in OUTPUTS} | {"scores": [len(manifest.labels)], "exit_confidence": [1]}
+def shapes(classes: int) -> dict[str, list[int]]:
+    """The shape of one sample's row of each output, of a network of so many classes."""
+    return {name: [] for name in OUTPUTS} | {"scores": [classes], "exit_confidence": [1]}
 
 
 def wanted(request: Any) -> list[str]:
@@ -56,11 +56,9 @@ def reply(manifest: Manifest, answer: Answer, outputs: list[str], trace: bool = 
     answers = answer.response.predictions
     message = messages.ModelInferResponse()
     message.MergeFromString(_described(manifest, answer))
+    message.MergeFromString(_shaped(tuple(outputs), *answers.scores.shape))
     message.id = message.parameters["request_id"].string_param = answer.request_id
-    for name in outputs:
-        array = _ARRAYS[name](answers)
-        message.outputs.add(name=name, datatype=OUTPUTS[name], shape=array.shape)
-        message.raw_output_contents.append(array.tobytes())
+    message.raw_output_contents.extend([_ARRAYS[name](answers).tobytes() for name in outputs])
     if trace:
         message.parameters["trace"].string_param = trace_json(answer)
     return message
@@ -85,6 +83,16 @@ def _written(model: str, version: str, exit_name: str, plan: Plan, tier: int, ex
     given["degraded"].bool_param = reason != DegradedReason.NONE
     given["degraded_reason"].string_param = DegradedReason(reason).label
     given["plan"].string_param = str(plan)
+    written: bytes = message.SerializeToString()
+    return written
+
+
+@functools.lru_cache(maxsize=256)
+def _shaped(outputs: tuple[str, ...], count: int, classes: int) -> bytes:
+    """What says of `outputs` how to read them, for so many samples, as it crosses the wire."""
+    message, rows = messages.ModelInferResponse(), shapes(classes)
+    for name in outputs:
+        message.outputs.add(name=name, datatype=OUTPUTS[name], shape=[count, *rows[name]])
     written: bytes = message.SerializeToString()
     return written
 

@@ -16,7 +16,7 @@ PLATFORM, BACKEND = "onnx_onnxv1", "offramp"
 
 def metadata(models: Models, served: Served) -> Any:
     """ModelMetadataResponse: -1 stands for the number of samples."""
-    manifest, rows = served.manifest, shapes(served.manifest)
+    manifest, rows = served.manifest, shapes(len(served.manifest.labels))
     tensor = messages.ModelMetadataResponse.TensorMetadata
     inputs = [tensor(name=manifest.input.name, datatype="FP32", shape=[-1, *manifest.input.shape])]
     if (pixels := image_shape(manifest.input)) is not None:
@@ -44,7 +44,7 @@ def configuration(served: Served, max_batch: int) -> Any:
     config.input.add(name=manifest.input.name, data_type="TYPE_FP32", dims=manifest.input.shape)
     if (pixels := image_shape(manifest.input)) is not None:
         config.input.add(name=IMAGE, data_type="TYPE_UINT8", format="FORMAT_NHWC", dims=pixels, optional=True)
-    for name, dims in shapes(manifest).items():
+    for name, dims in shapes(len(manifest.labels)).items():
         config.output.add(name=name, data_type=f"TYPE_{OUTPUTS[name]}", dims=dims or [1])
     return messages.ModelConfigResponse(config=config)
 

@@ -55,7 +55,8 @@ def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max
 
 
 def _flat(request: Any, tensor: Any, datatype: str, count: int) -> npt.NDArray[Any]:
-    raw, typed = request.raw_input_contents, bool(tensor.contents.ListFields())  # MLServer's client sends it empty
+    raw = request.raw_input_contents
+    typed = tensor.HasField("contents") and bool(tensor.contents.ListFields())  # MLServer's client sends it empty
     if len(raw) and typed:
         raise InvalidInput("give raw_input_contents or contents, not both")
     if len(raw):
