@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from device_agent.costs import Options
 from device_agent.switching import SwitchRule
-from services import bundle
+from services import bundle, hardware
 from services.errors import InvalidInput
 from testbed import adopt
 from testbed.bench import calibration, figures, live, report, study, workloads
@@ -121,7 +122,8 @@ def on_paper(asked: Asked, on_step: Advance) -> Found:
         each = ready(workload, asked, asked.world)
         for loop in asked.loops:
             trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
-            found.add(each, study.simulated(each, trials, asked.policies, on_step))
+            build = partial(_built, workload.bundle.path, asked)
+            found.add(each, study.simulated(each, trials, asked.policies, on_step, build, round(hardware.cores())))
         found.add_regimes(each)
     return found
 
@@ -171,6 +173,11 @@ def _again(each: Bench, trial: Trial, name: str, ran: Outcome, rounds: int) -> R
     for turn in range(rounds):
         whole.take(simulate(each, replace(trial, seed=trial.seed + turn), make))
     return whole
+
+
+def _built(path: Path, asked: Asked) -> Bench:
+    """What `ready` made of the bundle at `path`; all that takes long was measured then."""
+    return ready(_workload(path, asked), asked, asked.world)
 
 
 def prepared(asked: Asked, on_step: Advance) -> list[Workload]:

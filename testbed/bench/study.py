@@ -8,7 +8,7 @@ from pathlib import Path
 
 from device_agent.planner import Beliefs, rank
 from services.domain import LinkEstimate, Plan, Policy, Tier
-from testbed.bench import figures, policies
+from testbed.bench import cells, figures, policies
 from testbed.bench.compare import Bench, Outcome, Trial, deadline_seconds, run
 from testbed.bench.figures import Picture
 from testbed.bench.policies import BEST_STATIC, ORACLE, OURS
@@ -60,11 +60,20 @@ def empty(each: Bench, loop: Loop, real: bool) -> Compared:
     return Compared(Comparison(each.workload.name, loop, real, 1000 * deadline_seconds(each)))
 
 
-def simulated(each: Bench, of: Sequence[Trial], names: Sequence[str], on_step: Progress) -> Compared:
-    """All policies on all trials, simulated. `on_step` hears of each policy that is through with a trial."""
+def simulated(
+    each: Bench, of: Sequence[Trial], names: Sequence[str], on_step: Progress, build: cells.Build, processes: int
+) -> Compared:
+    """All policies on all trials, simulated. `on_step` hears of each policy that is through with a trial.
+
+    What takes long is simulated in `processes` side by side, each of which `build`s what `each` is.
+    """
     found = empty(each, of[0].loop, real=False)
-    for trial in of:
-        found.add(each, trial, run(each, trial, names, on_step))
+    if processes > 1 and len(names) * sum(trial.seconds for trial in of) > cells.WORTH_SECONDS:
+        outcomes = iter(cells.outcomes(build, of, names, on_step, processes))
+    else:
+        outcomes = (run(each, trial, names, on_step) for trial in of)
+    for trial, outcome in zip(of, outcomes, strict=True):
+        found.add(each, trial, outcome)
     return found
 
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
+import multiprocessing
+import os
 import re
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services import bundle
+from services import bundle, hardware
 from services.errors import InvalidInput
 from testbed import scenes
-from testbed.bench import conduct, costs, workloads
+from testbed.bench import cells, conduct, costs, workloads
 from testbed.bench.calibration import Calibration
-from testbed.bench.compare import Outcome
-from testbed.bench.policies import NAMES
+from testbed.bench.compare import Bench, Outcome
+from testbed.bench.policies import BEST_STATIC, NAMES, OURS
 from testbed.bench.world import Loop, World
 from testbed.commands import bench as command
 
@@ -52,6 +57,46 @@ def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_els
     assert all(word in page for word in ("Targets", "bumpy", "simulated"))
     drawn = {file.stem.rsplit("-", 3)[-3] for file in asked.out.glob("*-simulated.png")}
     assert drawn == {"closed", "open"}
+
+
+def test_policies_simulated_in_processes_of_their_own_come_to_the_same(
+    asked: conduct.Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = replace(asked, loops=(Loop.OPEN,), policies=(BEST_STATIC, OURS))
+    alone = conduct.on_paper(some, lambda step: None).comparisons[0]
+    monkeypatch.setattr(cells, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(hardware, "cores", lambda: 2.0)
+    steps: list[str] = []
+    beside = conduct.on_paper(some, steps.append).comparisons[0]
+    assert beside == alone
+    assert sorted(steps) == [BEST_STATIC, OURS]
+
+
+async def test_a_process_that_simulates_ends_with_the_one_that_asked() -> None:
+    code = "from tests.unit.test_bench_report import _begins_and_dies as f; f()"
+    asked = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    told, _ = await asyncio.wait_for(asked.communicate(), 60)  # which is at an end once nobody holds its output
+    assert told.split() == [b"begun"]
+
+
+def _begins_and_dies() -> None:
+    """Starts a process that would sleep for long, and is gone before it has ended."""
+    spawned = multiprocessing.get_context("spawn")
+    begun = spawned.Event()
+    spawned.Process(target=_sleeps, args=(begun,)).start()
+    begun.wait(50)
+    print("begun", flush=True)
+    os._exit(0)
+
+
+def _sleeps(begun: Any) -> None:
+    cells.begin(_no_bench)
+    begun.set()
+    time.sleep(300)
+
+
+def _no_bench() -> Bench:
+    return cast(Bench, None)
 
 
 def _names(page: Path) -> list[str]:
