@@ -30,7 +30,7 @@ def _costs(workload: Workload) -> Costs:
     manifest = workload.bundle.manifest
     at, told = [], []
     for point in manifest.split_points[:-1]:
-        tensors = np.zeros((1, *point.shape), np.float32) if point.index else workload.inputs
+        tensors = np.zeros((1, *point.shape), np.float32) if point.index else workload.inputs()
         for name in _CODECS:
             if name in codec.usable(manifest, point.index):
                 each = codec.at(name, point.index, manifest.input.preprocessing)

@@ -60,7 +60,7 @@ async def calibrate(each: Bench, tiers: Tiers) -> Calibration:
 
 async def _timed(each: Bench, tiers: Tiers, plan: Plan) -> tuple[float, tuple[HopTrace, ...]]:
     """One request without exits: its seconds, and what became of them tier by tier."""
-    exits, sample = len(each.workload.bundle.manifest.exits), each.workload.inputs[:1]
+    exits, sample = len(each.workload.bundle.manifest.exits), each.workload.inputs()[:1]
     started = time.monotonic()
     answer = await Agent(tiers.device, Static(plan)).infer(
         sample, Deadline.after(each.world.limit_seconds), wishes=Wishes((*[NEVER] * (exits - 1), 0.0))

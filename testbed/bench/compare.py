@@ -77,7 +77,7 @@ def bench(
     """Measures what has not been measured yet, and runs the samples once to see where they leave."""
     model = Model(workload.bundle)
     names = codec_names(workload.bundle.manifest, options)
-    inputs = workload.inputs
+    inputs = workload.inputs()
     known = kept / measured.file_name(workload.bundle, inputs)
     costs = measured.of(workload.bundle, model, inputs, names, known)
     journeys = Journeys(workload, model, costs, world.slowdowns)

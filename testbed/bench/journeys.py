@@ -80,7 +80,7 @@ class Journeys:
         return self.costs.seconds(start, self.model.last) * self.slowdowns[Tier.DEVICE]
 
     def _travel(self, plan: Plan, with_exits: bool) -> Journey:
-        inputs = self.workload.inputs
+        inputs = self.workload.inputs()
         nobody = np.full(len(inputs), NO_EXIT, np.int64)
         way = _Way(np.arange(len(inputs)), inputs, nobody.copy(), nobody.copy())
         compute, hops, early = {}, {}, nobody

@@ -201,7 +201,7 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
     runs = Runs()
     exits = len(each.workload.bundle.manifest.exits)
     thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
-    samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs, each.workload.labels
+    samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs(), each.workload.labels
     began = time.monotonic()
 
     async def one(at: float) -> None:

@@ -188,8 +188,7 @@ class Simulation:
         far = partial(self._far, source, journey, sample, plan, deadline)
         arrived = yield from self.hops[source].call(plan, hop.bytes[sample], deadline, far)
         if arrived and stage is not None and stage.codec in codec.IMAGE:
-            whole = self.journeys.workload.inputs[sample].nbytes
-            self.machines[source].profiler.sent(stage.codec, hop.bytes[sample] / whole)
+            self.machines[source].profiler.sent(stage.codec, hop.bytes[sample] / self.journeys.workload.input_bytes)
         return arrived
 
     def _far(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:

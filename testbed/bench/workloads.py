@@ -32,9 +32,14 @@ class Workload:
     images: Images
     labels: npt.NDArray[np.int64] | None
 
-    @property
     def inputs(self) -> FloatArray:
+        """All of them, prepared anew each time, as float32 [N, *input shape]."""
         return preprocess(self.images, self.bundle.manifest.input)
+
+    @property
+    def input_bytes(self) -> int:
+        """What one takes as float32."""
+        return 4 * self.bundle.manifest.split_points[0].elements
 
 
 def labelled(name: str, path: Path, data: Path | None, limit: int) -> Workload:

@@ -15,6 +15,7 @@ from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
 from testbed.bench.routes import crosses, over_trace, plan_of
 from testbed.bench.virtual import Simulation
+from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop
 from testbed.traces import ConstantRate, Rate, RateTrace
 from tests.benches import BLOCK_SECONDS, tiny_bench
@@ -47,6 +48,13 @@ def test_a_simulated_tier_learns_how_large_images_are_from_those_it_sent(each: B
     simulation.closed(Static(plan_of(last, 0, last, "jpeg90")), cycle(range(6)), 20.0)
     (told,) = simulation.machines[Tier.DEVICE].profiler.profile(()).codecs
     assert told.ratio == pytest.approx(measured.ratio, rel=0.05)
+
+
+def test_no_simulated_request_prepares_inputs(each: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(each.workload.bundle.manifest.last, 0, 1, "jpeg90")
+    each.journeys.of(plan)  # which runs them all, once
+    monkeypatch.delattr(Workload, "inputs")
+    assert len(Simulation(each.world, each.journeys, ConstantRate(1e5)).closed(Static(plan), cycle(range(6)), 2.0)) > 2
 
 
 def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
