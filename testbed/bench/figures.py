@@ -31,7 +31,10 @@ _COLOURS = {
 }
 _PLANS = ("#8d99a6", "#457b9d", "#2a9d8f", "#e9c46a", "#e76f51", "#6d597a", "#b56576", "#264653", "#a8dadc", "#f4a261")
 _MOST_POINTS = 20000
-_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100)
+_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10)
+_FAR_RATIOS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_WIDE = 6
+"""From so many times the least ratio on, the numbers of the first list would lie over one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> Picture:
     axes.set(xscale="log", xlabel="mean latency over the oracle's; shaded: within 5 % of it")
     axes.set_title(title, fontsize=11)
     left, right = axes.get_xlim()
-    axes.set_xticks([tick for tick in _RATIOS if left <= tick <= right])
+    axes.set_xticks([tick for tick in (_RATIOS if right < _WIDE * left else _FAR_RATIOS) if left <= tick <= right])
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(ratios)), [_short(name, 46) for name in ratios], fontsize=8)
