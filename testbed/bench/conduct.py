@@ -122,7 +122,7 @@ def on_paper(asked: Asked, on_step: Advance) -> Found:
         each = ready(workload, asked, asked.world)
         for loop in asked.loops:
             trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
-            build = partial(_built, workload.bundle.path, asked)
+            build = partial(built, workload.bundle.path, asked)
             found.add(each, study.simulated(each, trials, asked.policies, on_step, build, round(hardware.cores())))
         found.add_regimes(each)
     return found
@@ -175,7 +175,7 @@ def _again(each: Bench, trial: Trial, name: str, ran: Outcome, rounds: int) -> R
     return whole
 
 
-def _built(path: Path, asked: Asked) -> Bench:
+def built(path: Path, asked: Asked) -> Bench:
     """What `ready` made of the bundle at `path`; all that takes long was measured then."""
     return ready(_workload(path, asked), asked, asked.world)
 

@@ -6,11 +6,13 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,14 +21,15 @@ import pytest
 from PIL import Image
 
 from services import bundle, hardware
-from services.errors import InvalidInput
+from services.errors import InvalidInput, OfframpError
 from testbed import scenes
 from testbed.bench import cells, conduct, costs, workloads
 from testbed.bench.calibration import Calibration
-from testbed.bench.compare import Bench, Outcome
+from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, NAMES, OURS
 from testbed.bench.world import Loop, World
 from testbed.commands import bench as command
+from testbed.traces import ConstantRate
 
 _TRACE = "t_s,mbps\n0,0.5\n1,4\n2,0.1\n3,0\n4,2\n"
 
@@ -70,6 +73,30 @@ def test_policies_simulated_in_processes_of_their_own_come_to_the_same(
     beside = conduct.on_paper(some, steps.append).comparisons[0]
     assert beside == alone
     assert sorted(steps) == [BEST_STATIC, OURS]
+
+
+def test_an_interrupt_ends_the_processes_that_simulate(asked: conduct.Asked) -> None:
+    conduct.on_paper(replace(asked, policies=("device",)), lambda step: None)  # which measures
+    build = partial(conduct.built, asked.bundles[0], asked)
+    short, long = (Trial("t", ConstantRate(1e6), seconds, Loop.CLOSED, 0) for seconds in (0.5, 20_000.0))
+
+    def interrupted(step: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # after the short one; the long one would take minutes
+        cells.outcomes(build, [short, long], ["device"], interrupted, 2)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_killed_while_it_simulates_is_told_in_one_sentence() -> None:
+    trial = Trial("t", ConstantRate(1e6), 1.0, Loop.OPEN, 0)
+    with pytest.raises(OfframpError, match="enough memory"):
+        cells.outcomes(_dies, [trial], ["device"], lambda step: None, 1)
+
+
+def _dies() -> Bench:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 async def test_a_process_that_simulates_ends_with_the_one_that_asked() -> None:
