@@ -19,8 +19,9 @@ from benchmarks.links import reshape
 from benchmarks.subjects import Subject
 from benchmarks.targets import Row, row, spread
 from services import process, settings
-from services.domain import Deadline, Plan, Request, Response, Tier
+from services.domain import Deadline, Plan, Request, Tier
 from services.fixed import fixed_plan
+from services.response import Response
 from services.settings import TierSettings
 from services.tier import TierRuntime
 from testbed.local import Part, part

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from services import bundle
 from services.bundle import Manifest
-from services.domain import HopTrace, Plan, Predictions, Response, Segment, Stage, Tier, Trace
+from services.domain import Plan, Segment, Stage, Tier
 from services.methods import Around, Methods
 from services.metrics.calls import Calls
 from services.metrics.channel import CountedChannel
@@ -33,6 +33,7 @@ from services.metrics.requests import Metrics, Power
 from services.metrics.server_calls import ServerCalls
 from services.metrics.triton import TritonNames
 from services.observing import Finished
+from services.response import HopTrace, Predictions, Response, Trace
 
 TARGET_CALL_US = 10.0
 _PATH = "/benchmarks.Nothing/Do"

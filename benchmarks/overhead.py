@@ -23,23 +23,11 @@ from device_agent.agents import Agents
 from device_agent.plans import Plans
 from device_agent.replan import Replanner
 from services import log, process, settings
-from services.domain import (
-    Deadline,
-    FloatArray,
-    HopTrace,
-    LinkEstimate,
-    Predictions,
-    Request,
-    Response,
-    Segment,
-    SegmentTime,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import Deadline, FloatArray, LinkEstimate, Request, Segment, SegmentTime, Tier, TierProfile
 from services.journey import Forwarded
 from services.model import SegmentOutput
 from services.observing import Finished
+from services.response import HopTrace, Predictions, Response, Trace
 from services.serving import Served
 from services.settings import DeviceSettings
 from services.telemetry import Telemetry

@@ -11,10 +11,11 @@ from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
 from services import log
 from services.bundle import Manifest
-from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Predictions, Response, Trace
+from services.domain import Deadline, FloatArray, Objective, Plan, Policy
 from services.errors import InvalidInput, OfframpError
 from services.fixed import DEFAULT_CODECS, held_plan
 from services.front import NO_WISHES, Answer, Early, Wishes, first_request, sends_input, so_far, wished_plan
+from services.response import Predictions, Response, Trace
 from services.tier import TierRuntime
 
 ANY = Policy()

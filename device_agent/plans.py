@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.domain import Plan, Policy, Response
+from services.domain import Plan, Policy
+from services.response import Response
 
 
 class Plans(Protocol):

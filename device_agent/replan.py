@@ -23,9 +23,10 @@ from device_agent.queues import Queueing, Queues, quickest
 from device_agent.switching import RULE, Switcher, SwitchRule
 from services import log
 from services.bundle import Manifest
-from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Response, Tier, TierProfile
+from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Tier, TierProfile
 from services.errors import DeadlineExceeded, OfframpError, Unavailable
 from services.profile import corrected
+from services.response import Response
 
 REPLAN_SECONDS = 0.1
 PREPARE_SECONDS = 2.0

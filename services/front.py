@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from services.domain import Deadline, FloatArray, Objective, Plan, Predictions, Request, Response, Segment, Stage, Trace
+from services.domain import Deadline, FloatArray, Objective, Plan, Request, Segment, Stage
 from services.errors import InvalidInput, SettingsError
 from services.fixed import DEFAULT_CODECS, fixed_plan, held_plan
+from services.response import Predictions, Response, Trace
 from services.tier import TierRuntime
 
 

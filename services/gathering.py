@@ -22,10 +22,11 @@ from typing import Protocol
 import numpy as np
 
 from services import eager, log
-from services.domain import Clock, Plan, Request, Response, Stage, Tier
+from services.domain import Clock, Plan, Request, Stage, Tier
 from services.errors import OfframpError, QueueFull, TooLarge, Unavailable
 from services.journey import Forwarded
 from services.outbox import GATHERED_BYTES
+from services.response import Response
 
 MOST_TOGETHER = 64
 TOGETHER_SECONDS = 0.002

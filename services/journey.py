@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from services.domain import Clock, FloatArray, Predictions, Request, Response, Segment
+from services.domain import Clock, FloatArray, Request, Segment
+from services.response import Predictions, Response
 
 Early = Callable[[Predictions], None]
 """Takes a copy of the answers so far."""

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from services.domain import DegradedReason, Predictions, Tier, Trace
+from services.domain import DegradedReason, Tier
+from services.response import Predictions, Trace
 
 _log = logging.getLogger("offramp")
 

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from services import log, trace_context
 from services.bundle import Manifest
-from services.domain import Plan, Predictions, Response, Tier
+from services.domain import Plan, Tier
+from services.response import Predictions, Response
 from services.trace_context import Begin
 
 TOGETHER_SECONDS = 0.01

@@ -19,21 +19,7 @@ from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.batcher import Batcher
 from services.bundle import ExitSpec
-from services.domain import (
-    Clock,
-    Deadline,
-    DegradedReason,
-    FloatArray,
-    HopTrace,
-    LinkEstimate,
-    Predictions,
-    Request,
-    Response,
-    Segment,
-    Stage,
-    Tier,
-    Trace,
-)
+from services.domain import Clock, Deadline, DegradedReason, FloatArray, LinkEstimate, Request, Segment, Stage, Tier
 from services.errors import (
     DeadlineExceeded,
     InternalError,
@@ -50,6 +36,7 @@ from services.model import Model, SegmentOutput
 from services.patience import Lag, Patience
 from services.plan_rules import check_plan
 from services.profile import Profiler
+from services.response import HopTrace, Predictions, Response, Trace
 from services.trace_context import HandOn
 
 _AMPLE_SECONDS = 2.0

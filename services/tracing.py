@@ -22,8 +22,9 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from services import trace_context
-from services.domain import HopTrace, Tier
+from services.domain import Tier
 from services.observing import Finished, Refused
+from services.response import HopTrace
 from services.trace_context import Parent, span_id
 
 Attributes = dict[str, str | int | float | bool]

@@ -10,19 +10,7 @@ import grpc
 import numpy as np
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from services.domain import (
-    DegradedReason,
-    FloatArray,
-    HopTrace,
-    Payload,
-    Plan,
-    Predictions,
-    Response,
-    Segment,
-    Stage,
-    Tier,
-    Trace,
-)
+from services.domain import DegradedReason, FloatArray, Payload, Plan, Segment, Stage, Tier
 from services.errors import (
     CorruptPayload,
     DeadlineExceeded,
@@ -43,6 +31,7 @@ from services.errors import (
     UpstreamUnavailable,
 )
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.response import HopTrace, Predictions, Response, Trace
 from services.wire_beliefs import link_from_pb, link_to_pb, profile_from_pb, profile_to_pb
 from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 

@@ -15,8 +15,9 @@ from device_agent.console.safety import ASKED_BY
 from device_agent.console.server import ConsoleServer
 from device_agent.console.view import View, views
 from services.bundle import Manifest
-from services.domain import HopTrace, Plan, Predictions, Response, Tier, Trace
+from services.domain import Plan, Tier
 from services.observing import Finished
+from services.response import HopTrace, Predictions, Response, Trace
 from tests.journeys import answers
 from tests.tiers import Paths, device
 

@@ -7,8 +7,9 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.domain import LinkEstimate, Request, Response, Tier
+from services.domain import LinkEstimate, Request, Tier
 from services.journey import Forwarded
+from services.response import Response
 from services.tier import TierRuntime
 
 

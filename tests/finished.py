@@ -7,8 +7,9 @@ import time
 import numpy as np
 
 from services.bundle import Manifest
-from services.domain import HopTrace, Plan, Predictions, Response, Segment, Stage, Tier, Trace
+from services.domain import Plan, Segment, Stage, Tier
 from services.observing import Finished
+from services.response import HopTrace, Predictions, Response, Trace
 from tests.networks import CLASSES
 
 

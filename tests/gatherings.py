@@ -9,23 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.domain import (
-    Clock,
-    Deadline,
-    HopTrace,
-    Plan,
-    Predictions,
-    Request,
-    Response,
-    Segment,
-    SegmentTime,
-    Stage,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import Clock, Deadline, Plan, Request, Segment, SegmentTime, Stage, Tier, TierProfile
 from services.gathering import Gathering
 from services.journey import Forwarded
+from services.response import HopTrace, Predictions, Response, Trace
 
 HERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4))))
 ELSEWHERE = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 4), "int8")))

@@ -10,19 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from services.domain import (
-    Deadline,
-    FloatArray,
-    Plan,
-    Predictions,
-    Request,
-    Response,
-    Segment,
-    Stage,
-    Tier,
-    Trace,
-)
+from services.domain import Deadline, FloatArray, Plan, Request, Segment, Stage, Tier
 from services.model import Model
+from services.response import Predictions, Response, Trace
 from services.tier import NextTier, TierRuntime
 from tests.fakes import Above, FakeClock, InlineWorkers
 from tests.networks import CLASSES, SHAPE

@@ -12,21 +12,9 @@ from hypothesis import strategies as st
 
 from services import codec, wire
 from services.bundle import Preprocessing
-from services.domain import (
-    DegradedReason,
-    HopTrace,
-    LinkEstimate,
-    Payload,
-    Plan,
-    Predictions,
-    Response,
-    Segment,
-    Stage,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import DegradedReason, LinkEstimate, Payload, Plan, Segment, Stage, Tier, TierProfile
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.response import HopTrace, Predictions, Response, Trace
 
 PIXELS = Preprocessing(mean=(0.5,), std=(0.25,))
 _ODD_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF)

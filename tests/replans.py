@@ -5,20 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from device_agent.replan import REPLAN_SECONDS, Replanner
-from services.domain import (
-    Deadline,
-    LinkEstimate,
-    Plan,
-    Policy,
-    Predictions,
-    Response,
-    Segment,
-    SegmentTime,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import Deadline, LinkEstimate, Plan, Policy, Segment, SegmentTime, Tier, TierProfile
 from services.errors import UpstreamUnavailable
+from services.response import Predictions, Response, Trace
 from tests.fakes import FakeClock
 
 POLICY = Policy()

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.bundle import Manifest
-from services.domain import Clock, DegradedReason, HopTrace, LinkEstimate, Plan, Segment, Tier, TierProfile, Trace
+from services.domain import Clock, DegradedReason, LinkEstimate, Plan, Segment, Tier, TierProfile
 from services.observing import Finished, Refused
+from services.response import HopTrace, Trace
 
 MAX_REQUESTS = 100
 MAX_SECONDS = 300

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
 
 from services.bundle import Manifest
-from services.domain import DegradedReason, HopTrace, Plan, Predictions, Tier
+from services.domain import DegradedReason, Plan, Tier
 from services.errors import BundleError, InternalError, OfframpError, SettingsError
 from services.metrics.about import calibrated_shares, input_forms
 from services.metrics.counted import Count, Counted, Counts
 from services.metrics.live import Live
 from services.metrics.table import RELOADS, STAGES
 from services.observing import Finished, Refused
+from services.response import HopTrace, Predictions
 
 MAX_PLANS = 256
 OTHER = "other"

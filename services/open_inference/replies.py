@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from services.bundle import Manifest
-from services.domain import DegradedReason, Plan, Predictions, Tier
+from services.domain import DegradedReason, Plan, Tier
 from services.errors import InvalidInput
 from services.front import Answer
 from services.open_inference import messages
+from services.response import Predictions
 
 OUTPUTS = {
     "scores": "FP32",

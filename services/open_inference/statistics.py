@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.domain import Trace
 from services.observing import Finished, Refused
 from services.open_inference import messages
+from services.response import Trace
 from services.serving import Models, Served
 
 _MAX_SIZES = 1024

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from device_agent.agent import Agent
 from services.client import GrpcNextTier
-from services.domain import Deadline, HopTrace, Plan, Tier
+from services.domain import Deadline, Plan, Tier
 from services.front import Wishes
 from services.preparing import Preparer
+from services.response import HopTrace
 from services.uplink import Uplink
 from testbed.bench.compare import Bench
 from testbed.bench.live import FAST, NEVER, PREPARE_SECONDS, Tiers, reshape

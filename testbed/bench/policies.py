@@ -13,20 +13,9 @@ from device_agent.queues import Queues
 from device_agent.replan import REPLAN_SECONDS, Replanner
 from device_agent.switching import SwitchRule
 from services.bundle import Manifest
-from services.domain import (
-    Clock,
-    Deadline,
-    LinkEstimate,
-    Plan,
-    Policy,
-    Response,
-    Segment,
-    SegmentTime,
-    Stage,
-    Tier,
-    TierProfile,
-)
+from services.domain import Clock, Deadline, LinkEstimate, Plan, Policy, Segment, SegmentTime, Stage, Tier, TierProfile
 from services.fixed import fixed_plan
+from services.response import Response
 from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation

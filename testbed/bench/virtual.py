@@ -19,9 +19,10 @@ import simpy
 from device_agent.plans import Plans
 from device_agent.queues import Queues
 from services import codec
-from services.domain import Clock, LinkEstimate, Plan, Policy, Predictions, Response, Segment, Tier, Trace
+from services.domain import Clock, LinkEstimate, Plan, Policy, Segment, Tier
 from services.patience import Patience
 from services.profile import Measured, Profiler
+from services.response import Predictions, Response, Trace
 from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
 from testbed.bench.statistics import Runs

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from device_agent.agent import Agent, within
-from services.domain import Deadline, LinkEstimate, Objective, Plan, Policy, Response, Segment, Tier
+from services.domain import Deadline, LinkEstimate, Objective, Plan, Policy, Segment, Tier
 from services.errors import DeadlineExceeded
 from services.model import Model
+from services.response import Response
 from tests.fakes import FakeClock, FakeNext
 from tests.journeys import D, E, answering, runtime, samples, stages
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.domain import DegradedReason, HopTrace, Predictions, Response, Tier, Trace
+from services.domain import DegradedReason, Tier
 from services.front import Answer
+from services.response import HopTrace, Predictions, Response, Trace
 from testbed.bench.compare import Bench
 from testbed.bench.routes import plan_of
 from testbed.bench.speeds import Speeds

@@ -7,19 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from services.domain import (
-    NO_EXIT,
-    Deadline,
-    DegradedReason,
-    HopTrace,
-    Payload,
-    Plan,
-    Predictions,
-    Segment,
-    Stage,
-    Tier,
-    Trace,
-)
+from services.domain import NO_EXIT, Deadline, DegradedReason, Payload, Plan, Segment, Stage, Tier
+from services.response import HopTrace, Predictions, Trace
 from tests.fakes import FakeClock
 
 PLAN = Plan(

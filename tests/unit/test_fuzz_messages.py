@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 
 from services import codec, exchange_frames, screening, wire
 from services.bundle import InputSpec
-from services.domain import Response
 from services.errors import InternalError, InvalidInput, TooLarge
 from services.framing import Framed
 from services.open_inference import messages
 from services.open_inference.tensors import read_input
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.response import Response
 from services.wire_beliefs import description_from_pb, profile_to_pb
 from tests.calls import asking
 from tests.mutation import PIXELS, damaged, outcome, reply, request

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from services import log
-from services.domain import HopTrace, Predictions, Response, Tier, Trace
+from services.domain import Tier
+from services.response import HopTrace, Predictions, Response, Trace
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from services import bundle, log
-from services.domain import HopTrace, Plan, Predictions, Response, Tier, Trace
+from services.domain import Plan, Tier
 from services.observing import MOST_TOGETHER, Finished, LogLines, Observers, Refused
+from services.response import HopTrace, Predictions, Response, Trace
 
 
 class Ear:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from services.domain import DegradedReason, Plan, Request, Response, Segment, SegmentTime, Tier
+from services.domain import DegradedReason, Plan, Request, Segment, SegmentTime, Tier
 from services.errors import DeadlineExceeded
 from services.model import Model
 from services.patience import PATIENCE, SEEN_LEAST_SECONDS, SEEN_PATIENCE, Lag, Patience
 from services.profile import Measured
+from services.response import Response
 from services.tier import TierRuntime
 from tests.fakes import FakeClock, FakeNext, InlineWorkers
 from tests.journeys import NEVER, D, answering, plan, request, runtime, stages

@@ -12,21 +12,11 @@ import pytest
 from device_agent.planner import Options
 from device_agent.replan import Replanner
 from services import bundle
-from services.domain import (
-    Deadline,
-    Plan,
-    Policy,
-    Predictions,
-    Response,
-    Segment,
-    SegmentTime,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import Deadline, Plan, Policy, Segment, SegmentTime, Tier, TierProfile
 from services.fixed import fixed_plan
 from services.link import LinkEstimator
 from services.probing import LOOK_SECONDS, ProbeSchedule
+from services.response import Predictions, Response, Trace
 from services.traffic import Traffic
 from tests.fakes import FakeClock
 

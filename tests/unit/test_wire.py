@@ -14,24 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import codec, errors, framing, wire, wire_names
-from services.domain import (
-    DegradedReason,
-    HopTrace,
-    LinkEstimate,
-    Payload,
-    Plan,
-    Predictions,
-    Response,
-    Segment,
-    SegmentTime,
-    Stage,
-    Tier,
-    TierProfile,
-    Trace,
-)
+from services.domain import DegradedReason, LinkEstimate, Payload, Plan, Segment, SegmentTime, Stage, Tier, TierProfile
 from services.errors import InternalError, InvalidInput, OfframpError, QueueFull, UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.response import HopTrace, Predictions, Response, Trace
 from services.wire_beliefs import description_from_pb, profile_to_pb
 
 DETAILS = "grpc-status-details-bin"
