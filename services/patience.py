@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from services.domain import Clock, Plan, Stage
 
 PATIENCE = 2.0
-MIN_PATIENCE_SECONDS = 0.2
-"""How many times the expected seconds of a whole plan, at least so long, the tiers above may take before this tier
-finishes by itself, where it can: a link that has just collapsed holds a request for longer than that."""
+MIN_PATIENCE_SECONDS = 0.1
+"""How many times the expected seconds of a whole plan the tiers above may take before this tier finishes by itself,
+where it can; at least so long, and as long as finishing takes: then waiting in vain costs no more than giving up in
+vain would. A link that has just collapsed holds a request for longer than that."""
 
 SEEN_PATIENCE, SEEN_LEAST_SECONDS = 3.0, 0.5
 """The same, of what all but a few of the earlier answers took, and at least longer: who fixed a plan wants it kept."""
@@ -38,10 +39,10 @@ class Patience:
     times: float = PATIENCE
     _seen: dict[_Key, deque[float]] = field(default_factory=dict)
 
-    def seconds(self, plan: Plan, samples: int) -> float | None:
-        """How long an answer from above may take; None while that is unknown."""
+    def seconds(self, plan: Plan, samples: int, rest_seconds: float = 0.0) -> float | None:
+        """How long an answer from above may take; None while that is unknown. rest_seconds: finishing here takes."""
         if plan.expected_seconds is not None:
-            return max(self.times * plan.expected_seconds, MIN_PATIENCE_SECONDS)
+            return max(self.times * plan.expected_seconds, rest_seconds, MIN_PATIENCE_SECONDS)
         seen = self._seen.get(_key(plan, samples), ())
         if len(seen) < _LEAST:
             return None

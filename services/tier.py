@@ -242,7 +242,7 @@ class TierRuntime:
         """The deadline of those above: it leaves time to finish here, or to reach an exit that somebody still needs."""
         deadline = self._until(journey)
         remaining, rest = deadline.remaining(), self._seconds_of_rest(journey)
-        patience = self.patience.seconds(journey.request.plan, len(journey.travelling))
+        patience = self.patience.seconds(journey.request.plan, len(journey.travelling), rest)
         if patience is not None and rest < remaining / 2:
             return replace(deadline, at=deadline.at - max(remaining - patience, rest))
         piece = self._to_exit(journey)

@@ -12,7 +12,7 @@ import pytest
 from services.domain import DegradedReason, Plan, Request, Segment, SegmentTime, Tier
 from services.errors import DeadlineExceeded
 from services.model import Model
-from services.patience import PATIENCE, SEEN_LEAST_SECONDS, SEEN_PATIENCE, Lag, Patience
+from services.patience import MIN_PATIENCE_SECONDS, PATIENCE, SEEN_LEAST_SECONDS, SEEN_PATIENCE, Lag, Patience
 from services.profile import Measured
 from services.response import Response
 from services.tier import TierRuntime
@@ -118,6 +118,21 @@ def test_a_plan_that_says_what_it_expects_is_believed() -> None:
     planned = Plan(PLAN.stages, 2.0)
     patience.took(planned, 1, 50.0)
     assert patience.seconds(planned, 1) == PATIENCE * 2.0
+
+
+def test_nobody_gives_up_sooner_than_finishing_takes() -> None:
+    quick = Plan(PLAN.stages, 0.001)
+    assert Patience().seconds(quick, 1) == MIN_PATIENCE_SECONDS
+    assert Patience().seconds(quick, 1, rest_seconds=0.7) == 0.7
+
+
+async def test_a_tier_waits_for_those_above_as_long_as_the_rest_would_take_here(model: Model, clock: FakeClock) -> None:
+    above = FakeNext(answering)
+    device = runtime(model, clock, above)
+    device.profiler.learn(Measured((SegmentTime(Segment(0, 8), 24, 0.7),)))
+    planned = Plan(plan(first=0).stages, 0.05)
+    await device.infer(request(model, clock, seconds=10, plan=planned, thresholds=NEVER))
+    assert above.asked[0][0].deadline.remaining() == pytest.approx(0.7)
 
 
 async def test_a_silent_tier_is_left_after_three_times_what_answers_took(model: Model, clock: FakeClock) -> None:
