@@ -74,10 +74,16 @@ class Journeys:
             self._known[key] = self._travel(plan, with_exits)
         return self._known[key]
 
-    def rest_on_device(self, journey: Journey) -> float:
-        """Seconds that the device takes for all that the plan gave to others."""
+    def seconds_of_rest(self, journey: Journey) -> float:
+        """What the device takes at most for all that the plan gave to others: without leaving at an exit."""
         start = journey.plan.stages[0].segment.end
         return self.costs.seconds(start, self.model.last) * self.slowdowns[Tier.DEVICE]
+
+    def finished_here(self, journey: Journey, with_exits: bool = True) -> Journey:
+        """The same where the device runs the rest itself, after all; `compute` is that of the rest alone."""
+        head = journey.plan.stages[0]
+        rest = Stage(Tier.DEVICE, Segment(head.segment.end, self.model.last))
+        return self.of(Plan((head, rest)), with_exits)
 
     def _travel(self, plan: Plan, with_exits: bool) -> Journey:
         inputs = self.workload.inputs()

@@ -10,7 +10,7 @@ import numpy as np
 
 from device_agent.costs import Options
 from device_agent.queues import Queues
-from device_agent.replan import REPLAN_SECONDS, Replanner
+from device_agent.replan import Replanner
 from device_agent.switching import SwitchRule
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Plan, Policy, Segment, SegmentTime, Stage, Tier, TierProfile
@@ -164,11 +164,9 @@ class Ours:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _current: Plan | None = None
     _next: tuple[float, Plan] | None = None
-    _considered_at: float = 0.0  # the replanner's own, kept in step
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         if self._current is None:
-            self._considered_at = self.clock()
             self._current = self._loop.run_until_complete(self._first(policy, batch_size))
         if self._next is not None and self.clock() >= self._next[0]:
             self._current, self._next = self._next[1], None
@@ -177,10 +175,6 @@ class Ours:
         return given if spared else self._current
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
-        if self.clock() - self._considered_at < REPLAN_SECONDS:
-            self.replanner.learn(response, policy, batch_size)  # considers nothing: too soon
-            return
-        self._considered_at = self.clock()
         self._come(self._loop.run_until_complete(self._considered(response, policy, batch_size)))
 
     def told(self, links: tuple[LinkEstimate, ...]) -> None:
@@ -188,7 +182,6 @@ class Ours:
         self.replanner.believe([], links)
         if self._current is None:
             return
-        self._considered_at = self.clock()
         self._come(self._loop.run_until_complete(self._reconsidered()))
 
     def close(self) -> None:

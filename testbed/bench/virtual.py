@@ -8,7 +8,7 @@ the live loop, link estimators, probes and profiles that run live, on the clock 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -32,6 +32,9 @@ from testbed.traces import Rate
 _NOTHING = Predictions.empty(0, 1)
 _POLICY = Policy()
 _ALL = Segment(0, 1)  # which segment ran does not matter to a queue
+_MOMENT_SECONDS = 1e-6  # sums of seconds are not exact
+
+Ending = Generator[simpy.Event, None, Journey | None]
 
 
 class VirtualPolicy(Plans, Protocol):
@@ -166,21 +169,28 @@ class Simulation:
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
-        arrived = not sent or (yield from self._answered(plan, journey, sample, deadline))
-        right = journey.right[sample] if arrived else journey.early[sample]
-        self.runs.add(began, self.env.now - began, plan, sent, right, journey.exit[sample], failed=not arrived)
-        policy.learn(self._response(arrived and sent > 0), _POLICY, 1)
+        arrived = bool(sent) and (yield from self._called(plan, journey, sample, deadline))
+        answering = journey if arrived or not sent else (yield from self._finish(policy, journey, sample, deadline))
+        right = answering.right[sample] if answering else journey.early[sample]
+        exit_index = (answering or journey).exit[sample]
+        self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed=answering is None)
+        policy.learn(self._response(arrived), _POLICY, 1)
 
-    def _answered(self, plan: Plan, journey: Journey, sample: int, deadline: float) -> Outcome:
-        """The rest above or, when that takes longer than the device has patience for, here; as in `services.tier`."""
+    def _called(self, plan: Plan, journey: Journey, sample: int, deadline: float) -> Outcome:
+        """The rest above; False where that takes longer than the device has patience for, as in `services.tier`."""
         asked = self.clock()
-        patient = self._patient_until(plan, self.journeys.rest_on_device(journey), deadline)
+        patient = self._patient_until(plan, self.journeys.seconds_of_rest(journey), deadline)
         arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
         (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
-        if arrived or patient >= deadline:
-            return arrived
-        yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, self.journeys.rest_on_device(journey)))
-        return True
+        return arrived
+
+    def _finish(self, policy: VirtualPolicy, journey: Journey, sample: int, deadline: float) -> Ending:
+        """The rest on the device, after all; None where there is no time left for it."""
+        if deadline - self.clock() < _MOMENT_SECONDS:
+            return None
+        finished = self.journeys.finished_here(journey, policy.with_exits)
+        yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, finished.compute[Tier.DEVICE][sample]))
+        return finished
 
     def _cross(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """Encodes, sends, and waits for the answer; False where time runs out before."""
@@ -204,7 +214,7 @@ class Simulation:
 
     def _patient_until(self, plan: Plan, rest: float, deadline: float) -> float:
         """When the device takes back what it sends now, whose `rest` takes it so many seconds, if it is to at all."""
-        seconds = self.patience.seconds(plan, 1) if self.world.patience else None
+        seconds = self.patience.seconds(plan, 1, rest) if self.world.patience else None
         if seconds is None or rest >= (deadline - self.clock()) / 2:
             return math.inf
         return min(self.clock() + seconds, deadline - rest)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from device_agent.queues import Queues
-from services.domain import Plan, Policy, Segment, Tier
+from services.domain import LinkEstimate, Plan, Policy, Segment, Tier
+from services.model import Model
 from services.patience import PATIENCE, SEEN_LEAST_SECONDS, SEEN_PATIENCE
+from services.response import Predictions, Response, Trace
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate
+from testbed.bench.journeys import Journeys
 from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
 from testbed.bench.routes import crosses, over_trace, plan_of
 from testbed.bench.virtual import Simulation
@@ -19,6 +22,7 @@ from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop
 from testbed.traces import ConstantRate, Rate, RateTrace
 from tests.benches import BLOCK_SECONDS, tiny_bench
+from tests.fakes import FakeClock
 
 
 @pytest.fixture
@@ -83,11 +87,41 @@ def test_who_has_nothing_to_run_on_the_device_does_not_wait_for_it(each: Bench) 
 def test_a_plan_that_promised_something_is_not_waited_for_without_end(each: Bench) -> None:
     last = each.workload.bundle.manifest.last
     dead = RateTrace.from_rates([1e5, *[0.0] * 60])
-    promised = replace(plan_of(last, 0, last, "pixels"), expected_seconds=0.2)
-    runs = Simulation(each.world, each.journeys, dead).open(Static(promised), count(), [2.0])
     alone = BLOCK_SECONDS * last * each.world.device_slowdown
-    assert runs.failed == [False]
-    assert runs.seconds == pytest.approx([PATIENCE * 0.2 + alone])
+    for expected, patient in ((alone, PATIENCE * alone), (alone / 5, alone)):  # the rest here takes that, too
+        promised = replace(plan_of(last, 0, last, "pixels"), expected_seconds=expected)
+        runs = Simulation(each.world, each.journeys, dead).open(Static(promised), count(), [2.0])
+        assert runs.failed == [False]
+        assert runs.seconds == pytest.approx([patient + alone])
+
+
+def test_who_finishes_on_the_device_leaves_at_its_exits(each: Bench) -> None:
+    manifest = each.workload.bundle.manifest
+    first = manifest.exits[0]
+    leaving = (first.model_copy(update={"threshold": 0.0}), *manifest.exits[1:])
+    loaded = replace(each.workload.bundle, manifest=manifest.model_copy(update={"exits": leaving}))
+    workload = replace(each.workload, bundle=loaded)
+    journeys = Journeys(workload, Model(loaded), each.costs, each.world.slowdowns)
+    dead = RateTrace.from_rates([1e5, *[0.0] * 60])
+    promised = replace(plan_of(manifest.last, 0, manifest.last, "pixels"), expected_seconds=1.0)
+    runs = Simulation(each.world, journeys, dead).open(Static(promised), count(), [2.0])
+    assert runs.exits == [first.index]
+    here = BLOCK_SECONDS * first.split_point * each.world.device_slowdown
+    assert runs.seconds == pytest.approx([PATIENCE * 1.0 + here])
+
+
+def test_who_finishes_on_the_device_learns_nothing_of_the_tiers_above(each: Bench) -> None:
+    told: list[list[Tier]] = []
+
+    class Learning(Static):
+        def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
+            told.append([profile.tier for profile in response.profiles])
+
+    last = each.workload.bundle.manifest.last
+    dead = RateTrace.from_rates([1e5, *[0.0] * 60])
+    promised = replace(plan_of(last, 0, last, "pixels"), expected_seconds=0.2)
+    Simulation(each.world, each.journeys, dead).open(Learning(promised), count(), [0.0, 2.0])
+    assert told == [list(Tier), [Tier.DEVICE]]
 
 
 def test_a_plan_that_promised_nothing_is_waited_for_by_what_it_took_before(each: Bench) -> None:
@@ -180,6 +214,19 @@ def test_ours_finds_the_link_by_itself_and_leaves_it_when_it_collapses(each: Ben
     by_end = dict(zip(runs.at, runs.plans, strict=True))
     assert next(plan for at, plan in by_end.items() if at > 10).after(Tier.DEVICE) is not None
     assert next(plan for at, plan in by_end.items() if at > 35).after(Tier.DEVICE) is None
+
+
+def test_an_answer_that_was_long_under_way_may_still_change_the_plan(each: Bench) -> None:
+    clock, manifest = FakeClock(), each.workload.bundle.manifest
+    ours = policies.ours(manifest, each.costs, each.world, clock, Queues, each.options, each.rule)
+    assert ours.plan(Policy(), 1).after(Tier.DEVICE) is None
+    links = tuple(LinkEstimate(tier, 0.001, 1e8, age_seconds=0.0) for tier in (Tier.DEVICE, Tier.EDGE))
+    for clock.now in np.arange(5.0, 8.0, 0.06):  # probes, while nothing was asked for long
+        ours.told(())
+        clock.now += 0.05
+        ours.learn(Response(Predictions.empty(0, 1), Trace(), (), links), Policy(), 1)
+    assert ours.plan(Policy(), 1).after(Tier.DEVICE) is not None
+    ours.close()
 
 
 def test_a_simulation_repeats_itself(each: Bench) -> None:
