@@ -18,6 +18,7 @@ Calls that shared the link with others took anything between their own bytes' ti
 with them; only what lies outside of that is news. A call still in flight that is overdue is a measurement, too, of
 which only the lower bound is known: whatever is sent now is taken to be held up by as much, until a call comes back.
 It has to be later than calls were lately that only stalled: on a busy machine, every other answer waits to be read.
+A call that outlasted a link's absence is no such stall; the next absence would be taken for one.
 What cannot be told is *unknown* (None): a rate where all sizes were alike or too small for it to show, everything
 after failures without a success in between, or after a minute of silence.
 """
@@ -240,10 +241,10 @@ class LinkEstimator:
         return abs(surprise) <= plausible or change > limit
 
     def _note_stall(self) -> None:
-        """The call that was doubted had only stalled, if it was late."""
+        """The call that was doubted had only stalled, if it was late; unless by so much that the link was away."""
         if self._doubted is not None:
             late = self._doubted[1] - self._line.at(self._doubted[0])
-            if _BEYOND_STALLS * late > self._stalled():
+            if late <= _MOST_STALL_SECONDS and _BEYOND_STALLS * late > self._stalled():
                 self._stall = late, self.clock()
 
     def _same_way(self, surprise: float) -> bool:

@@ -101,6 +101,14 @@ def test_a_call_that_is_a_little_late_is_no_news_and_less_so_where_calls_stall()
     assert road.link.overdue([late])
 
 
+def test_a_call_that_waited_until_a_link_was_back_is_no_stall() -> None:
+    road = Road(0.012, 20 * MBIT)
+    road.mixed(20)
+    road.call(0, extra=0.9)
+    road.call(4_096)
+    assert road.link.overdue([(4_096, 0.012 + 0.0016 + 0.050)])
+
+
 def test_two_late_calls_in_a_row_are_a_worse_link_but_where_calls_stall_it_takes_three() -> None:
     def late_calls(road: Road) -> int:
         for count in range(1, 9):
