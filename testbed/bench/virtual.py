@@ -179,7 +179,8 @@ class Simulation:
     def _called(self, plan: Plan, journey: Journey, sample: int, deadline: float) -> Outcome:
         """The rest above; False where that takes longer than the device has patience for, as in `services.tier`."""
         asked = self.clock()
-        patient = self._patient_until(plan, self.journeys.seconds_of_rest(journey), deadline)
+        rest = self.journeys.seconds_of_rest(journey) + self.queues().device
+        patient = self._patient_until(plan, rest, deadline)
         arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
         (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
         return arrived
