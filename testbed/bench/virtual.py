@@ -32,7 +32,6 @@ from testbed.traces import Rate
 _NOTHING = Predictions.empty(0, 1)
 _POLICY = Policy()
 _ALL = Segment(0, 1)  # which segment ran does not matter to a queue
-_MOMENT_SECONDS = 1e-6  # sums of seconds are not exact
 
 Ending = Generator[simpy.Event, None, Journey | None]
 
@@ -169,26 +168,22 @@ class Simulation:
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
-        arrived = bool(sent) and (yield from self._called(plan, journey, sample, deadline))
-        answering = journey if arrived or not sent else (yield from self._finish(policy, journey, sample, deadline))
+        answering = (yield from self._answered(policy, plan, sample, deadline)) if sent else journey
         right = answering.right[sample] if answering else journey.early[sample]
         exit_index = (answering or journey).exit[sample]
         self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed=answering is None)
-        policy.learn(self._response(arrived), _POLICY, 1)
+        policy.learn(self._response(sent > 0 and answering is journey), _POLICY, 1)
 
-    def _called(self, plan: Plan, journey: Journey, sample: int, deadline: float) -> Outcome:
-        """The rest above; False where that takes longer than the device has patience for, as in `services.tier`."""
-        asked = self.clock()
+    def _answered(self, policy: VirtualPolicy, plan: Plan, sample: int, deadline: float) -> Ending:
+        """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for,
+        the one that ends here, as in `services.tier`; None where there is no time left for it."""
+        journey, asked = self.journeys.of(plan, policy.with_exits), self.clock()
         rest = self.journeys.seconds_of_rest(journey) + self.queues().device
         patient = self._patient_until(plan, rest, deadline)
         arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
         (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
-        return arrived
-
-    def _finish(self, policy: VirtualPolicy, journey: Journey, sample: int, deadline: float) -> Ending:
-        """The rest on the device, after all; None where there is no time left for it."""
-        if deadline - self.clock() < _MOMENT_SECONDS:
-            return None
+        if arrived or patient >= deadline:
+            return journey if arrived else None
         finished = self.journeys.finished_here(journey, policy.with_exits)
         yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, finished.compute[Tier.DEVICE][sample]))
         return finished
