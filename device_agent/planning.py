@@ -108,6 +108,10 @@ class Planning:
         task.add_done_callback(log.ended)
         self._tasks.append(task)
 
+    def needs_link(self) -> bool:
+        """Whether plans may depend on how the link is."""
+        return self._replanner is not None and self._replanner.needs_link()
+
     def probed(self) -> None:
         """A probe came back, or did not: with nothing sent, nobody else would tell the planner."""
         self._heard.set()
@@ -147,7 +151,7 @@ class Planning:
     def _of(self, options: Options) -> Replanner:
         replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
         if self._uplink is not None:
-            replanner.asked, replanner.queues = self._uplink.used, partial(_queues, self._runtime, self._uplink)
+            replanner.queues = partial(_queues, self._runtime, self._uplink)
         return replanner
 
 
@@ -162,7 +166,10 @@ def probing(uplink: Uplink, plannings: Sequence[Planning]) -> asyncio.Task[None]
         for planning in plannings:
             planning.probed()
 
-    probes = asyncio.create_task(Prober(uplink, heard=heard).run(asyncio.Event()), name="probes")
+    def needed() -> bool:
+        return any(planning.needs_link() for planning in plannings)
+
+    probes = asyncio.create_task(Prober(uplink, needed, heard).run(asyncio.Event()), name="probes")
     probes.add_done_callback(log.ended)
     return probes
 

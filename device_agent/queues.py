@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from device_agent.planner import PlanCost, stay
 from services.bundle import Manifest
@@ -18,12 +19,14 @@ _WORTH_IT = 0.95
 """Of what the chosen plan takes: queues are guessed at, and a gain below a twentieth is no reason to leave a plan."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queues:
+class Queues(NamedTuple):
     """Seconds until a run that came now would begin on the device, and until the link is free of what is in flight."""
 
     device: float = 0.0
     link: float = 0.0
+
+
+NO_QUEUES = Queues()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ better one is prepared on every tier first and then takes its place, so that no 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
@@ -17,15 +16,19 @@ from itertools import islice
 from typing import Any, Protocol
 
 from device_agent import planner
+from device_agent.choice import Choice, Spare
+from device_agent.known import Known
+from device_agent.lead import Lead
 from device_agent.pauses import Pauses
 from device_agent.planner import Beliefs, Options, PlanCost
-from device_agent.queues import Queueing, Queues, quickest
+from device_agent.problem import Problem
+from device_agent.queues import NO_QUEUES, Queueing, Queues, quickest
 from device_agent.switching import RULE, Switcher, SwitchRule
 from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Tier, TierProfile
 from services.errors import DeadlineExceeded, OfframpError, Unavailable
-from services.profile import corrected
+from services.probing import IN_USE_SECONDS
 from services.response import Response
 
 REPLAN_SECONDS = 0.1
@@ -47,47 +50,8 @@ class Prepares(Protocol):
     def ready(self, plan: Plan) -> bool: ...
 
 
-_HERE = frozenset({Tier.DEVICE})
-_AWAY = frozenset(Tier) - _HERE
-
-
-@dataclass(slots=True)
-class _Spare:
-    """The best plan for which only `tiers` compute, once it is ready, where requests had to wait for others lately."""
-
-    tiers: frozenset[Tier]
-    ready: Queueing | None = None
-    wanted_at: float = -math.inf
-    preparing: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True)
-class _Choice:
-    """The plan of one policy and batch size; `switcher` decides when to leave it.
-
-    known: what is expected of the plan, once that can be told. spares: the best plans that run nothing on the device,
-    and nothing elsewhere, for requests that would wait for the device or for the link.
-    """
-
-    plan: Plan
-    switcher: Switcher
-    known: Queueing | None = None
-    spares: tuple[_Spare, _Spare] = field(default_factory=lambda: (_Spare(_AWAY), _Spare(_HERE)))
-    asked_at: float = -math.inf
-    considered_at: float = -math.inf
-    switching: asyncio.Task[None] | None = None
-
-    def switches(self) -> list[asyncio.Task[None]]:
-        """What prepares a plan for it."""
-        return [task for task in (self.switching, *(spare.preparing for spare in self.spares)) if task]
-
-
-def _nothing() -> None:
-    pass
-
-
 def _no_queues() -> Queues:
-    return Queues()
+    return NO_QUEUES
 
 
 @dataclass(slots=True)
@@ -95,7 +59,7 @@ class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
     `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
-    `asked` hears of each request that is given a plan. `queues` tells what a request would wait for now.
+    `queues` tells what a request would wait for now.
     """
 
     manifest: Manifest
@@ -104,19 +68,19 @@ class Replanner:
     options: Options = field(default_factory=Options)
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
-    asked: Callable[[], None] = _nothing
     queues: Callable[[], Queues] = _no_queues
     changes: int = 0
-    _profiles: dict[Tier, TierProfile] = field(default_factory=dict)
-    _links: dict[Tier, LinkEstimate] = field(default_factory=dict)
-    _choices: OrderedDict[tuple[Policy, int], _Choice] = field(default_factory=OrderedDict)
+    _known: Known = field(init=False)
+    _choices: OrderedDict[tuple[Policy, int], Choice] = field(default_factory=OrderedDict)
     _pauses: Pauses = field(default_factory=Pauses)
+
+    def __post_init__(self) -> None:
+        self._known = Known(self.manifest)
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         """The plan that is ready for a request of this policy and batch size."""
         choice = self._choice(policy, bucket(batch_size))
         choice.asked_at = self.clock()
-        self.asked()
         return self._unless_it_waits(choice)
 
     def chosen(self, policy: Policy, batch_size: int) -> Plan:
@@ -124,14 +88,8 @@ class Replanner:
         return self._choice(policy, bucket(batch_size)).plan
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
-        """Takes in what came back with an answer, and reconsiders that request's plan, at most every 0.1 s.
-
-        An answer says how loaded each tier is and how its links are, not all that a tier can run.
-        """
-        for profile in response.profiles:
-            if profile.tier in self._profiles:
-                self._profiles[profile.tier] = _loaded(self._profiles[profile.tier], profile)
-        self._links |= {link.source: link for link in response.links}
+        """Takes in what came back with an answer, and reconsiders that request's plan, at most every 0.1 s."""
+        self._known.answered(response)
         size = bucket(batch_size)
         choice = self._choice(policy, size)
         if self.clock() - choice.considered_at >= REPLAN_SECONDS:
@@ -139,19 +97,17 @@ class Replanner:
 
     def believe(self, profiles: Iterable[TierProfile], links: Iterable[LinkEstimate]) -> None:
         """Takes in what tiers told of themselves: whole profiles, in place of what was known of them."""
-        for profile in profiles:
-            known = self._profiles.get(profile.tier)
-            if known is not None and known.segments == profile.segments:
-                profile = replace(profile, segments=known.segments)  # by which tables are kept
-            if known is not None and known.codecs == profile.codecs:
-                profile = replace(profile, codecs=known.codecs)
-            self._profiles[profile.tier] = profile
+        for profile in self._known.told(profiles, links):
             sizes = {1} | {size for _, size in self._choices}
             planner.ready(self.manifest, profile, sizes, self.options)  # now, and not when a plan is due
-        self._links |= {link.source: link for link in links}
 
     def beliefs(self) -> Beliefs:
-        return Beliefs(self.manifest, dict(self._profiles), dict(self._links))
+        return self._known.beliefs()
+
+    def needs_link(self) -> bool:
+        """Whether a better link might make another plan the best for requests of these last seconds."""
+        now = self.clock()
+        return any(each.needs_link and now - each.asked_at < IN_USE_SECONDS for each in self._choices.values())
 
     def reconsider(self) -> None:
         """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others.
@@ -185,10 +141,10 @@ class Replanner:
     def _switches(self) -> list[asyncio.Task[None]]:
         return [task for choice in self._choices.values() for task in choice.switches()]
 
-    def _unless_it_waits(self, choice: _Choice) -> Plan:
+    def _unless_it_waits(self, choice: Choice) -> Plan:
         """A spare plan, where its queues make the chosen one that much slower."""
         queues, known = self.queues(), choice.known
-        if known is None or known.expected(queues) <= known.seconds:
+        if queues == NO_QUEUES or known is None or known.expected(queues) <= known.seconds:
             return choice.plan
         for spare, seconds in zip(choice.spares, (queues.device, queues.link), strict=True):
             if seconds > 0:
@@ -196,56 +152,68 @@ class Replanner:
         ready = [spare.ready for spare in choice.spares if spare.ready is not None]
         return quickest(known, ready, queues).plan
 
-    def _choice(self, policy: Policy, size: int) -> _Choice:
+    def _choice(self, policy: Policy, size: int) -> Choice:
         key = (policy, size)
-        if key not in self._choices:
+        choice = self._choices.get(key)
+        if choice is None:
             if len(self._choices) >= _MAX_CHOICES:
                 _, unused = self._choices.popitem(last=False)
                 for switch in unused.switches():
                     switch.cancel()
-            self._choices[key] = _Choice(self._until_planned(policy, size), Switcher(self.rule, self.clock))
-            self._consider(self._choices[key], policy, size)
+            choice = self._choices[key] = Choice(self._until_planned(policy, size), Switcher(self.rule, self.clock))
+            self._consider(choice, policy, size)
         self._choices.move_to_end(key)
-        return self._choices[key]
+        return choice
 
     def _until_planned(self, policy: Policy, size: int) -> Plan:
         """What is ready: who leaves otherwise than calibrated goes like the rest until there is something better."""
         same = self._choices.get((replace(policy, leaving=None), size))
         return same.plan if same is not None else self.fallback
 
-    def _consider(self, choice: _Choice, wanted: Policy, size: int) -> None:
-        policy = self._within_reach(wanted)
+    def _consider(self, choice: Choice, policy: Policy, size: int) -> None:
         choice.considered_at = self.clock()
-        if choice.switching is not None and not choice.switching.done():
+        if choice.under_way:
             return
-        beliefs = self.beliefs()
+        problem = Problem(self.beliefs(), self._within_reach(policy), size, self.options)
         for spare in choice.spares:
-            self._look_for_spare(spare, beliefs, policy, size)
-        best = self._best(beliefs, policy, size, self.options, choice.plan)
-        if best is None:
+            self._look_for_spare(spare, problem)
+        if choice.lead is not None and choice.lead.holds(problem.beliefs):
             return
-        if best.plan.stages == choice.plan.stages:
-            choice.plan = best.plan  # the same, with what is expected of it now
-            choice.known = self._queueing(best, policy, size)
-            choice.switcher.kept(_needed(best, policy))
-            return
-        current = planner.cost(beliefs, choice.plan, policy, size, options=self.options)
-        choice.known = self._queueing(current, policy, size)
-        due = self._may_try(best.plan) and choice.switcher.due(_objective(current, policy), _needed(best, policy))
+        choice.lead, choice.needs_link = None, True
+        ranked = problem.best(2)
+        best = self._usable(ranked, problem, choice.plan)
+        if best is not None and best.plan.stages == choice.plan.stages:
+            self._keep(choice, best, problem)
+            if best is ranked[0]:
+                choice.lead = Lead.of(problem.beliefs, problem.policy, ranked)
+        elif best is not None:
+            self._leave(choice, best, problem)
+
+    def _keep(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
+        """The same plan, with what is expected of it now."""
+        choice.plan, choice.known = best.plan, problem.queueing(best)
+        choice.switcher.kept(problem.needed(best))
+        if best.plan.after(Tier.DEVICE) is None:
+            at_best = problem.believing(self._known.at_best()).best(1)
+            choice.needs_link = bool(at_best) and at_best[0].plan.stages != best.plan.stages
+
+    def _leave(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
+        """Goes over to a better plan, where the rule says that it is time to."""
+        current = problem.cost(choice.plan)
+        choice.known = problem.queueing(current) if current is not None else None
+        costs = problem.needed(current) if current is not None else None
+        due = self._may_try(best.plan) and choice.switcher.due(costs, problem.needed(best))
         if due and self.preparer.ready(best.plan):
-            self._put_in_place(choice, best, current, policy, size)
+            self._put_in_place(choice, best, current, problem)
         elif due:
-            choice.switching = _going_on(self._switch(choice, best, current, policy, size))
+            choice.switching = _going_on(self._switch(choice, best, current, problem))
         elif current is not None and current.seconds <= _NEAR * best.seconds:
             choice.plan = current.plan  # kept, with what is expected of it now: tiers lose patience by that
 
-    def _best(
-        self, beliefs: Beliefs, policy: Policy, size: int, options: Options, ready: Plan | None
-    ) -> PlanCost | None:
-        """The best plan that is ready or may be tried; the best of all where none of the next few may be."""
-        ranked = planner.rank(beliefs, policy, size, count=1, options=options)
+    def _usable(self, ranked: list[PlanCost], problem: Problem, ready: Plan | None) -> PlanCost | None:
+        """The best that is `ready` or may be tried, of `ranked` or the next few; where none may be, the best of all."""
         if ranked and not self._may_try(ranked[0].plan):
-            ranked = planner.rank(beliefs, policy, size, count=_NEXT_BEST, options=options)
+            ranked = problem.best(_NEXT_BEST)
         stages = ready.stages if ready is not None else None
         usable = (each for each in ranked if each.plan.stages == stages or self._may_try(each.plan))
         return next(usable, ranked[0] if ranked else None)
@@ -260,52 +228,45 @@ class Replanner:
             return policy
         return replace(policy, min_accuracy=calibration.accuracy)
 
-    def _queueing(self, found: PlanCost | None, policy: Policy, size: int) -> Queueing | None:
-        return None if found is None else Queueing.of(found, self.manifest, size, policy.leaving)
-
-    def _look_for_spare(self, spare: _Spare, beliefs: Beliefs, policy: Policy, size: int) -> None:
+    def _look_for_spare(self, spare: Spare, problem: Problem) -> None:
         """Where requests had to wait lately; who saves energy or bytes waits."""
-        wanted = self.clock() - spare.wanted_at < _WAITED_SECONDS and policy.objective is Objective.LATENCY
-        options = replace(self.options, tiers=self.options.tiers & spare.tiers)
-        ready = spare.ready.plan if spare.ready is not None else None
-        found = self._best(beliefs, policy, size, options, ready) if wanted else None
+        wanted = self.clock() - spare.wanted_at < _WAITED_SECONDS and problem.policy.objective is Objective.LATENCY
+        within, ready = problem.within(spare.tiers), spare.ready.plan if spare.ready is not None else None
+        found = self._usable(within.best(1), within, ready) if wanted else None
         if found is None:
             spare.ready = None
         elif ready is not None and ready.stages == found.plan.stages:
-            spare.ready = self._queueing(found, policy, size)
+            spare.ready = within.queueing(found)
         elif self._may_try(found.plan) and (spare.preparing is None or spare.preparing.done()):
-            better = Queueing.of(found, self.manifest, size, policy.leaving)
-            spare.preparing = _going_on(self._prepare(spare, better))
+            spare.preparing = _going_on(self._prepare(spare, within.queueing(found)))
 
-    async def _prepare(self, spare: _Spare, found: Queueing) -> None:
+    async def _prepare(self, spare: Spare, found: Queueing) -> None:
         """Where nobody can prepare it, there is none; the next try comes after a pause."""
         spare.ready = None
         with suppress(OfframpError):
             await self._make_ready(found.plan)
             spare.ready = found
 
-    async def _switch(
-        self, choice: _Choice, better: PlanCost, current: PlanCost | None, policy: Policy, size: int
-    ) -> None:
+    async def _switch(self, choice: Choice, better: PlanCost, current: PlanCost | None, problem: Problem) -> None:
         """Prepares `better` and puts it in place. Where a tier cannot, the plan is kept; the next try has a pause."""
         try:
             await self._make_ready(better.plan)
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
-        self._put_in_place(choice, better, current, policy, size)
+        self._put_in_place(choice, better, current, problem)
 
-    def _put_in_place(self, choice: _Choice, better: PlanCost, was: PlanCost | None, policy: Policy, size: int) -> None:
-        choice.plan, choice.known = better.plan, self._queueing(better, policy, size)
+    def _put_in_place(self, choice: Choice, better: PlanCost, was: PlanCost | None, problem: Problem) -> None:
+        choice.plan, choice.known = better.plan, problem.queueing(better)
         self.changes += 1
-        choice.switcher.switched(_needed(better, policy))
+        choice.switcher.switched(problem.needed(better))
         log.event(
             "plan",
             plan=str(better.plan),
             expected_ms=_milliseconds(better),
             was_ms=_milliseconds(was),
-            objective=policy.objective.value,
-            batch_size=size,
+            objective=problem.policy.objective.value,
+            batch_size=problem.size,
         )
 
     async def _make_ready(self, plan: Plan) -> None:
@@ -328,22 +289,6 @@ def _going_on(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 def bucket(batch_size: int) -> int:
     """Batches of similar size share a plan: the power of two at or above."""
     return 1 << (batch_size - 1).bit_length()
-
-
-def _loaded(known: TierProfile, lately: TierProfile) -> TierProfile:
-    """`known` with how loaded the tier is lately, and what its codecs make of what it sends."""
-    codecs = corrected(known.codecs, lately.codecs) if lately.codecs else known.codecs
-    return TierProfile(
-        known.tier, lately.queue_seconds, known.segments, codecs, lately.slowdown, lately.holds or known.holds
-    )
-
-
-def _needed(found: PlanCost, policy: Policy) -> float:
-    return {Objective.ENERGY: found.joules, Objective.BYTES: found.bytes}.get(policy.objective, found.seconds)
-
-
-def _objective(found: PlanCost | None, policy: Policy) -> float | None:
-    return None if found is None else _needed(found, policy)
 
 
 def _milliseconds(found: PlanCost | None) -> float | None:

@@ -47,7 +47,6 @@ class GrpcNextTier:
 
     async def _send(self, request: Request, codec_name: str, members: Sequence[str] = ()) -> Forwarded:
         started = self._clock()
-        self._uplink.used()
         self._uplink.check()
         rtt = _fresh_rtt(self.link())
         _spendable(request.deadline.remaining(), rtt)  # or it would be encoded in vain

@@ -225,12 +225,10 @@ class Connection:
             self._link = believed, now
         return believed
 
-    def used(self) -> None:
-        """Notes that a request was planned over this link."""
-        self._traffic.used()
-
     def ahead_seconds(self) -> float:
         """Until the link has carried what is in flight, at the rate believed; 0 where that is unknown."""
+        if self._traffic.idle:  # every request asks
+            return 0.0
         rate = self.link().up_bytes_per_second
         return self._traffic.ahead_seconds(rate) if rate else 0.0
 
@@ -243,10 +241,6 @@ class Connection:
     def overdue(self) -> bool:
         """Whether one of the calls in flight takes longer than is plausible."""
         return self._estimator.overdue(self._traffic.waiting())
-
-    def unused_seconds(self) -> float:
-        """Since a request was planned over this link."""
-        return self._traffic.unused_seconds()
 
     def quiet_seconds(self) -> float:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""

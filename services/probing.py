@@ -41,7 +41,7 @@ _LIGHT_SHARE = 0.5  # of what may be spent is theirs
 _TELLING_SHARE = 0.5  # of a useful size: less tells nothing
 _MOST_ALIKE = 3  # probes of one size to confirm a rate
 _RESTED_SECONDS = 2.0  # a rate that no probe has shown for so long may disturb a request
-_IN_USE_SECONDS = 10.0
+IN_USE_SECONDS = 10.0
 _EMPTY_EVERY = 4
 _RETRY_SECONDS = 0.2
 _MAX_RETRY_SECONDS = 1.0
@@ -64,8 +64,6 @@ class Probed(Protocol):
 
     def quiet_seconds(self) -> float: ...
 
-    def unused_seconds(self) -> float: ...
-
 
 @dataclass(slots=True)
 class ProbeSchedule:
@@ -85,12 +83,10 @@ class ProbeSchedule:
     _not_before: float = -math.inf
     _retry_seconds: float = _RETRY_SECONDS
 
-    def due(
-        self, link: LinkEstimate, quiet_seconds: float, doubtful: bool = False, unused_seconds: float = math.inf
-    ) -> int | None:
+    def due(self, link: LinkEstimate, quiet_seconds: float, doubtful: bool = False, needed: bool = False) -> int | None:
         """Bytes of the probe to send now, None for none.
 
-        quiet_seconds: since the last call, 0 during one. unused_seconds: since a request was planned over the link.
+        quiet_seconds: since the last call, 0 during one. needed: whether plans depend on it without any call, too.
         """
         self._earn(link.up_bytes_per_second)
         if quiet_seconds <= 0 or self.clock() < self._not_before:
@@ -102,7 +98,7 @@ class ProbeSchedule:
         self._telling_bytes = max(MIN_BYTES, int(_TELLING_SHARE * useful))
         if quiet_seconds >= STALE_SECONDS and self._largest < useful:
             return min(self._larger(), 2 * useful)
-        return self._within_means(link, useful, quiet_seconds, doubtful, unused_seconds < _IN_USE_SECONDS)
+        return self._within_means(link, useful, quiet_seconds, doubtful, needed or quiet_seconds < IN_USE_SECONDS)
 
     def answered(self, nbytes: int) -> None:
         """A probe of `nbytes` came back."""
@@ -180,8 +176,8 @@ class ProbeSchedule:
             self._saved_bytes = max(self._saved_bytes - nbytes, 0.0)
 
 
-def _always() -> bool:
-    return True
+def _never() -> bool:
+    return False
 
 
 def _nothing() -> None:
@@ -190,11 +186,12 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class Prober:
-    """Probes one link in the background. `needed`: whether a plan depends on it; `heard` is called after each probe,
-    and as long as a call is overdue."""
+    """Probes one link in the background. `needed`: whether plans depend on it though nothing is sent, since a better
+    link would make another one the best. `heard` is called after each probe, and while a call is overdue.
+    """
 
     target: Probed
-    needed: Callable[[], bool] = _always
+    needed: Callable[[], bool] = _never
     heard: Callable[[], None] = _nothing
     clock: Clock = time.monotonic
     schedule: ProbeSchedule = field(init=False)
@@ -217,8 +214,8 @@ class Prober:
     async def step(self) -> bool:
         """Sends the probe that is due, if one is; whether it did."""
         target, link = self.target, self.target.link()
-        nbytes = self.schedule.due(link, target.quiet_seconds(), target.doubtful, target.unused_seconds())
-        if nbytes is None or not self.needed():
+        nbytes = self.schedule.due(link, target.quiet_seconds(), target.doubtful, self.needed())
+        if nbytes is None:
             return False
         try:
             await target.probe(nbytes, timeout_seconds(link, nbytes))

@@ -38,7 +38,6 @@ class Traffic:
     clock: Clock = time.monotonic
     _crossings: list[Crossing] = field(default_factory=list)
     _quiet_since: float = -math.inf
-    _used_at: float = -math.inf
 
     @contextmanager
     def crossing(self, nbytes: int, probes: bool = False, beyond_seconds: float = math.inf) -> Iterator[Crossing]:
@@ -57,6 +56,11 @@ class Traffic:
             self._crossings.remove(ours)
             self._quiet_since = self._quiet_since if probes else self.clock()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing at all is in flight."""
+        return not self._crossings
+
     def waiting(self) -> list[tuple[int, float]]:
         """Of each call in flight, the bytes that it and those with it move, and its seconds so far on the network."""
         return [(each.nbytes + each.shared_bytes, self.on_network(each)) for each in self._crossings]
@@ -71,14 +75,6 @@ class Traffic:
         for each in self._crossings:
             free = max(free, each.began) + each.nbytes / bytes_per_second
         return max(free - self.clock(), 0.0)
-
-    def used(self) -> None:
-        """Notes that a request was planned over this link, whether it crossed it or not."""
-        self._used_at = self.clock()
-
-    def unused_seconds(self) -> float:
-        """Since then; infinite where there was none."""
-        return self.clock() - self._used_at
 
     def quiet_seconds(self) -> float:
         """Since the last call that was no probe ended; 0 while one is in flight, infinite where there was none."""

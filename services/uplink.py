@@ -157,11 +157,6 @@ class Uplink:
     def link(self) -> LinkEstimate:
         return self.replicas.lead().connection.link() if self.replicas else LinkEstimate(self._source)
 
-    def used(self) -> None:
-        """Notes that a request was planned over this hop, whether it crossed it or not."""
-        for replica in self.replicas:
-            replica.connection.used()
-
     def ahead_seconds(self) -> float:
         """Until the link has carried what is in flight."""
         return self.replicas.lead().connection.ahead_seconds() if self.replicas else 0.0
@@ -175,10 +170,6 @@ class Uplink:
     def overdue(self) -> bool:
         """Whether a call in flight takes longer than is plausible."""
         return any(replica.connection.overdue for replica in self.replicas)
-
-    def unused_seconds(self) -> float:
-        """Since a request was planned over this hop."""
-        return min((replica.connection.unused_seconds() for replica in self.replicas), default=float("inf"))
 
     def quiet_seconds(self) -> float:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""

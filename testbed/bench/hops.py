@@ -61,7 +61,6 @@ class VirtualHop:
         """
         env, began = self.env, self.clock()
         beyond = self.held.longest(plan.stages, plan.expected_seconds)
-        self.traffic.used()
         with self.traffic.crossing(nbytes, beyond_seconds=beyond) as crossing:
             if self.line.free > deadline:
                 return (yield from self._give_up(crossing, deadline))
@@ -79,12 +78,12 @@ class VirtualHop:
         self.estimator.record(nbytes, env.now - began - held, self.overhead_bytes, crossing.shared_bytes)
         return True
 
-    def probing(self, heard: Callable[[], None]) -> Steps:
+    def probing(self, needed: Callable[[], bool], heard: Callable[[], None]) -> Steps:
         """Probes the quiet link as `services.probing` says, to the end of the simulation."""
         schedule = ProbeSchedule(self.clock)
         while True:
             traffic, doubtful = self.traffic, self.estimator.doubtful
-            nbytes = schedule.due(self.link(), traffic.quiet_seconds(), doubtful, traffic.unused_seconds())
+            nbytes = schedule.due(self.link(), traffic.quiet_seconds(), doubtful, needed())
             if nbytes is None:
                 yield self.env.timeout(LOOK_SECONDS)
                 continue

@@ -205,7 +205,7 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
     began = time.monotonic()
 
     async def one(at: float) -> None:
-        sample, plan = next(samples), agent.plans.plan(agent.policy, 1)
+        sample, plan = next(samples), None
         right, exit_index, sent, failed = None, NO_EXIT, 0, True
         with suppress(OfframpError):
             deadline = Deadline.after(each.world.limit_seconds)
@@ -215,7 +215,8 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
             plan, sent = answer.plan, answer.response.trace.hops[0].bytes_up
             exit_index, failed = int(given.exits[0]), False  # a degraded answer is one
             right = None if labels is None else bool(given.labels[0] == labels[sample])
-        runs.add(at, time.monotonic() - began - at, plan, sent, right, exit_index, failed)
+        seconds = time.monotonic() - began - at
+        runs.add(at, seconds, plan or agent.plans.plan(agent.policy, 1), sent, right, exit_index, failed)
 
     if trial.loop is Loop.CLOSED:
         while (at := time.monotonic() - began) < trial.seconds:

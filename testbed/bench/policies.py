@@ -184,6 +184,10 @@ class Ours:
             return
         self._come(self._loop.run_until_complete(self._reconsidered()))
 
+    def needs_link(self) -> bool:
+        """Whether plans may depend on how the device's link is."""
+        return self.replanner.needs_link()
+
     def close(self) -> None:
         """Lets go of the event loop."""
         self._loop.close()

@@ -49,6 +49,8 @@ class Probing(Protocol):
 
     def told(self, links: tuple[LinkEstimate, ...]) -> None: ...
 
+    def needs_link(self) -> bool: ...
+
 
 @dataclass(slots=True)
 class Machine:
@@ -221,7 +223,6 @@ class Simulation:
     def _response(self, crossed: bool) -> Response:
         """What an answer brings besides the answer."""
         tiers = tuple(Tier) if crossed else (Tier.DEVICE,)
-        self.hops[Tier.DEVICE].traffic.used()
         profiles = tuple(self.machines[tier].profiler.profile(()) for tier in tiers)
         return Response(_NOTHING, Trace(), profiles, self.links())
 
@@ -230,9 +231,14 @@ class Simulation:
 
     def _probe(self, policy: VirtualPolicy) -> None:
         if isinstance(policy, Probing):
-            for hop in self.hops.values():
-                self.env.process(hop.probing(lambda: policy.told(self.links())))
+            for source, hop in self.hops.items():
+                needed = policy.needs_link if source is Tier.DEVICE else _never
+                self.env.process(hop.probing(needed, lambda: policy.told(self.links())))
                 self.env.process(hop.watching(lambda: policy.told(self.links())))
+
+
+def _never() -> bool:
+    return False
 
 
 def poisson(per_second: float, seconds: float, seed: int) -> list[float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -40,7 +40,7 @@ class Road:
     rtt: float = 0.02
     cut: bool = False
     quiet: float = QUIET
-    unused: float = math.inf
+    needed: bool = False
     late: bool = False
     stalls: dict[int, float] = field(default_factory=dict)  # seconds by number of the probe
     clock: FakeClock = field(default_factory=lambda: FakeClock(100))
@@ -73,9 +73,6 @@ class Road:
     def quiet_seconds(self) -> float:
         return self.quiet
 
-    def unused_seconds(self) -> float:
-        return self.unused
-
     async def run(self, prober: Prober, seconds: float) -> None:
         ends = self.clock.now + seconds
         while self.clock.now < ends:
@@ -83,9 +80,9 @@ class Road:
                 self.clock.now += 0.05
 
 
-def started(mbit: float, **more: float) -> tuple[Road, Prober]:
+def started(mbit: float, **more: Any) -> tuple[Road, Prober]:
     road = Road(mbit * MBIT, **more)
-    return road, Prober(road, clock=road.clock)
+    return road, Prober(road, lambda: road.needed, clock=road.clock)
 
 
 @pytest.mark.parametrize("rtt", [0.001, 0.05, 0.2])
@@ -153,10 +150,10 @@ def grown(clock: FakeClock) -> ProbeSchedule:
 
 def test_a_fresh_estimate_is_not_probed_unless_it_is_in_doubt() -> None:
     schedule = grown(FakeClock(100))
-    fresh = known(10, age=STALE_SECONDS / 2)
-    assert schedule.due(fresh, QUIET) is None
-    assert schedule.due(fresh, quiet_seconds=0.5) is None
-    assert (schedule.due(fresh, quiet_seconds=0.1, doubtful=True) or 0) >= MIN_BYTES
+    for age, seldom in ((STALE_SECONDS / 2, QUIET), (WATCHED_SECONDS / 2, 0.5)):
+        fresh = known(10, age=age)
+        assert schedule.due(fresh, seldom) is None
+        assert (schedule.due(fresh, seldom, doubtful=True) or 0) >= MIN_BYTES
 
 
 def test_what_is_sent_is_bounded_whatever_the_rate() -> None:
@@ -167,11 +164,12 @@ def test_what_is_sent_is_bounded_whatever_the_rate() -> None:
     assert all(size is not None and MIN_BYTES <= size <= MAX_BYTES for size in sizes)
 
 
-async def test_nothing_is_sent_where_no_plan_depends_on_it() -> None:
-    road = Road(10 * MBIT)
-    prober = Prober(road, needed=lambda: False, clock=road.clock)
-    assert not await prober.step()
-    assert road.sent == []
+async def test_a_link_that_no_plan_depends_on_is_probed_once_a_second() -> None:
+    road, prober = started(10)
+    await road.run(prober, 5)
+    begun = len(road.sent)
+    await road.run(prober, 60)
+    assert 50 <= len(road.sent) - begun <= 60
 
 
 async def test_whoever_waits_for_news_hears_of_each_probe() -> None:
@@ -245,7 +243,7 @@ async def test_an_answer_of_any_domain_error_only_makes_it_wait() -> None:
 async def test_a_link_that_is_planned_over_is_watched_closely_with_little() -> None:
     road, prober = started(10)
     await road.run(prober, 5)
-    road.unused, begun = 0.0, len(road.sent)
+    road.needed, begun = True, len(road.sent)
     await road.run(prober, 60)
     sent = road.sent[begun:]
     assert len(sent) > 60 / (3 * WATCHED_SECONDS)
@@ -256,7 +254,7 @@ async def test_a_link_that_is_planned_over_is_watched_closely_with_little() -> N
 async def test_small_probes_leave_enough_for_one_a_second_or_two_that_shows_the_rate() -> None:
     road, prober = started(20)
     await road.run(prober, 5)
-    road.unused, begun = 0.0, len(road.sent)
+    road.needed, begun = True, len(road.sent)
     await road.run(prober, 20)
     assert sum(0.003 * road.rate < nbytes for nbytes in road.sent[begun:]) >= 10
 
@@ -265,16 +263,16 @@ async def test_small_probes_leave_enough_for_one_a_second_or_two_that_shows_the_
 async def test_no_probe_is_sent_that_has_bytes_but_too_few_to_tell(mbit: float) -> None:
     road, prober = started(mbit)
     await road.run(prober, 5)
-    road.unused, begun = 0.0, len(road.sent)
+    road.needed, begun = True, len(road.sent)
     await road.run(prober, 20)
     sent = [nbytes for nbytes in road.sent[begun:] if nbytes]
     assert sent
     assert min(sent) >= min(0.002 * road.rate, 1024)
 
 
-@pytest.mark.parametrize("unused", [0.0, math.inf])
-async def test_a_first_probe_that_stalled_is_not_believed_for_long(unused: float) -> None:
-    road, prober = started(20, rtt=0.012, unused=unused)
+@pytest.mark.parametrize("needed", [True, False])
+async def test_a_first_probe_that_stalled_is_not_believed_for_long(needed: bool) -> None:
+    road, prober = started(20, rtt=0.012, needed=needed)
     road.stalls = {4: 0.014}
     await road.run(prober, 2.5)
     assert road.sent[3:6] == [1024, 4096, 4096]

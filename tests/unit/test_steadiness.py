@@ -72,7 +72,6 @@ class Device:
 
     async def _request(self) -> None:
         began, away = self.clock.now, self.replanner.plan(POLICY, 1).after(Tier.DEVICE) is not None
-        self.traffic.used()
         if not away:
             self.clock.now += LOCAL_SECONDS
         else:
@@ -87,7 +86,8 @@ class Device:
 
     async def _probe(self) -> bool:
         link, traffic = self.estimator.estimate(), self.traffic
-        due = self.schedule.due(link, traffic.quiet_seconds(), self.estimator.doubtful, traffic.unused_seconds())
+        needed = self.replanner.needs_link()
+        due = self.schedule.due(link, traffic.quiet_seconds(), self.estimator.doubtful, needed)
         if due is None:
             return False
         with traffic.crossing(due, probes=True):
@@ -162,7 +162,6 @@ async def test_a_link_that_collapses_changes_the_plan_within_a_second_though_cal
     before = found.replanner.chosen(POLICY, 1)
     found.rtt, began = 0.250, found.clock.now
     while found.replanner.chosen(POLICY, 1).stages == before.stages and found.clock.now < began + 5:
-        found.traffic.used()
         if not await found._probe():
             found.clock.now += LOOK_SECONDS
         await asyncio.sleep(0)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -12,9 +11,10 @@ from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from device_agent.switching import SwitchRule
 from services.bundle import CalibrationSpec, Manifest
-from services.domain import CodecCost, Policy, Tier, TierProfile
+from services.domain import CodecCost, LinkEstimate, Policy, Tier, TierProfile
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
+from services.probing import IN_USE_SECONDS
 from tests.fakes import FakeClock
 from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, learnt, profile_of, told
 
@@ -94,13 +94,12 @@ async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_p
     assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
 
 
-async def test_to_look_at_the_plan_is_not_to_use_it(replanner: Replanner, clock: FakeClock) -> None:
+async def test_to_look_at_the_plan_is_not_to_need_the_link(replanner: Replanner, clock: FakeClock) -> None:
     await learnt(replanner, clock, FAST)
-    used: list[None] = []
-    replanner.asked = lambda: used.append(None)
+    clock.now += IN_USE_SECONDS
     regret(replanner, POLICY)
     replanner.chosen(POLICY, 1)
-    assert not used
+    assert not replanner.needs_link()
 
 
 async def test_only_a_few_plans_are_reconsidered_in_one_go_and_each_has_its_turn(
@@ -112,12 +111,14 @@ async def test_only_a_few_plans_are_reconsidered_in_one_go_and_each_has_its_turn
     considered: list[int] = []
     rank = planner.rank
 
-    def noted(beliefs: Beliefs, policy: Policy, size: int = 1, **more: Any) -> list[PlanCost]:
-        considered.append(size)
-        return rank(beliefs, policy, size, **more)
+    def noted(beliefs: Beliefs, policy: Policy, size: int, count: int, options: Options) -> list[PlanCost]:
+        if count > 1:  # else it looks at links at their best
+            considered.append(size)
+        return rank(beliefs, policy, size, count, options)
 
     monkeypatch.setattr(planner, "rank", noted)
-    for expected in (4, 8):
+    replanner.believe([], [SLOW])
+    for expected in (4, 7):  # the eighth is sure of its plan by then
         clock.now += REPLAN_SECONDS
         replanner.reconsider()
         assert len(considered) == expected
@@ -256,14 +257,44 @@ def test_batches_share_a_plan_by_powers_of_two(size: int, expected: int) -> None
     assert bucket(size) == expected
 
 
-async def test_who_asks_to_hear_of_it_hears_of_each_request_that_is_given_a_plan(replanner: Replanner) -> None:
-    asked: list[int] = []
-    replanner.asked = lambda: asked.append(1)
+async def test_the_link_is_needed_by_plans_that_cross_it_and_by_those_that_would_if_it_were_better(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    for link in (FAST, SLOW):
+        await learnt(replanner, clock, link)
+        assert replanner.needs_link()
+
+
+async def test_a_link_that_is_too_long_for_any_plan_whatever_its_rate_is_not_needed(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    assert replanner.needs_link() is False  # nobody asked
     replanner.plan(POLICY, 1)
-    replanner.reconsider()
-    replanner.plan(POLICY, 8)
-    await replanner.settle()
-    assert len(asked) == 2
+    assert replanner.needs_link()  # nothing is known
+    far = LinkEstimate(Tier.DEVICE, 100.0, 1e8)
+    for _ in range(2):
+        assert (await learnt(replanner, clock, far)).after(Tier.DEVICE) is None
+    assert not replanner.needs_link()
+    await learnt(replanner, clock, replace(far, rtt_seconds=0.1))
+    assert replanner.needs_link()
+
+
+async def test_a_link_that_was_short_once_is_needed_while_it_is_long(replanner: Replanner, clock: FakeClock) -> None:
+    for rtt in (0.1, 100.0, 100.0):
+        await learnt(replanner, clock, LinkEstimate(Tier.DEVICE, rtt, 1e8))
+    assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is None
+    assert replanner.needs_link()
+
+
+async def test_nothing_is_worked_out_while_the_best_plan_is_certainly_the_best(
+    replanner: Replanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        plan = await learnt(replanner, clock, FAST)
+    monkeypatch.setattr(planner, "rank", None)
+    for change in (1.01, 0.99):
+        slightly = replace(FAST, up_bytes_per_second=change * 1e8)
+        assert await learnt(replanner, clock, slightly) == plan
 
 
 async def test_news_of_the_link_are_for_plans_in_use_first(replanner: Replanner, clock: FakeClock) -> None:
