@@ -28,7 +28,7 @@ from services import log
 from services.bundle import Manifest
 from services.domain import Clock, Deadline, LinkEstimate, Objective, Plan, Policy, Tier, TierProfile
 from services.errors import DeadlineExceeded, OfframpError, Unavailable
-from services.probing import IN_USE_SECONDS
+from services.probing import WATCHED_FOR_SECONDS
 from services.response import Response
 
 REPLAN_SECONDS = 0.1
@@ -107,7 +107,7 @@ class Replanner:
     def needs_link(self) -> bool:
         """Whether a better link might make another plan the best for requests of these last seconds."""
         now = self.clock()
-        return any(each.needs_link and now - each.asked_at < IN_USE_SECONDS for each in self._choices.values())
+        return any(each.needs_link and now - each.asked_at < WATCHED_FOR_SECONDS for each in self._choices.values())
 
     def reconsider(self) -> None:
         """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others.

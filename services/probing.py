@@ -41,7 +41,7 @@ _LIGHT_SHARE = 0.5  # of what may be spent is theirs
 _TELLING_SHARE = 0.5  # of a useful size: less tells nothing
 _MOST_ALIKE = 3  # probes of one size to confirm a rate
 _RESTED_SECONDS = 2.0  # a rate that no probe has shown for so long may disturb a request
-IN_USE_SECONDS = 10.0
+WATCHED_FOR_SECONDS = 10.0
 _EMPTY_EVERY = 4
 _RETRY_SECONDS = 0.2
 _MAX_RETRY_SECONDS = 1.0
@@ -98,7 +98,7 @@ class ProbeSchedule:
         self._telling_bytes = max(MIN_BYTES, int(_TELLING_SHARE * useful))
         if quiet_seconds >= STALE_SECONDS and self._largest < useful:
             return min(self._larger(), 2 * useful)
-        return self._within_means(link, useful, quiet_seconds, doubtful, needed or quiet_seconds < IN_USE_SECONDS)
+        return self._within_means(link, useful, quiet_seconds, doubtful, needed or quiet_seconds < WATCHED_FOR_SECONDS)
 
     def answered(self, nbytes: int) -> None:
         """A probe of `nbytes` came back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from testbed.bench.policies import (
     Static,
 )
 from testbed.bench.routes import Choices, Network, choices, crosses, over_trace
+from testbed.bench.speeds import Paces
 from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Simulation, VirtualPolicy, drawn, poisson
 from testbed.bench.workloads import Workload
@@ -42,7 +43,7 @@ _POLICY = Policy()
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One workload in one world, with all that is known of it."""
+    """One workload in one world, with all that is known of it. paces: how evenly tiers run; evenly, unless given."""
 
     workload: Workload
     world: World
@@ -52,6 +53,7 @@ class Bench:
     choices: Choices
     rule: SwitchRule
     asked_per_second: float | None = None
+    paces: Paces = field(default_factory=dict)
 
     @property
     def device_seconds(self) -> float:
@@ -177,7 +179,7 @@ def _static(plan: Plan) -> Maker:
 
 def simulate(each: Bench, trial: Trial, make: Maker) -> Runs:
     """One policy on one trial."""
-    simulation = Simulation(each.world, each.journeys, trial.rate)
+    simulation = Simulation(each.world, each.journeys, trial.rate, each.paces, trial.seed)
     policy = make(simulation)
     samples = drawn(len(each.workload.images), trial.seed)
     try:

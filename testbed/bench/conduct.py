@@ -56,9 +56,9 @@ HOW = (
     "bytes: what the device sent, probes and calls in vain included, by the number of requests. switches: how often a "
     "request had another plan than the one before it, of all turns together.",
     "Simulated over real: after a policy has run on the tiers, it is simulated with the same arrivals, and with each "
-    "tier as fast as this policy's own requests found it in that very run; what a call and a request cost besides was "
-    "timed on the same tiers before. The ratio thus tests the simulated links, queues and decisions. It does not test "
-    "whether the speed of the machines can be foretold.",
+    "tier as fast, and as evenly, as this policy's own requests found it in that very run, and with what those that "
+    "found the device idle cost besides; what a call costs was timed on the same tiers before. The ratio thus tests "
+    "the simulated links, queues and decisions. It does not test whether the speed of the machines can be foretold.",
     "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "
     "behind the best one in more than 5 % of its moments.",
 )
@@ -160,7 +160,8 @@ async def _both(
         real.add(each, trial, ran)
         again = {}
         for name, of in speeds.items():
-            same = replace(ready(each.workload, asked, of.applied()), asked_per_second=each.per_second)
+            world = ready(each.workload, asked, of.applied())
+            same = replace(world, asked_per_second=each.per_second, paces=of.paces())
             again[name] = await asyncio.to_thread(_again, same, trial, name, ran, asked.rounds)
         virtual.add(each, trial, replace(ran, runs=again))
     return real, virtual

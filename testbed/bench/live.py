@@ -205,14 +205,14 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
     began = time.monotonic()
 
     async def one(at: float) -> None:
-        sample, plan = next(samples), None
+        sample, plan, alone = next(samples), None, not agent.runtime.backlog.runs
         right, exit_index, sent, failed = None, NO_EXIT, 0, True
         with suppress(OfframpError):
             deadline = Deadline.after(each.world.limit_seconds)
             answer = await agent.infer(inputs[sample : sample + 1], deadline, wishes=Wishes(thresholds))
-            given = answer.response.predictions
-            speeds.add(answer)
-            plan, sent = answer.plan, answer.response.trace.hops[0].bytes_up
+            speeds.add(answer, time.monotonic() - began - at, alone)
+            given, plan = answer.response.predictions, answer.plan
+            sent = answer.response.trace.hops[0].bytes_up
             exit_index, failed = int(given.exits[0]), False  # a degraded answer is one
             right = None if labels is None else bool(given.labels[0] == labels[sample])
         seconds = time.monotonic() - began - at

@@ -8,9 +8,10 @@ the live loop, link estimators, probes and profiles that run live, on the clock 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,12 +26,14 @@ from services.profile import Measured, Profiler
 from services.response import Predictions, Response, Trace
 from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
+from testbed.bench.speeds import Paces
 from testbed.bench.statistics import Runs
 from testbed.bench.world import Line, World
 from testbed.traces import Rate
 
 _NOTHING = Predictions.empty(0, 1)
 _POLICY = Policy()
+_AT_ONCE = 1024
 _ALL = Segment(0, 1)  # which segment ran does not matter to a queue
 
 Ending = Generator[simpy.Event, None, Journey | None]
@@ -54,16 +57,17 @@ class Probing(Protocol):
 
 @dataclass(slots=True)
 class Machine:
-    """One tier's compute: one run at a time, in the order of arrival."""
+    """One tier's compute: one run at a time, in the order of arrival. paces: what each run takes over the usual."""
 
     profiler: Profiler
+    paces: Iterator[float] = field(default_factory=lambda: repeat(1.0))
     free: float = 0.0
 
     def book(self, now: float, seconds: float) -> float:
         """Seconds until a run that is asked for now ends; who has nothing to run does not wait."""
         if not seconds:
             return 0.0
-        start = max(now, self.free)
+        start, seconds = max(now, self.free), seconds * next(self.paces)
         self.free = start + seconds
         self.profiler.record(_ALL, 1, seconds, start - now)
         return self.free - now
@@ -84,11 +88,13 @@ class Situation:
 
 @dataclass(slots=True)
 class Simulation:
-    """One policy on one trace. `journeys` say what becomes of each sample."""
+    """One policy on one trace. `journeys` say what becomes of each sample; runs vary as `paces` do, by `seed`."""
 
     world: World
     journeys: Journeys
     rate: Rate
+    paces: Paces = field(default_factory=dict)
+    seed: int = 0
     env: simpy.Environment = field(default_factory=simpy.Environment)
     machines: dict[Tier, Machine] = field(init=False)
     hops: dict[Tier, VirtualHop] = field(init=False)
@@ -99,14 +105,17 @@ class Simulation:
     def __post_init__(self) -> None:
         world = self.world
         self.patience = Patience(world.patience)
-        self.machines = {tier: Machine(Profiler(tier, clock=self.clock)) for tier in Tier}
-        for machine in self.machines.values():
-            machine.profiler.learn(Measured(codecs=self.journeys.costs.profiled))
+        self.machines = {tier: self._machine(tier) for tier in Tier}
         near, far = Line(self.rate, world.near_rtt_seconds / 2), world.far_line()
         self.hops = {
             Tier.DEVICE: self._hop(Tier.DEVICE, near, world.near_down),
             Tier.EDGE: self._hop(Tier.EDGE, far, world.far_rate),
         }
+
+    def _machine(self, tier: Tier) -> Machine:
+        profiler = Profiler(tier, clock=self.clock)
+        profiler.learn(Measured(codecs=self.journeys.costs.profiled))
+        return Machine(profiler, varied(self.paces.get(tier, ()), self.seed))
 
     def _hop(self, source: Tier, line: Line, down: float) -> VirtualHop:
         reply, header = self.world.reply_bytes, self.world.header_bytes
@@ -247,6 +256,14 @@ def poisson(per_second: float, seconds: float, seed: int) -> list[float]:
     gaps = rng.exponential(1 / per_second, int(seconds * per_second * 1.5) + 100)
     times = np.cumsum(gaps)
     return [float(at) for at in times[times < seconds]]
+
+
+def varied(paces: Sequence[float], seed: int) -> Iterator[float]:
+    """One of `paces` after the other, drawn from `seed`; always 1 where there are none."""
+    rng = np.random.default_rng(seed)
+    while len(paces):
+        yield from rng.choice(paces, _AT_ONCE).tolist()
+    yield from repeat(1.0)
 
 
 def drawn(count: int, seed: int) -> Iterator[int]:

@@ -39,11 +39,33 @@ def test_who_leaves_early_is_held_against_what_it_ran(each: Bench, exit_index: i
     exits = each.workload.bundle.manifest.exits
     told = BLOCK_SECONDS * exits[exit_index].split_point * each.world.device_slowdown
     speeds = _speeds(each)
-    speeds.add(_answer(each, exits[exit_index].index, 1.5 * told))
+    speeds.add(_answer(each, exits[exit_index].index, 1.5 * told), 2 * told)
     assert speeds.of(Tier.DEVICE) == pytest.approx(1.5)
 
 
 def test_a_degraded_answer_says_nothing_of_speed(each: Bench) -> None:
     speeds = _speeds(each)
-    speeds.add(_answer(each, 0, 100.0, DegradedReason.UPSTREAM_UNAVAILABLE))
+    speeds.add(_answer(each, 0, 100.0, DegradedReason.UPSTREAM_UNAVAILABLE), 100.0)
     assert np.isclose(speeds.of(Tier.DEVICE), 1.0)
+
+
+def _ran(each: Bench, *ratios: float, besides: float = 0.0, alone: bool = True) -> Speeds:
+    """Who ran the whole network that many times as slowly as measured, and spent `besides` on each request."""
+    manifest, speeds = each.workload.bundle.manifest, _speeds(each)
+    told = BLOCK_SECONDS * manifest.last * each.world.device_slowdown
+    for ratio in ratios:
+        speeds.add(_answer(each, manifest.exits[-1].index, ratio * told), ratio * told + besides, alone)
+    return speeds
+
+
+def test_how_evenly_a_tier_ran_is_told_over_its_median_and_of_nobody_who_hardly_ran(each: Bench) -> None:
+    ratios = [2.0] * 9 + [4.0] * 2
+    paces = _ran(each, *ratios).paces()
+    assert paces == {Tier.DEVICE: pytest.approx([1.0] * 9 + [2.0] * 2)}
+    assert _ran(each, *ratios[:5]).paces() == {}
+
+
+def test_what_a_request_costs_besides_is_told_by_those_that_found_the_device_idle(each: Bench) -> None:
+    ratios = [1.0] * 10
+    assert _ran(each, *ratios, besides=0.002).applied().agent_seconds == pytest.approx(0.002)
+    assert _ran(each, *ratios, besides=0.002, alone=False).applied().agent_seconds == each.world.agent_seconds

@@ -250,3 +250,17 @@ def test_a_trace_crosses_a_break_even_where_no_plan_is_good_everywhere() -> None
     assert crosses(swapping)
     assert not crosses(np.array([[1.0, 1.05], [1.05, 1.0]] * 10))
     assert not crosses(np.array([[1.0, 2.0]] * 20))
+
+
+def test_runs_vary_as_they_were_seen_to_by_the_seed_and_average_out(each: Bench) -> None:
+    paces = {Tier.DEVICE: (0.5, 1.5)}
+    device = Static(plan_of(each.workload.bundle.manifest.last, each.workload.bundle.manifest.last))
+
+    def took(seed: int) -> list[float]:
+        simulation = Simulation(each.world, each.journeys, ConstantRate(1e5), paces, seed)
+        return simulation.closed(device, repeat(0), 60.0).seconds
+
+    even = Simulation(each.world, each.journeys, ConstantRate(1e5)).closed(device, repeat(0), 1.0).seconds[0]
+    assert sorted({round(seconds / even, 6) for seconds in took(1)}) == [0.5, 1.5]
+    assert np.mean(took(1)) == pytest.approx(even, rel=0.1)
+    assert took(1) == took(1) != took(2)

@@ -14,7 +14,7 @@ from services.bundle import CalibrationSpec, Manifest
 from services.domain import CodecCost, LinkEstimate, Policy, Tier, TierProfile
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
-from services.probing import IN_USE_SECONDS
+from services.probing import WATCHED_FOR_SECONDS
 from tests.fakes import FakeClock
 from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, learnt, profile_of, told
 
@@ -96,7 +96,7 @@ async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_p
 
 async def test_to_look_at_the_plan_is_not_to_need_the_link(replanner: Replanner, clock: FakeClock) -> None:
     await learnt(replanner, clock, FAST)
-    clock.now += IN_USE_SECONDS
+    clock.now += WATCHED_FOR_SECONDS
     regret(replanner, POLICY)
     replanner.chosen(POLICY, 1)
     assert not replanner.needs_link()
