@@ -17,10 +17,14 @@ _AWAY = frozenset(Tier) - _HERE
 
 @dataclass(slots=True)
 class Spare:
-    """The best plan for which only `tiers` compute, once it is ready, where requests had to wait for others lately."""
+    """A plan for which only `tiers` compute, once it is ready, where requests had to wait for others lately.
+
+    lead: while it holds, this is about as good as the best such plan, which is good enough where queues are guessed at.
+    """
 
     tiers: frozenset[Tier]
     ready: Queueing | None = None
+    lead: Lead | None = None
     wanted_at: float = -math.inf
     preparing: asyncio.Task[None] | None = None
 
@@ -30,8 +34,8 @@ class Choice:
     """`switcher` decides when to leave `plan`.
 
     known: what is expected of the plan, once that can be told. lead: by how much it is the best, while it is.
-    needs_link: whether a better link might make another plan the best. spares: the best plans that run nothing on the
-    device, and nothing elsewhere, for requests that would wait for the device or for the link.
+    needs_link: whether a better link might make another plan the best. spares: plans that run nothing on the device,
+    and nothing elsewhere, for requests that would wait for the device or for the link; one was taken at `spared_at`.
     """
 
     plan: Plan
@@ -41,6 +45,7 @@ class Choice:
     needs_link: bool = True
     spares: tuple[Spare, Spare] = field(default_factory=lambda: (Spare(_AWAY), Spare(_HERE)))
     asked_at: float = -math.inf
+    spared_at: float = -math.inf
     considered_at: float = -math.inf
     switching: asyncio.Task[None] | None = None
 

@@ -105,9 +105,10 @@ class Replanner:
         return self._known.beliefs()
 
     def needs_link(self) -> bool:
-        """Whether a better link might make another plan the best for requests of these last seconds."""
-        now = self.clock()
-        return any(each.needs_link and now - each.asked_at < WATCHED_FOR_SECONDS for each in self._choices.values())
+        """Whether requests of these last seconds took a spare plan, or would have another one over a better link."""
+        since = self.clock() - WATCHED_FOR_SECONDS
+        every = self._choices.values()
+        return any(each.spared_at > since or (each.needs_link and each.asked_at > since) for each in every)
 
     def reconsider(self) -> None:
         """Reconsiders plans for beliefs that came without an answer: those in use, and at times the others.
@@ -150,7 +151,10 @@ class Replanner:
             if seconds > 0:
                 spare.wanted_at = self.clock()
         ready = [spare.ready for spare in choice.spares if spare.ready is not None]
-        return quickest(known, ready, queues).plan
+        found = quickest(known, ready, queues)
+        if found is not known:
+            choice.spared_at = self.clock()
+        return found.plan
 
     def _choice(self, policy: Policy, size: int) -> Choice:
         key = (policy, size)
@@ -231,8 +235,11 @@ class Replanner:
     def _look_for_spare(self, spare: Spare, problem: Problem) -> None:
         """Where requests had to wait lately; who saves energy or bytes waits."""
         wanted = self.clock() - spare.wanted_at < _WAITED_SECONDS and problem.policy.objective is Objective.LATENCY
+        if wanted and spare.ready is not None and spare.lead is not None and spare.lead.holds(problem.beliefs):
+            return
         within, ready = problem.within(spare.tiers), spare.ready.plan if spare.ready is not None else None
         found = self._usable(within.best(1), within, ready) if wanted else None
+        spare.lead = Lead(problem.beliefs, found.seconds) if found is not None else None
         if found is None:
             spare.ready = None
         elif ready is not None and ready.stages == found.plan.stages:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from device_agent import planner
 from device_agent.queues import Queues
 from device_agent.replan import Replanner
 from services.domain import (
@@ -12,6 +17,7 @@ from services.domain import (
     Tier,
 )
 from services.errors import UpstreamUnavailable
+from services.probing import WATCHED_FOR_SECONDS
 from tests.fakes import FakeClock
 from tests.replans import FAST, POLICY, Prepares, learnt, told
 
@@ -63,3 +69,29 @@ async def test_who_saves_energy_waits_for_the_device(replanner: Replanner, clock
         await replanner.settle()
         plan = replanner.plan(frugal, 1)
     assert plan == replanner.chosen(frugal, 1)
+
+
+async def test_a_spare_is_not_looked_for_again_while_nothing_has_moved(
+    replanner: Replanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = await _waited(replanner, clock, 1.0)
+    monkeypatch.setattr(planner, "rank", None)
+    for _ in range(3):
+        assert (await learnt(replanner, clock, MODERATE)).stages == away.stages
+
+
+async def test_the_link_is_needed_by_those_who_took_a_spare_plan_over_it(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    far = replace(MODERATE, rtt_seconds=0.95)  # too long for any plan, unless the device is busy
+    await learnt(replanner, clock, far)
+    await learnt(replanner, clock, far)
+    assert not replanner.needs_link()
+    replanner.queues = lambda: Queues(device=1.0)
+    await learnt(replanner, clock, far)
+    assert (await learnt(replanner, clock, far)).after(Tier.DEVICE) is not None
+    assert replanner.needs_link()
+    replanner.queues = Queues
+    clock.now += WATCHED_FOR_SECONDS
+    await learnt(replanner, clock, far)
+    assert not replanner.needs_link()
