@@ -1,7 +1,7 @@
 """Small calls over a link that nobody uses, so that a plan need not rest on an old estimate.
 
-A probe is sent when no call is in flight and the estimate is older than a second, or than a tenth of one while
-requests are planned over the link; at once where the last call was far off and one more would decide, or where nothing
+A probe is sent when no call is in flight and the estimate is older than a second, or than a tenth of one while plans
+depend on the link; at once where the last call was far off and one more would decide, or where nothing
 is known. All probes together stay under 1 % of what the believed rate, or 0.5 Mbit/s if that is more, could have moved
 meanwhile: after an outage nobody would otherwise notice that the link is back. Half of that is for the frequent ones,
 which are small and show an RTT or a collapse; half is saved for one a second that carries as many bytes as a few
@@ -25,7 +25,7 @@ from services.errors import OfframpError
 
 STALE_SECONDS = 1.0
 WATCHED_SECONDS = 0.1
-"""The same for a link that requests are planned over: a link that collapses is then found out before the next one."""
+"""The same for a link that plans depend on: one that collapses is then found out before the next request."""
 MIN_BYTES, MAX_BYTES = 256, 256 * 1024
 SHARE = 0.009
 _TELLING_SECONDS = 0.008  # on the link: well above the jitter of a call
