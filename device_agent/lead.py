@@ -36,7 +36,10 @@ class Lead:
 
     def holds(self, now: Beliefs) -> bool:
         """Whether the same plan is certainly the best by what is believed `now`, and takes much the same."""
-        factor, waits = max(_factors(self.beliefs, now)), sum(_waits(self.beliefs, now))
+        factor = max(_factors(self.beliefs, now))
+        if factor > _MOST:
+            return False
+        waits = sum(_waits(self.beliefs, now))
         most = self.best * factor + waits
         return most <= min(_MOST * self.best, self.following / factor - waits)
 

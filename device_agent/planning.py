@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -115,9 +116,8 @@ class Planning:
     def probed(self) -> None:
         """A probe came back, or did not: with nothing sent, nobody else would tell the planner."""
         self._heard.set()
-        if self._replanner is not None and self._uplink is not None:
-            self._replanner.believe([], [self._uplink.link()])
-            self._replanner.reconsider()
+        if self._uplink is not None:
+            self._think_again(self._uplink)
 
     async def _first_estimate(self, uplink: Uplink) -> None:
         with contextlib.suppress(TimeoutError):
@@ -145,8 +145,17 @@ class Planning:
             told = await uplink.describe(seconds, model_hash)
             if told.fits(Tier.DEVICE, model_hash):
                 self._replanner.believe(told.profiles, told.links)
-        self._replanner.believe([], [uplink.link()])
-        self._replanner.reconsider()
+        self._think_again(uplink)
+
+    def _think_again(self, uplink: Uplink) -> None:
+        """By what is believed of the link now. A mistake in planning is logged, and no reason to stop looking."""
+        if self._replanner is None:
+            return
+        try:
+            self._replanner.believe([], [uplink.link()])
+            self._replanner.reconsider()
+        except Exception:
+            log.event("failed", logging.ERROR, exc_info=True, task="planning")
 
     def _of(self, options: Options) -> Replanner:
         replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)

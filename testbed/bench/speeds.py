@@ -38,13 +38,14 @@ class Speeds:
 
         seconds: until the caller had it. alone: whether it found the device idle.
         """
-        given, here = answer.response.predictions, answer.response.trace.hops[0]
+        given, trace = answer.response.predictions, answer.response.trace
         if given.reasons.any():
             return
         if alone:
-            self._besides.append(seconds - here.compute_seconds - here.encode_seconds - here.network_seconds)
+            here = trace.hops[0]
+            self._besides.append(seconds - trace.seconds + here.queue_seconds + here.decode_seconds)
         left_at = self.manifest.exits[int(given.exits[0])].split_point
-        for hop in answer.response.trace.hops:
+        for hop in trace.hops:
             stage = answer.plan.stage(hop.tier)
             told = 0.0 if stage is None else self._told(stage.segment.start, min(stage.segment.end, left_at))
             if (slowed := told * self.world.slowdowns[hop.tier]) >= _LEAST_SECONDS:

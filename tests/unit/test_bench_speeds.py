@@ -69,3 +69,14 @@ def test_what_a_request_costs_besides_is_told_by_those_that_found_the_device_idl
     ratios = [1.0] * 10
     assert _ran(each, *ratios, besides=0.002).applied().agent_seconds == pytest.approx(0.002)
     assert _ran(each, *ratios, besides=0.002, alone=False).applied().agent_seconds == each.world.agent_seconds
+
+
+def test_what_tiers_above_took_is_not_what_a_request_cost_besides(each: Bench) -> None:
+    speeds, exit_index = _speeds(each), each.workload.bundle.manifest.exits[-1].index
+    answer = _answer(each, exit_index, 0.010)
+    here = answer.response.trace.hops[0]._replace(network_seconds=0.020, encode_seconds=0.001, queue_seconds=0.0003)
+    above = HopTrace(Tier.EDGE, 0.001, 0.001, 0.050, 0.0, 0.0)
+    away = Answer(answer.request_id, answer.plan, Response(answer.response.predictions, Trace((here, above))))
+    for _ in range(10):
+        speeds.add(away, 0.0015 + 0.010 + 0.020 + 0.001 + 0.052)
+    assert speeds.applied().agent_seconds == pytest.approx(0.0015)

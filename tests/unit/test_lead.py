@@ -90,12 +90,14 @@ def test_a_narrow_lead_ends_with_the_first_change_that_might_matter() -> None:
 
 
 @pytest.mark.parametrize("tier", list(Tier))
-def test_a_lead_ends_where_a_machine_tells_something_else_or_nothing(tier: Tier) -> None:
+def test_a_lead_ends_where_a_machine_tells_something_else_or_nothing_or_for_the_first_time(tier: Tier) -> None:
     lead = _lead()
     profiles = dict(lead.beliefs.profiles)
     other = replace(profiles[tier], segments=profiles[tier].segments[::-1])
-    for changed in ({**profiles, tier: other}, {t: p for t, p in profiles.items() if t is not tier}):
+    without = {t: p for t, p in profiles.items() if t is not tier}
+    for changed in ({**profiles, tier: other}, without):
         assert not lead.holds(replace(lead.beliefs, profiles=changed))
+    assert not replace(lead, beliefs=replace(lead.beliefs, profiles=without)).holds(lead.beliefs)
 
 
 def test_a_lead_ends_where_a_link_is_lost_or_found() -> None:

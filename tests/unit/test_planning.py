@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -44,9 +45,6 @@ class _Edge:
 
     def ahead_seconds(self) -> float:
         return 0.0
-
-    def used(self) -> None:
-        """A plan was asked for."""
 
 
 @pytest.fixture
@@ -101,6 +99,18 @@ async def test_a_mistake_in_the_background_is_logged_when_it_happens(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]
+
+
+async def test_a_mistake_in_planning_is_logged_and_ends_neither_probes_nor_questions(
+    planning: Planning, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await planning.start()
+    monkeypatch.setattr(planning, "_replanner", Mock(reconsider=Mock(side_effect=KeyError("a bug"))))
+    with caplog.at_level(logging.ERROR, "offramp"):
+        planning.probed()
+        await planning._ask(cast(Uplink, planning._uplink), 1.0)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError, KeyError]
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("changes", [{"splits": "0,4"}, {"holds": Segment(0, 0)}])
