@@ -76,6 +76,7 @@ def _factor(before: float | None, now: float | None) -> float:
 
 
 def _waits(before: Beliefs, now: Beliefs) -> Iterator[float]:
+    """Of the same tiers: where others are known now, there is a factor that says so."""
     for tier, profile in now.profiles.items():
         if tier is not Tier.DEVICE:
             yield abs(profile.queue_seconds - before.profiles[tier].queue_seconds)

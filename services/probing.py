@@ -176,7 +176,7 @@ class ProbeSchedule:
             self._saved_bytes = max(self._saved_bytes - nbytes, 0.0)
 
 
-def _never() -> bool:
+def never() -> bool:
     return False
 
 
@@ -191,7 +191,7 @@ class Prober:
     """
 
     target: Probed
-    needed: Callable[[], bool] = _never
+    needed: Callable[[], bool] = never
     heard: Callable[[], None] = _nothing
     clock: Clock = time.monotonic
     schedule: ProbeSchedule = field(init=False)

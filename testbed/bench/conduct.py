@@ -160,8 +160,8 @@ async def _both(
         real.add(each, trial, ran)
         again = {}
         for name, of in speeds.items():
-            world = ready(each.workload, asked, of.applied())
-            same = replace(world, asked_per_second=each.per_second, paces=of.paces())
+            as_it_was = ready(each.workload, asked, of.applied())
+            same = replace(as_it_was, asked_per_second=each.per_second, paces=of.paces())
             again[name] = await asyncio.to_thread(_again, same, trial, name, ran, asked.rounds)
         virtual.add(each, trial, replace(ran, runs=again))
     return real, virtual

@@ -22,6 +22,7 @@ from device_agent.queues import Queues
 from services import codec
 from services.domain import Clock, LinkEstimate, Plan, Policy, Segment, Tier
 from services.patience import Patience
+from services.probing import never
 from services.profile import Measured, Profiler
 from services.response import Predictions, Response, Trace
 from testbed.bench.hops import Outcome, Steps, VirtualHop
@@ -241,13 +242,9 @@ class Simulation:
     def _probe(self, policy: VirtualPolicy) -> None:
         if isinstance(policy, Probing):
             for source, hop in self.hops.items():
-                needed = policy.needs_link if source is Tier.DEVICE else _never
+                needed = policy.needs_link if source is Tier.DEVICE else never
                 self.env.process(hop.probing(needed, lambda: policy.told(self.links())))
                 self.env.process(hop.watching(lambda: policy.told(self.links())))
-
-
-def _never() -> bool:
-    return False
 
 
 def poisson(per_second: float, seconds: float, seed: int) -> list[float]:
