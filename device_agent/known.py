@@ -37,9 +37,13 @@ class Known:
     def told(self, profiles: Iterable[TierProfile], links: Iterable[LinkEstimate]) -> list[TierProfile]:
         """Whole profiles, in place of what was known of these tiers, as they are kept."""
         self._work_in()
+        kept, sources = [self._kept(profile) for profile in profiles], set()
         for link in links:
             self._links[link.source] = link
-        return [self._kept(profile) for profile in profiles]
+            sources.add(link.source)
+        if Tier.EDGE not in sources and any(profile.tier is Tier.EDGE for profile in kept):
+            self._links.pop(Tier.EDGE, None)  # an edge that leads nowhere, any more
+        return kept
 
     def _kept(self, profile: TierProfile) -> TierProfile:
         """Parts that did not change stay the same object, by which tables are kept."""

@@ -35,6 +35,13 @@ class Problem:
         """What the policy wants little of."""
         return {Objective.ENERGY: found.joules, Objective.BYTES: found.bytes}.get(self.policy.objective, found.seconds)
 
+    def compared(self, current: PlanCost, best: PlanCost) -> tuple[float, float, bool]:
+        """What both need, or both take where `current` misses the deadline; and whether it does."""
+        limit = self.policy.deadline_seconds
+        if limit is not None and current.seconds > limit:
+            return current.seconds, best.seconds, True
+        return self.needed(current), self.needed(best), False
+
     def believing(self, beliefs: Beliefs) -> Problem:
         """The same by other beliefs."""
         return replace(self, beliefs=beliefs)

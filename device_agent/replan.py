@@ -76,6 +76,7 @@ class Replanner:
 
     def __post_init__(self) -> None:
         self._known = Known(self.manifest)
+        self.fallback = self.fallback.ending_at(self.manifest.last)  # as the planner writes it
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         """The plan that is ready for a request of this policy and batch size."""
@@ -154,7 +155,7 @@ class Replanner:
         found = quickest(known, ready, queues)
         if found is not known:
             choice.spared_at = self.clock()
-        return found.plan
+        return choice.plan if found is known else found.plan
 
     def _choice(self, policy: Policy, size: int) -> Choice:
         key = (policy, size)
@@ -176,12 +177,10 @@ class Replanner:
 
     def _consider(self, choice: Choice, policy: Policy, size: int) -> None:
         choice.considered_at = self.clock()
-        if choice.under_way:
-            return
         problem = Problem(self.beliefs(), self._within_reach(policy), size, self.options)
         for spare in choice.spares:
             self._look_for_spare(spare, problem)
-        if choice.lead is not None and choice.lead.holds(problem.beliefs):
+        if choice.under_way or (choice.lead is not None and choice.lead.holds(problem.beliefs)):
             return
         choice.lead, choice.needs_link = None, True
         ranked = problem.best(2)
@@ -205,8 +204,8 @@ class Replanner:
         """Goes over to a better plan, where the rule says that it is time to."""
         current = problem.cost(choice.plan)
         choice.known = problem.queueing(current) if current is not None else None
-        costs = problem.needed(current) if current is not None else None
-        due = self._may_try(best.plan) and choice.switcher.due(costs, problem.needed(best))
+        costs = problem.compared(current, best) if current is not None else (None, problem.needed(best))
+        due = self._may_try(best.plan) and choice.switcher.due(*costs)
         if due and self.preparer.ready(best.plan):
             self._put_in_place(choice, best, current, problem)
         elif due:
@@ -238,30 +237,35 @@ class Replanner:
         if wanted and spare.ready is not None and spare.lead is not None and spare.lead.holds(problem.beliefs):
             return
         within, ready = problem.within(spare.tiers), spare.ready.plan if spare.ready is not None else None
-        found = self._usable(within.best(1), within, ready) if wanted else None
-        spare.lead = Lead(problem.beliefs, found.seconds) if found is not None else None
+        ranked = within.best(1) if wanted else []
+        found, spare.lead = self._usable(ranked, within, ready), None
         if found is None:
             spare.ready = None
-        elif ready is not None and ready.stages == found.plan.stages:
-            spare.ready = within.queueing(found)
+            return
+        lead = Lead(problem.beliefs, found.seconds) if found is ranked[0] else None
+        if ready is not None and ready.stages == found.plan.stages:
+            spare.ready, spare.lead = within.queueing(found), lead
         elif self._may_try(found.plan) and (spare.preparing is None or spare.preparing.done()):
-            spare.preparing = _going_on(self._prepare(spare, within.queueing(found)))
+            spare.preparing = _going_on(self._prepare(spare, within.queueing(found), lead))
 
-    async def _prepare(self, spare: Spare, found: Queueing) -> None:
+    async def _prepare(self, spare: Spare, found: Queueing, lead: Lead | None) -> None:
         """Where nobody can prepare it, there is none; the next try comes after a pause."""
         spare.ready = None
         with suppress(OfframpError):
             await self._make_ready(found.plan)
-            spare.ready = found
+            spare.ready, spare.lead = found, lead
 
     async def _switch(self, choice: Choice, better: PlanCost, current: PlanCost | None, problem: Problem) -> None:
-        """Prepares `better` and puts it in place. Where a tier cannot, the plan is kept; the next try has a pause."""
+        """Prepares `better` and puts it in place, if it still is. Where a tier cannot, the next try has a pause."""
         try:
             await self._make_ready(better.plan)
         except OfframpError as error:
             log.event("plan not prepared", plan=str(better.plan), reason=error.reason, message=str(error))
             return
-        self._put_in_place(choice, better, current, problem)
+        now = problem.believing(self.beliefs())
+        found, kept = now.cost(better.plan), now.cost(choice.plan)
+        if found is not None and (kept is None or _less(found, kept, now)):
+            self._put_in_place(choice, found, current, now)
 
     def _put_in_place(self, choice: Choice, better: PlanCost, was: PlanCost | None, problem: Problem) -> None:
         choice.plan, choice.known = better.plan, problem.queueing(better)
@@ -291,6 +295,11 @@ def _going_on(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(work, name="switch")
     task.add_done_callback(log.ended)
     return task
+
+
+def _less(found: PlanCost, than: PlanCost, problem: Problem) -> bool:
+    before, after, _ = problem.compared(than, found)
+    return after < before
 
 
 def bucket(batch_size: int) -> int:

@@ -4,7 +4,8 @@ A plan that follows every new estimate flaps, and each switch costs a warm-up; o
 the rule is uneven (DESIGN: degrade at once, improve slowly), and its price is bounded: between two switches
 at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going. What made a switch for that
 reason may be over soon, and the first choice of all rests on the first news of a link: the next one is worth it from
-`recovery` times on.
+`recovery` times on. A plan that was left because it missed its deadline is not gone back to before that time, however
+little it needs otherwise.
 """
 
 from __future__ import annotations
@@ -44,12 +45,20 @@ class Switcher:
     _switched_at: float = field(default=-math.inf)
     _collapsed: bool = False  # now, and at the last switch
     _rash: bool = False
+    _late: bool = False  # now, and at the last switch
+    _was_late: bool = False
 
-    def due(self, current: float | None, best: float) -> bool:
-        """Whether to leave a plan of cost `current` (None: it cannot run any more) for one of cost `best`."""
-        self._collapsed = current is None or current >= self.rule.collapse * best
+    def due(self, current: float | None, best: float, late: bool = False) -> bool:
+        """Whether to leave a plan of cost `current` (None: it cannot run any more) for one of cost `best`.
+
+        late: it misses the deadline of the policy, and costs are seconds, whatever the policy minimises otherwise.
+        """
+        self._collapsed, self._late = current is None or current >= self.rule.collapse * best, late
         if current is None:
             return True
+        rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
+        if late:
+            return current > (1 + self.rule.margin) * best and (rested or self._collapsed)
         got_worse = current > (1 + self.rule.margin) * self._promised
         self._promised = min(self._promised, current)
         if current <= (1 + self.rule.margin) * best:
@@ -58,8 +67,8 @@ class Switcher:
         self._agreed += 1
         first = self._switched_at == -math.inf
         sure = first or got_worse or self._agreed >= self.rule.agreeing
-        rested = self.clock() - self._switched_at >= self.rule.dwell_seconds
-        return sure and (rested or current >= (self.rule.recovery if self._rash else self.rule.collapse) * best)
+        pressing = current >= (self.rule.recovery if self._rash else self.rule.collapse) * best
+        return sure and (rested or (pressing and not self._was_late))
 
     def kept(self, current: float) -> None:
         """Notes that the plan in force, of cost `current`, is the best there is."""
@@ -69,3 +78,4 @@ class Switcher:
         """Notes a switch to a plan of cost `promised`."""
         self._rash = self._collapsed or self._switched_at == -math.inf
         self._promised, self._agreed, self._switched_at = promised, 0, self.clock()
+        self._was_late = self._late

@@ -173,6 +173,8 @@ class Connection:
             reply: pb.DescribeReply | None = await self._describe(message, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise _meaning(error) from None
+        except asyncio.CancelledError:
+            raise self._cancelled() from None
         if reply is None:
             raise InternalError("the next tier's description is not one")
         return description_from_pb(reply)
@@ -286,13 +288,17 @@ class Connection:
             reply: pb.InferReply | None = await self._infer(message, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise self._unanswered(error, crossing) from None
-        except asyncio.CancelledError:  # by the caller, or by gRPC with the channel
-            if not self._closed or caller_left():
-                raise
-            raise Silence(UpstreamUnavailable(_CLOSED)) from None
+        except asyncio.CancelledError:
+            raise self._cancelled() from None
         if reply is None:  # what gRPC makes of bytes that do not parse
             raise InternalError("the next tier's answer is not one")
         return reply
+
+    def _cancelled(self) -> BaseException:
+        """What a call was ended by: its caller, or gRPC with the channel."""
+        if not self._closed or caller_left():
+            return asyncio.CancelledError()
+        return Silence(UpstreamUnavailable(_CLOSED))
 
     def _least_seconds(self, nbytes: int, kind: Hashable) -> float:
         """What so many bytes need on the link, and the far side at least, as far as that is fresh news."""
@@ -323,9 +329,9 @@ class Connection:
 
 
 def _kind(message: Framed) -> Hashable:
-    """What decides how long the far side needs: the network, and who runs which part of it."""
-    header = message.header
-    return (header.model_hash, *(stage.SerializeToString() for stage in header.plan.stages))
+    """What decides how long the far side needs: the network, who runs which part of it, and for how many, about."""
+    header, samples = message.header, message.activation.shape[0]
+    return (header.model_hash, samples.bit_length(), *(stage.SerializeToString() for stage in header.plan.stages))
 
 
 def _silent(error: grpc.aio.AioRpcError) -> bool:

@@ -100,6 +100,10 @@ class Plan:
             stages.append(Stage(Tier[tier.upper()], Segment(int(start), int(end)), *codec))
         return cls(tuple(stages))
 
+    def ending_at(self, last: int) -> Plan:
+        """The same without tiers that would get nothing but the end, at split point `last`."""
+        return Plan(tuple(stage for stage in self.stages if stage.segment.start < last), self.expected_seconds)
+
     def stage(self, tier: Tier) -> Stage | None:
         for stage in self.stages:
             if stage.tier is tier:

@@ -7,8 +7,9 @@ meanwhile: after an outage nobody would otherwise notice that the link is back. 
 which are small and show an RTT or a collapse; half is saved for one a second that carries as many bytes as a few
 milliseconds of the link move, or else nothing would show the rate: what a small probe takes is lost in the jitter. One
 that could not tell is not sent; time passes until it can be afforded. Only a link of unknown rate, at the start or back
-from the dead, is felt out beyond that: empty probes, then a kibibyte, then four times as much until it shows, and once
-more the same to confirm it. A probe that got no answer sets the size back, so a slow link is not clogged.
+from the dead, or one that left a probe without an answer, is felt out beyond that: empty probes, then a kibibyte, then
+four times as much until it shows, and once more the same to confirm it. A probe that got no answer sets the size back,
+so a slow link is not clogged.
 """
 
 from __future__ import annotations

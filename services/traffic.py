@@ -14,7 +14,7 @@ from services.domain import Clock
 FRESH_SECONDS = 2.0
 """For so long, what was seen of a link is reason enough not to try it: it may have recovered unseen."""
 _CALLS = 16
-_KINDS = 32
+_KINDS = 64
 
 
 @dataclass(slots=True, eq=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from device_agent.replan import REPLAN_SECONDS, Replanner
-from services.domain import Deadline, LinkEstimate, Plan, Policy, Segment, SegmentTime, Tier, TierProfile
-from services.errors import UpstreamUnavailable
+from services.domain import Deadline, LinkEstimate, Plan, Policy, Segment, SegmentTime, Stage, Tier, TierProfile
+from services.errors import NotHeld, UpstreamUnavailable
 from services.response import Predictions, Response, Trace
 from tests.fakes import FakeClock
 
@@ -34,6 +34,22 @@ class Prepares:
         await self.gate.wait()
         if self.error:
             raise self.error
+
+
+class Refuses:
+    """Prepares all plans but those of `stages`."""
+
+    def __init__(self, *stages: tuple[Stage, ...]) -> None:
+        self.stages = stages
+        self.asked: list[Plan] = []
+
+    def ready(self, plan: Plan) -> bool:
+        return False
+
+    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
+        self.asked.append(plan)
+        if plan.stages in self.stages:
+            raise NotHeld("not this one")
 
 
 def profile_of(tier: Tier, seconds: float, last: int) -> TierProfile:

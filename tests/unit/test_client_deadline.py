@@ -11,6 +11,7 @@ from services.connection import Call, _kind
 from services.domain import Deadline, Payload, Plan, Request, Segment, Stage, Tier
 from services.errors import DeadlineExceeded, Unavailable
 from services.framing import Framed
+from services.pb.offramp.v1 import tier_pb2 as pb
 from services.traffic import Crossing
 from services.uplink import Uplink
 from tests.fakes import FakeClock
@@ -56,7 +57,7 @@ async def test_a_hop_to_who_would_not_have_computed_in_time_is_skipped_while_tha
     uplink = Uplink(Tier.DEVICE, "127.0.0.1:1", clock=clock)
     tier, connection = GrpcNextTier(uplink, 2, clock=clock), uplink.replicas.lead().connection
     request = Request("r", "hash", PLAN, 0, np.zeros((1, 4), np.float32), Deadline.after(2.0))
-    kind = _kind(Framed(_header(request, 2.0), None, b""))
+    kind = _kind(Framed(_header(request, 2.0), pb.Activation(shape=(1, 4)), b""))
     for _ in range(3):
         connection._record(Crossing(16, clock.now), 0.001)
         connection._held.note(kind, 4.0)

@@ -7,26 +7,10 @@ import logging
 import pytest
 
 from device_agent.replan import REPLAN_SECONDS, Replanner
-from services.domain import Deadline, Plan, Stage
+from services.domain import Deadline, Plan
 from services.errors import NotHeld, OfframpError, UpstreamUnavailable
 from tests.fakes import FakeClock
-from tests.replans import FAST, SLOW, Prepares, learnt
-
-
-class Refuses:
-    """Prepares all plans but those of `stages`."""
-
-    def __init__(self, *stages: tuple[Stage, ...]) -> None:
-        self.stages = stages
-        self.asked: list[Plan] = []
-
-    def ready(self, plan: Plan) -> bool:
-        return False
-
-    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
-        self.asked.append(plan)
-        if plan.stages in self.stages:
-            raise NotHeld("not this one")
+from tests.replans import FAST, SLOW, Prepares, Refuses, learnt
 
 
 @pytest.mark.parametrize(("error", "most"), [(NotHeld("not here"), 9), (UpstreamUnavailable("away"), 120)])

@@ -62,6 +62,49 @@ async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
     assert replanner.plan(POLICY, 1) == prepares.asked[-1] != old
 
 
+async def test_a_plan_whose_link_died_while_it_was_prepared_is_not_put_in_place(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    here = await learnt(replanner, clock, SLOW)
+    prepares.gate.clear()
+    clock.now += 10
+    for _ in range(2):
+        clock.now += 2 * REPLAN_SECONDS
+        replanner.learn(told(FAST), POLICY, 1)
+        await asyncio.sleep(0)
+    assert prepares.asked[-1].after(Tier.DEVICE) is not None
+    changes = replanner.changes
+    replanner.believe([], [UNKNOWN])
+    prepares.gate.set()
+    await replanner.settle()
+    assert (replanner.plan(POLICY, 1), replanner.changes) == (here, changes)
+
+
+async def test_an_edge_that_says_of_no_link_that_it_has_one_leads_nowhere(
+    replanner: Replanner, manifest: Manifest
+) -> None:
+    edge, beyond = profile_of(Tier.EDGE, 0.001, manifest.last), LinkEstimate(Tier.EDGE, 0.01, 1e6)
+    replanner.believe([edge], [beyond])
+    replanner.believe([], [FAST])
+    assert replanner.beliefs().links[Tier.EDGE] == beyond
+    replanner.believe([edge], [])
+    assert set(replanner.beliefs().links) == {Tier.DEVICE}
+
+
+async def test_a_fallback_that_ends_on_the_device_is_known_for_the_plan_that_it_is(
+    manifest: Manifest, prepares: Prepares, clock: FakeClock
+) -> None:
+    last = manifest.last
+    ends_here = Replanner(manifest, fixed_plan(manifest, (last, last), ("int8", "int8")), prepares, clock=clock)
+    ends_here.believe([profile_of(Tier.DEVICE, 0.1, last)], [])
+    for _ in range(2):
+        plan = await learnt(ends_here, clock, UNKNOWN)
+    assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
+    assert plan.expected_seconds is not None
+    assert ends_here.changes == 0
+    assert not ends_here.needs_link()
+
+
 async def test_a_plan_that_is_kept_beside_a_slightly_better_one_says_what_is_expected_of_it_now(
     manifest: Manifest, prepares: Prepares, clock: FakeClock
 ) -> None:

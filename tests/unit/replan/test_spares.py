@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from device_agent import planner
 from device_agent.queues import Queues
-from device_agent.replan import Replanner
+from device_agent.replan import REPLAN_SECONDS, Replanner
+from services.bundle import Manifest
 from services.domain import (
     LinkEstimate,
     Objective,
@@ -19,7 +21,7 @@ from services.domain import (
 from services.errors import UpstreamUnavailable
 from services.probing import WATCHED_FOR_SECONDS
 from tests.fakes import FakeClock
-from tests.replans import FAST, POLICY, Prepares, learnt, told
+from tests.replans import FAST, POLICY, SLOW, UNKNOWN, Prepares, Refuses, learnt, profile_of, told
 
 MODERATE = LinkEstimate(Tier.DEVICE, 0.9, 1e8)
 """Over which the device alone, at 0.8 s, is a little quicker."""
@@ -78,6 +80,70 @@ async def test_a_spare_is_not_looked_for_again_while_nothing_has_moved(
     monkeypatch.setattr(planner, "rank", None)
     for _ in range(3):
         assert (await learnt(replanner, clock, MODERATE)).stages == away.stages
+
+
+async def test_a_spare_that_was_prepared_while_the_link_changed_is_judged_by_the_link_as_it_is(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    await learnt(replanner, clock, MODERATE)
+    replanner.queues = lambda: Queues(device=0.5)
+    replanner.plan(POLICY, 1)
+    prepares.gate.clear()
+    for link in (MODERATE, replace(MODERATE, rtt_seconds=5.0)):
+        clock.now += 2 * REPLAN_SECONDS
+        replanner.learn(told(link), POLICY, 1)
+        await asyncio.sleep(0)
+    prepares.gate.set()
+    await replanner.settle()
+    plan = await learnt(replanner, clock, replace(MODERATE, rtt_seconds=5.0))
+    assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
+
+
+async def test_a_spare_is_judged_by_the_link_while_another_plan_is_being_prepared(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    assert (await _waited(replanner, clock, 1.0)).after(Tier.DEVICE) is not None
+    prepares.gate.clear()
+    for link in (FAST, FAST, UNKNOWN):
+        clock.now += 10
+        replanner.learn(told(link), POLICY, 1)
+        await asyncio.sleep(0)
+    assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is None
+    prepares.gate.set()
+    await replanner.stop()
+
+
+async def test_a_worse_spare_is_left_once_the_best_may_be_tried_again(
+    replanner: Replanner, clock: FakeClock, manifest: Manifest
+) -> None:
+    beyond = LinkEstimate(Tier.EDGE, 0.001, 1e8)
+    replanner.believe([profile_of(Tier.CLOUD, 0.001, manifest.last)], [beyond])
+    away = await _waited(replanner, clock, 1.0)
+    refuses = Refuses(away.stages)
+    replanner.preparer = refuses
+    await learnt(replanner, clock, UNKNOWN)
+    for _ in range(4):
+        other = await learnt(replanner, clock, MODERATE)
+    assert other.stages[0].segment.empty
+    assert other.stages != away.stages
+    refuses.stages = ()
+    for _ in range(3):
+        clock.now += 10
+        replanner.plan(POLICY, 1)
+        await learnt(replanner, clock, MODERATE)
+    assert (await learnt(replanner, clock, MODERATE)).stages == away.stages
+
+
+async def test_a_queue_does_not_lengthen_the_promise_of_a_plan_that_is_about_to_be_left(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    plan = await learnt(replanner, clock, FAST)
+    prepares.gate.clear()
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(SLOW), POLICY, 1)
+    replanner.queues = lambda: Queues(link=0.1)
+    assert replanner.plan(POLICY, 1) == plan
+    await replanner.stop()
 
 
 async def test_the_link_is_needed_by_those_who_took_a_spare_plan_over_it(
