@@ -131,6 +131,12 @@ def test_a_stopped_edge_drains_and_no_request_is_lost(
     assert seconds < 15
 
 
+def test_everything_ends_cleanly_when_it_is_stopped(stack: Stack, restored: None) -> None:
+    stack.compose("stop", "--timeout", "45")
+    ended = {service: stack.inspect(service)["State"]["ExitCode"] for service in TIERS + LINKS}
+    assert set(ended.values()) == {0}, ended
+
+
 def test_the_device_reaches_its_link_and_nothing_beyond(stack: Stack) -> None:
     beyond = ["cloud-node", "edge-node", "link-edge-cloud", address_of(stack, "cloud-node")]
     printed = stack.inside("device-agent", "python", "-c", CONNECT, "link-device-edge", *beyond)
