@@ -109,7 +109,14 @@ class Costs:
     def seconds(self) -> Quantity:
         """End to end. Infinite where a plan cannot be run, or not judged."""
         near, far = self.hops
-        return Quantity(self.device[:, None] + near.seconds, self.edge, far.seconds + self.cloud[:, None])
+        beyond = (far.queue + self.cloud)[:, None]
+        return Quantity(self.device[:, None] + near.seconds, self.edge_queue + self.edge, far.seconds + beyond)
+
+    @cached_property
+    def edge_queue(self) -> Array:
+        """Seconds [S, S] of waiting for a worker of the edge: none where it runs nothing and only passes on."""
+        computes = ~np.eye(len(self.edge), dtype=bool)
+        return np.where(computes, self.hops[0].queue[:, None], 0.0)
 
     @cached_property
     def joules(self) -> Quantity:

@@ -31,7 +31,8 @@ _FP32_BYTES = 4
 class Hop:
     """One hop in expectation, [S, C] each: seconds, but for `bytes` on the wire and `delta`, the accuracy it adds.
 
-    Behind the last split point nobody travels: there, codec 0 costs nothing and the others are not offered.
+    queue: what those who arrive wait for a worker there, if anything is run for them, [S]. Behind the last split point
+    nobody travels: there, codec 0 costs nothing and the others are not offered.
     """
 
     encode: Array
@@ -43,7 +44,8 @@ class Hop:
 
     @property
     def seconds(self) -> Array:
-        return self.encode + self.network + self.queue + self.decode
+        """Until it has arrived and is decoded."""
+        return self.encode + self.network + self.decode
 
     @property
     def loss(self) -> Array:
@@ -109,7 +111,7 @@ def hop(
     full = Hop(
         encode=count * wire.fp32 * (sending.encode * (sender.slowdown if sender else 1.0)),
         network=np.where(may, some * (round_trip if known else 0.0) + sent * per_byte, np.inf),
-        queue=np.repeat(some * (receiver.queue_seconds if receiver else 0.0), len(codecs), axis=1),
+        queue=travellers.some * (receiver.queue_seconds if receiver else 0.0),
         decode=count * wire.fp32 * (receiving.decode * (receiver.slowdown if receiver else 1.0)),
         bytes=sent,
         delta=wire.delta.copy(),

@@ -133,6 +133,13 @@ def test_waiting_at_the_edge_and_slowness_count() -> None:
     assert terms == [16.0, 0.5, 4.0, 0.5, 2.0]
 
 
+def test_an_edge_that_only_passes_on_has_nobody_wait_for_its_workers() -> None:
+    beliefs = three(chain(SHAPES), EVEN, queue_seconds=0.5)
+    found = cost(beliefs, split(1, 1), Policy(), options=FP32)
+    assert found is not None
+    assert (found.terms["queue 1"], found.terms["queue 2"]) == (0.0, 0.5)
+
+
 def test_codecs_cost_their_time_on_both_sides() -> None:
     costs = (CodecCost("int8", 0.001, 0.002, 0.25),)
     beliefs = three(chain(SHAPES), EVEN, **between(10.0), codecs=costs)

@@ -82,7 +82,9 @@ def _entry(problem: Problem, s1: int, s2: int, c1: str | None, c2: str | None) -
         return None
     if loss1 + loss2 > _allowed_loss(problem):
         return None
-    seconds = device + encode1 + over1 + edge + encode2 + over2 + cloud
+    wait1 = _some(problem, s1) * beliefs.profiles[Tier.EDGE].queue_seconds if c1 and s1 < s2 else 0.0
+    wait2 = _some(problem, s2) * beliefs.profiles[Tier.CLOUD].queue_seconds if c2 else 0.0
+    seconds = device + encode1 + over1 + wait1 + edge + encode2 + over2 + wait2 + cloud
     busy = device + encode1
     joules = options.active_watts * busy + options.idle_watts * (seconds - busy) + options.joules_per_byte * bytes1
     stages = [Stage(Tier.DEVICE, Segment(0, s1))]
@@ -179,7 +181,7 @@ def _hop(problem: Problem, source: Tier, at: int, name: str) -> tuple[float, flo
     count = problem.batch_size * _stay(problem, at)
     decoding = {cost.codec: cost.decode_seconds_per_byte for cost in receiver.codecs}.get(name, 0.0)
     encoding = costs[name].encode_seconds_per_byte if name in costs else 0.0
-    over = _some(problem, at) * (link.rtt_seconds + receiver.queue_seconds)
+    over = _some(problem, at) * link.rtt_seconds
     over += count * (size / link.up_bytes_per_second + raw * decoding * receiver.slowdown)
     return count * raw * encoding * sender.slowdown, over, count * size, loss
 
