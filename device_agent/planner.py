@@ -28,7 +28,7 @@ TERMS = {
 }
 """The terms of a plan's seconds, in the order of travel, by where they arise."""
 
-_PAIRS_AT_ONCE = 8
+_FIRST_PAIRS = 8
 
 Choice = tuple[int, int, int, int]
 """Split 1, split 2, and the indices of codec 1 and codec 2."""
@@ -107,9 +107,11 @@ def _pairs(every: Costs, wanted: Quantity, deadline: float) -> Iterator[tuple[In
     seconds, least = every.seconds.least(), wanted.least()
     s1, s2 = np.nonzero(np.isfinite(seconds) & (seconds <= deadline) & (every.loss.least() <= every.most_loss))
     order = np.argsort(least[s1, s2], kind="stable")
-    for start in range(0, len(order), _PAIRS_AT_ONCE):
-        some = order[start : start + _PAIRS_AT_ONCE]
+    start, count = 0, _FIRST_PAIRS
+    while start < len(order):
+        some = order[start : start + count]
         yield s1[some], s2[some], float(least[s1[some[0]], s2[some[0]]])
+        start, count = start + count, 2 * count  # where few are feasible, many are needed
 
 
 def _plan_cost(manifest: Manifest, every: Costs, codecs: tuple[Names, Names], choice: Choice) -> PlanCost:
