@@ -139,6 +139,12 @@ class RateTrace:
 Rate = ConstantRate | RateTrace
 
 
+def rate_around(rate: Rate, seconds: float, width_seconds: float = 0.2) -> float:
+    """Mean bytes per second around a point in time: of packets, what is between two is no outage."""
+    start = max(0.0, seconds - width_seconds / 2)
+    return rate.capacity(start, start + width_seconds) / width_seconds
+
+
 def parse_rate(text: str) -> float:
     """``20mbit`` (bit, kbit, mbit, gbit) as bytes per second. Raises QuantityError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", text.strip().lower(), re.ASCII)

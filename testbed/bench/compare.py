@@ -35,7 +35,7 @@ from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Simulation, VirtualPolicy, drawn, poisson
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Floats, Loop, World
-from testbed.traces import Rate
+from testbed.traces import Rate, rate_around
 
 _HINDSIGHT = 4
 _POLICY = Policy()
@@ -109,13 +109,22 @@ def staying(journeys: Journeys) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A piece of one trace, and how requests arrive on it."""
+    """A piece of one trace, and how requests arrive on it, for `seconds` from the moment `start` of the trace on."""
 
     name: str
     rate: Rate
     seconds: float
     loop: Loop
     seed: int
+    start: float = 0.0
+
+    @property
+    def end(self) -> float:
+        return self.start + self.seconds
+
+    def arrivals(self, per_second: float) -> list[float]:
+        """When requests come in an open loop, in seconds of the trace."""
+        return [self.start + at for at in poisson(per_second, self.seconds, self.seed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,7 @@ def run(
 ) -> Outcome:
     """The runs of each policy called one of `names`, under exactly the same arrivals and samples."""
     found: dict[str, Runs] = {}
-    seconds = np.minimum(over_trace(each.choices, trial.rate, trial.seconds), each.world.limit_seconds)
+    seconds = np.minimum(over_trace(each.choices, trial.rate, trial.start, trial.end), each.world.limit_seconds)
     static = None
     for name in names:
         if name == BEST_STATIC:
@@ -155,16 +164,20 @@ def maker(each: Bench, name: str) -> Maker:
         OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.queues, each.options, each.rule),
         ORACLE: lambda s: Oracle(each.choices, s.situation),
         LATE_ORACLE: lambda s: LateOracle(each.choices, s.situation),
-        "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: s.rate.rate_at(s.clock())),
+        "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(s.rate, s.clock())),
     }
     return makers[name]
 
 
 def best_static(each: Bench, trial: Trial, seconds: Floats) -> tuple[Plan, Runs]:
-    """The best plan for the whole trace: the most promising by expectation, tried out. `seconds`: [moments, N]."""
+    """The best plan for the whole trace: the most promising by expectation, and those that are known beforehand, tried
+    out. `seconds`: [moments, N]."""
     by_request = 1 / np.mean(1 / seconds, axis=0)  # a closed loop asks more often while answers are quick
     order = np.argsort(by_request if trial.loop is Loop.CLOSED else seconds.mean(axis=0))[:_HINDSIGHT]
-    tried = [(each.choices.plans[i], simulate(each, trial, _static(each.choices.plans[i]))) for i in order]
+    promising = [each.choices.plans[i] for i in order]
+    candidates = (*promising, *policies.static_plans(each.workload.bundle.manifest).values())
+    different = {plan.stages: plan for plan in reversed(candidates)}
+    tried = [(plan, simulate(each, trial, _static(plan))) for plan in different.values()]
     return min(tried, key=lambda found: float(np.mean(found[1].seconds)))
 
 
@@ -184,8 +197,8 @@ def simulate(each: Bench, trial: Trial, make: Maker) -> Runs:
     samples = drawn(len(each.workload.images), trial.seed)
     try:
         if trial.loop is Loop.CLOSED:
-            return simulation.closed(policy, samples, trial.seconds)
-        return simulation.open(policy, samples, poisson(each.per_second, trial.seconds, trial.seed))
+            return simulation.closed(policy, samples, trial.start, trial.end)
+        return simulation.open(policy, samples, trial.arrivals(each.per_second))
     finally:
         if isinstance(policy, Ours):
             policy.close()

@@ -32,17 +32,19 @@ NO_EXITS = "efficientnet-b0"
 SAMPLES = 256
 
 HOW = (
-    "Every policy meets the same trace from its beginning, the same samples in the same order and, in the open loop, "
-    "the same arrivals. The uplink from device to edge follows the trace; everything else of the links stands still.",
+    "Every policy meets the same trace from its beginning, and from two seconds later on the same samples in the same "
+    "order and, in the open loop, at the same times. The uplink from device to edge follows the trace; everything else "
+    "of the links stands still.",
     "closed: one request after the other, so that the mean is per request and quick answers weigh more. open: Poisson "
     "arrivals at half of what the device could answer alone, so that every second of the trace weighs the same.",
-    "offramp: the live loop, with its estimates, probes and switches; at the start it knows the machines, not the "
-    "links. On running tiers it starts with the trace, and its first request comes when it has, up to two seconds into "
-    "the trace. device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known "
-    "afterwards: of all plans, the four that promise the least mean on this very trace are simulated, and the best of "
-    "these is taken. On running tiers that same plan runs; the others are not tried there. exits-fixed: the exits, "
-    "with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud only, no exits, told "
-    "the current rate.",
+    "offramp: the live loop, with its estimates, probes and switches; when the trace begins it knows the machines, not "
+    "the links, and has two seconds to probe them before the first request. On running tiers nothing is prepared for "
+    "it, but what was run in an earlier turn is still there; what others run is prepared before the trace begins. "
+    "device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known afterwards: of "
+    "all plans, the four that promise the least mean on this very trace, and those that are always the same, are "
+    "simulated, and the best of these is taken. On running tiers that same plan runs; the others are not tried there. "
+    "exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud "
+    "only, no exits, told the current rate.",
     "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "
     "queues for the device and for the link and all costs known, but not where the sample will leave, nor the queues "
     "further up. On running tiers, the queue for the device is what the device makes of the runs that wait there, and "
@@ -182,9 +184,15 @@ def built(path: Path, asked: Asked) -> Bench:
 
 
 def prepared(asked: Asked, on_step: Advance) -> list[Workload]:
-    """The workloads asked for, or the two that there should always be."""
+    """The workloads asked for, or the two that there should always be.
+
+    Raises InvalidInput where two have one name, by which reports go.
+    """
     if asked.bundles:
-        return [_workload(path, asked) for path in asked.bundles]
+        found = [_workload(path, asked) for path in asked.bundles]
+        if len({each.name for each in found}) < len(found):
+            raise InvalidInput("--bundle needs bundles with names of their own, by which the report tells them apart")
+        return found
     with_exits = next((path for path in EXITS_BUNDLES if path.is_dir()), EXITS_BUNDLES[0])
     return [_workload(with_exits, asked), _plain(asked)]
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from services import codec, measuring
+from services import codec, measuring, profile_cache
 from services.bundle import Bundle, CodecAccuracy, Manifest
 from services.codec import Codec
 from services.domain import CodecCost, FloatArray, Segment, SegmentTime
 from services.errors import OfframpError
+from services.hardware import Hardware
 from services.model import Model
+from training.evaluate import batches
 
 _BUDGET_SECONDS = 60.0
 _CODEC_SAMPLES = 4
@@ -75,13 +77,13 @@ class Costs:
         return self._at.get((split_point, name))
 
     def bytes_known(self, manifest: Manifest) -> Manifest:
-        """The manifest with the bytes of every codec at every split point, as a calibration on these inputs adds."""
-        kept = {(e.split_point, e.codec): e for e in manifest.codec_accuracy}
-        found = {
-            (e.split_point, e.codec): CodecAccuracy(split_point=e.split_point, codec=e.codec, bytes_per_sample=e.bytes)
-            for e in self.codecs
-        }
-        return manifest.model_copy(update={"codec_accuracy": tuple((found | kept).values())})
+        """The manifest with the bytes of every codec at every split point, as they are on these inputs."""
+        known = {(e.split_point, e.codec): e for e in manifest.codec_accuracy}
+        for each in self.codecs:
+            key = each.split_point, each.codec
+            entry = known.get(key) or CodecAccuracy(split_point=each.split_point, codec=each.codec)
+            known[key] = entry.model_copy(update={"bytes_per_sample": each.bytes})
+        return manifest.model_copy(update={"codec_accuracy": tuple(known.values())})
 
     def to_json(self) -> str:
         segments = [[s.segment.start, s.segment.end, s.batch_size, s.seconds] for s in self.segments]
@@ -101,9 +103,11 @@ class Costs:
 
 
 def file_name(loaded: Bundle, inputs: FloatArray) -> str:
-    """What the costs of a bundle are kept as: on other inputs, codecs make other bytes."""
-    seen = hashlib.sha256(np.ascontiguousarray(inputs[:_CODEC_SAMPLES]).tobytes()).hexdigest()
-    return f"{loaded.manifest.name}-{loaded.manifest.model_hash[:12]}-{seen[:12]}.json"
+    """What the costs of a bundle are kept as: other machines take other times, and of other inputs codecs make other
+    bytes."""
+    seen = hashlib.sha256(np.ascontiguousarray(inputs[:_CODEC_SAMPLES]).tobytes())
+    seen.update(repr(profile_cache.this_machine(Hardware())).encode())
+    return f"{loaded.manifest.name}-{loaded.manifest.model_hash[:12]}-{seen.hexdigest()[:12]}.json"
 
 
 def of(loaded: Bundle, model: Model, inputs: FloatArray, names: Names, kept: Path) -> Costs:
@@ -111,15 +115,24 @@ def of(loaded: Bundle, model: Model, inputs: FloatArray, names: Names, kept: Pat
 
     `names`: the codecs to measure, (at split point 0, at the others).
     """
-    if kept.is_file():
-        found = Costs.from_json(kept.read_text())
-        if {(each.split_point > 0, each.codec) for each in found.codecs} >= _wanted(names):
-            return found
+    found = _kept(kept)
+    if found is not None and {(each.split_point > 0, each.codec) for each in found.codecs} >= _wanted(names):
+        return found
     told = measuring.take(loaded, model, _BUDGET_SECONDS).measured
     costs = Costs(told.segments, tuple(_codec_costs(model, inputs[:_CODEC_SAMPLES], names)), told.codecs)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(costs.to_json())
+    draft = kept.with_name(f".{kept.name}.new")  # nobody is to find half of it
+    draft.write_text(costs.to_json())
+    draft.replace(kept)
     return costs
+
+
+def _kept(file: Path) -> Costs | None:
+    """What was measured before; None where there is nothing, or nothing that can be read."""
+    try:
+        return Costs.from_json(file.read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 Names = tuple[Sequence[str], Sequence[str]]
@@ -134,7 +147,8 @@ def _codec_costs(model: Model, tensor: FloatArray, names: Names) -> Iterable[Cod
     for split_point in range(model.last):
         for name in names[split_point > 0]:
             yield _codec_at(codec.at(name, split_point, model.manifest.input.preprocessing), split_point, tensor)
-        tensor, _ = model.run(Segment(split_point, split_point + 1), tensor)
+        block = Segment(split_point, split_point + 1)
+        tensor = np.concatenate([model.run(block, some)[0] for some in batches(model.manifest, tensor)])
 
 
 def _codec_at(each: Codec, split_point: int, tensor: FloatArray) -> CodecAt:

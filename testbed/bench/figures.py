@@ -97,12 +97,13 @@ def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> Picture:
     return Picture(f"Standing over the oracle: {title}", _png(figure))
 
 
-def timeline(rate: Rate, seconds: float, runs: Mapping[str, Runs], title: str) -> Picture:
+def timeline(rate: Rate, start: float, end: float, runs: Mapping[str, Runs], title: str) -> Picture:
     """Over one turn: the rate of the link, the plan of each of our requests, and latencies, others' for comparison."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 2))
-    times = np.arange(0, seconds, max(0.25, seconds / 2000))
-    top.plot(times, [8e-6 * rate.rate_at(float(t)) for t in times], color=_INK, linewidth=1)
+    step = max(0.25, (end - start) / 2000)
+    times = np.arange(start, end, step)
+    top.plot(times, [8e-6 * rate.capacity(t, t + step) / step for t in times.tolist()], color=_INK, linewidth=1)
     top.set(ylabel="uplink, Mbit/s", yscale="symlog", title=title)
     plain_numbers(top.yaxis)
     names = _plan_names([found.plans[i] for found in runs.values() for i in _first(found)])

@@ -16,8 +16,7 @@ from services.domain import NO_EXIT, FloatArray, Plan, Segment, Stage, Tier
 from services.model import Model
 from testbed.bench.costs import Costs
 from testbed.bench.workloads import Workload
-
-_BATCH = 64
+from training.evaluate import batches
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -118,7 +117,7 @@ class Journeys:
         return [float(seconds) for seconds in spent]
 
     def _advance(self, piece: Segment, way: _Way, with_exits: bool) -> None:
-        outputs = [self.model.run(piece, way.tensor[at : at + _BATCH]) for at in range(0, len(way.rows), _BATCH)]
+        outputs = [self.model.run(piece, some) for some in batches(self.model.manifest, way.tensor)]
         if not outputs:
             return
         way.tensor = np.concatenate([tensor for tensor, _ in outputs])

@@ -39,10 +39,10 @@ from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS, DynamicSplit, LateOracle, Oracle, Static
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
-from testbed.bench.virtual import Situation, drawn, poisson
+from testbed.bench.virtual import Situation, drawn
 from testbed.bench.world import Line, Loop
 from testbed.local import Part, TestbedError, part
-from testbed.traces import format_duration, format_rate
+from testbed.traces import format_duration, format_rate, rate_around
 
 FAST = "1gbit"
 NEVER = 2.0
@@ -155,6 +155,7 @@ async def _replay(
             probes = probing(uplink, [planning])
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, tiers.device, uplink, name, virtual)
+        await asyncio.sleep(max(0.0, trial.start - uplink.now()))
         runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
         runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
         return runs
@@ -169,7 +170,12 @@ async def _replay(
 
 
 def _likely(each: Bench, name: str, virtual: Outcome) -> list[Plan]:
-    """What a policy may choose: an oracle anything, since real queues are not the simulated ones, others as there."""
+    """What a policy may choose: an oracle anything, since real queues are not the simulated ones, others as there.
+
+    Nothing of ours, which prepares by itself what it finds that it needs.
+    """
+    if name == OURS:
+        return []
     plans = each.choices.plans if name in (ORACLE, LATE_ORACLE) else virtual.runs[name].plans
     return list({plan.stages: plan for plan in plans}.values())
 
@@ -184,7 +190,7 @@ def _plans(each: Bench, device: TierRuntime, uplink: BookedUplink, name: str, vi
         return Static(static[name])
     if name in (ORACLE, LATE_ORACLE):
         return (Oracle if name == ORACLE else LateOracle)(each.choices, _situation(device, uplink))
-    return DynamicSplit(manifest, each.costs, each.world, lambda: uplink.line.rate.rate_at(uplink.now()))
+    return DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(uplink.line.rate, uplink.now()))
 
 
 def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
@@ -197,12 +203,12 @@ def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
 
 
 async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds) -> Runs:
-    """Sends requests as the trial says and writes down what came of each."""
+    """Sends requests as the trial says, its first moment being now, and writes down what came of each."""
     runs = Runs()
     exits = len(each.workload.bundle.manifest.exits)
     thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
     samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs(), each.workload.labels
-    began = time.monotonic()
+    began = time.monotonic() - trial.start
 
     async def one(at: float) -> None:
         sample, plan, alone = next(samples), None, not agent.runtime.backlog.runs
@@ -219,11 +225,11 @@ async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds
         runs.add(at, seconds, plan or agent.plans.plan(agent.policy, 1), sent, right, exit_index, failed)
 
     if trial.loop is Loop.CLOSED:
-        while (at := time.monotonic() - began) < trial.seconds:
+        while (at := time.monotonic() - began) < trial.end:
             await one(at)
         return runs
     async with asyncio.TaskGroup() as tasks:
-        await _at(poisson(each.per_second, trial.seconds, trial.seed), began, lambda at: tasks.create_task(one(at)))
+        await _at(trial.arrivals(each.per_second), began, lambda at: tasks.create_task(one(at)))
     return runs
 
 

@@ -20,7 +20,7 @@ from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
 from testbed.bench.world import FastRate, World
-from testbed.traces import ConstantRate
+from testbed.traces import ConstantRate, rate_around
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
 LATE_ORACLE, LATE_SECONDS = "oracle-late", 0.5
@@ -86,7 +86,7 @@ class LateOracle:
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         at, seen = self.situation.clock(), self.situation
-        rate = max(seen.line.rate.rate_at(max(0.0, at - self.late_seconds)), _LEAST_RATE)
+        rate = max(rate_around(seen.line.rate, max(0.0, at - self.late_seconds)), _LEAST_RATE)
         free = np.array([at + seen.ahead(rate)])
         wait = max(0.0, seen.device_free() - at)
         seconds = self.choices.seconds(FastRate(ConstantRate(rate)), np.array([at]), free, wait)

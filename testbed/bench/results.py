@@ -112,12 +112,17 @@ def _of(each: Comparison) -> list[Target]:
         Target(
             "at least 20 % better than the best static plan over the traces that cross a break-even",
             each.title,
-            "no trace crosses one"
-            if gain is None
-            else f"{gain:.1%} over {crossing} of {len(each.traces)} traces (the oracle: {bound or 0.0:.1%})",
+            _gained(gain, bound, crossing, len(each.traces)),
             None if gain is None else gain >= CROSSING_GAIN,
         ),
     ]
+
+
+def _gained(gain: float | None, bound: float | None, crossing: int, traces: int) -> str:
+    if gain is None:
+        return "not run" if crossing else "no trace crosses one"
+    oracles = "" if bound is None else f" (the oracle: {bound:.1%})"
+    return f"{gain:.1%} over {crossing} of {traces} traces{oracles}"
 
 
 def _every(name: str, where: str, ratios: Mapping[str, float], most: float) -> Target:

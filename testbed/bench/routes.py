@@ -167,10 +167,10 @@ def plan_of(last: int, s1: int, s2: int | None = None, c1: str = "fp32", c2: str
     return Plan(tuple(stages))
 
 
-def over_trace(found: Choices, rate: Rate, seconds: float, every: float = 0.25) -> npt.NDArray[np.float64]:
-    """Expected seconds [moments, N] of each option when it starts on an idle link every so many seconds."""
+def over_trace(found: Choices, rate: Rate, start: float, end: float, every: float = 0.25) -> npt.NDArray[np.float64]:
+    """Expected seconds [moments, N] of each option when it begins on an idle link every so many seconds of a trace."""
     fast = FastRate(rate)
-    moments = np.arange(0.0, seconds, every)
+    moments = np.arange(start, end, every)
     return np.stack([found.seconds(fast, np.full(len(found.plans), at), np.zeros(1)) for at in moments])
 
 

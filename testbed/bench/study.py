@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_agent.planner import Beliefs, rank
+from device_agent.planning import FIRST_SECONDS
 from services.domain import LinkEstimate, Plan, Policy, Tier
 from testbed.bench import cells, figures, policies
 from testbed.bench.compare import Bench, Outcome, Trial, deadline_seconds, run
@@ -20,6 +21,8 @@ from testbed.traces import RateTrace, name_of, read_trace
 Progress = Callable[[str], None]
 
 _TIMELINES = 3
+START_SECONDS = FIRST_SECONDS
+"""Of a trace, before the first request: so long a device may look for its link when it starts. Nobody else needs it."""
 _REGIME_BATCHES = (1, 2, 4, 8, 16, 32)
 _REGIME_RATES = 60
 
@@ -46,12 +49,12 @@ class Compared:
 
 
 def trials(files: Sequence[Path], seconds: float | None, loop: Loop, seed: int) -> list[Trial]:
-    """One trial for each trace file, of its whole length or its first `seconds`. Raises TraceError."""
+    """One trial for each trace file, as long as it is or of `seconds`, soon after its beginning. Raises TraceError."""
     found = []
     for file in files:
         rate = read_trace(file)
         length = rate.duration_seconds if seconds is None else min(seconds, rate.duration_seconds)
-        found.append(Trial(name_of(file), rate, length, loop, seed))
+        found.append(Trial(name_of(file), rate, length, loop, seed, START_SECONDS))
     return found
 
 
@@ -87,7 +90,7 @@ def pictures(found: Compared) -> list[Picture]:
         trial, runs = found.trials[trace], found.outcomes[trace].runs
         some = {name: runs[name] for name in (ORACLE, BEST_STATIC, OURS) if name in runs}
         if isinstance(trial.rate, RateTrace) and some:
-            result.append(figures.timeline(trial.rate, trial.seconds, some, f"{title}: {trace}"))
+            result.append(figures.timeline(trial.rate, trial.start, trial.end, some, f"{title}: {trace}"))
     return result
 
 

@@ -135,11 +135,12 @@ class Simulation:
         hop = self.hops[Tier.DEVICE]
         return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, hop.line, hop.traffic.ahead_seconds)
 
-    def closed(self, policy: VirtualPolicy, samples: Iterator[int], seconds: float) -> Runs:
-        """One request after the other."""
+    def closed(self, policy: VirtualPolicy, samples: Iterator[int], start: float, end: float) -> Runs:
+        """One request after the other, from `start` until `end`."""
 
         def caller() -> Steps:
-            while self.env.now < seconds:
+            yield self.env.timeout(start)
+            while self.env.now < end:
                 yield from self._request(policy, next(samples))
 
         self._probe(policy)
@@ -152,21 +153,19 @@ class Simulation:
         def caller() -> Steps:
             for at in arrivals:
                 yield self.env.timeout(max(0.0, at - self.env.now))
-                self.env.process(self._admitted(policy, next(samples)))
+                self.env.process(self._counted(policy, next(samples)))
 
         self._probe(policy)
-        self.env.process(caller())
-        self.env.run(max(arrivals, default=0.0) + self.world.limit_seconds + 1)
+        self.env.run(self.env.process(caller()))
+        while self._in_flight:
+            self.env.step()
         return self._finished()
 
     def _finished(self) -> Runs:
         self.runs.extra_bytes = self.hops[Tier.DEVICE].probed_bytes
         return self.runs
 
-    def _admitted(self, policy: VirtualPolicy, sample: int) -> Steps:
-        if self._in_flight >= self.world.max_in_flight:
-            self.runs.add(self.env.now, self.world.limit_seconds, policy.plan(_POLICY, 1), failed=True)
-            return
+    def _counted(self, policy: VirtualPolicy, sample: int) -> Steps:
         self._in_flight += 1
         yield from self._request(policy, sample)
         self._in_flight -= 1
@@ -176,22 +175,27 @@ class Simulation:
         began = self.env.now
         plan = policy.plan(_POLICY, 1)
         journey = self.journeys.of(plan, policy.with_exits)
+        if journey.compute[Tier.DEVICE][sample] and self.queues().device >= self.world.limit_seconds:
+            yield self.env.timeout(self.world.limit_seconds)  # it never gets its turn
+            self.runs.add(began, self.world.limit_seconds, plan, failed=True)
+            return
         yield self.env.timeout(self._compute(Tier.DEVICE, journey, sample) + self.world.agent_seconds)
         hop = journey.hops.get(Tier.DEVICE)
         sent = hop.bytes[sample] if hop is not None else 0
         deadline = began + self.world.limit_seconds
         answering = (yield from self._answered(policy, plan, sample, deadline)) if sent else journey
         right = answering.right[sample] if answering else journey.early[sample]
-        exit_index = (answering or journey).exit[sample]
-        self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed=answering is None)
+        exit_index, failed = (answering or journey).exit[sample], answering is None and right is None
+        self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed)
         policy.learn(self._response(sent > 0 and answering is journey), _POLICY, 1)
 
     def _answered(self, policy: VirtualPolicy, plan: Plan, sample: int, deadline: float) -> Ending:
         """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for,
-        the one that ends here, as in `services.tier`; None where there is no time left for it."""
+        the one that ends here, as in `services.tier`; None where there is no time left for it, or an answer from
+        an exit that the sample passed here."""
         journey, asked = self.journeys.of(plan, policy.with_exits), self.clock()
         rest = self.journeys.seconds_of_rest(journey) + self.queues().device
-        patient = self._patient_until(plan, rest, deadline)
+        patient = self._patient_until(plan, rest, deadline, journey.early[sample] is not None)
         arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
         (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
         if arrived or patient >= deadline:
@@ -220,12 +224,15 @@ class Simulation:
             return True
         return (yield from self._cross(above, journey, sample, plan, deadline))
 
-    def _patient_until(self, plan: Plan, rest: float, deadline: float) -> float:
-        """When the device takes back what it sends now, whose `rest` takes it so many seconds, if it is to at all."""
+    def _patient_until(self, plan: Plan, rest: float, deadline: float, answered: bool) -> float:
+        """When the device takes back what it sends now, whose `rest` takes it so many seconds, if it is to at all.
+
+        Who does not know how long to wait leaves time for the rest, unless an exit has answered already.
+        """
         seconds = self.patience.seconds(plan, 1, rest) if self.world.patience else None
-        if seconds is None or rest >= (deadline - self.clock()) / 2:
+        if rest >= (deadline - self.clock()) / 2 or (seconds is None and answered):
             return math.inf
-        return min(self.clock() + seconds, deadline - rest)
+        return deadline - rest if seconds is None else min(self.clock() + seconds, deadline - rest)
 
     def _compute(self, tier: Tier, journey: Journey, sample: int) -> float:
         return self.machines[tier].book(self.env.now, journey.compute[tier][sample])

@@ -59,7 +59,6 @@ class World:
     header_bytes: int = 250
     reply_bytes: int = 600
     limit_seconds: float = 10.0
-    max_in_flight: int = 64
     patience: float = PATIENCE
 
     @property

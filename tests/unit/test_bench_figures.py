@@ -23,7 +23,7 @@ def test_a_timeline_shows_one_turn_where_several_would_lie_over_one_another(monk
         for at in (2.0, 1.0):
             turn.add(at, seconds, PLAN)
         whole.take(turn)
-    assert figures.timeline(ConstantRate(1e6), 3.0, {"offramp": whole}, "t") == Picture("Timeline: t", b"png")
+    assert figures.timeline(ConstantRate(1e6), 0.0, 3.0, {"offramp": whole}, "t") == Picture("Timeline: t", b"png")
     latencies = drawn[0].axes[2].lines[0]
     assert list(latencies.get_xdata()) == [1.0, 2.0]
     assert list(latencies.get_ydata()) == [100.0, 100.0]

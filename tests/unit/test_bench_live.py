@@ -18,7 +18,7 @@ from services.tier import TierRuntime
 from testbed.bench import live
 from testbed.bench.booked import BookedUplink
 from testbed.bench.compare import Bench, Outcome, Trial
-from testbed.bench.policies import ORACLE, Static
+from testbed.bench.policies import ORACLE, OURS, Static
 from testbed.bench.routes import plan_of
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
@@ -123,9 +123,21 @@ async def test_an_oracle_makes_way_for_what_is_on_the_link(each: Bench, clock: F
     await uplink.close()
 
 
-def test_all_that_an_oracle_may_choose_is_made_ready_and_of_others_what_they_chose(each: Bench) -> None:
+async def test_requests_begin_where_the_trial_does_and_are_told_in_seconds_of_the_trace(each: Bench) -> None:
+    for loop in Loop:
+        runs = await _served(
+            replace(each, asked_per_second=200.0), UpstreamUnavailable("away"), replace(TRIAL, start=2.0, loop=loop)
+        )
+        assert len(runs) > 0
+        assert all(2.0 <= at < 2.05 for at in runs.at)
+
+
+def test_all_that_an_oracle_may_choose_is_made_ready_of_others_what_they_chose_and_nothing_of_ours(
+    each: Bench,
+) -> None:
     runs = _runs(*each.choices.plans[:1] * 3)
-    virtual = Outcome({ORACLE: runs, "dsc": runs}, crosses=False, static=None)
+    virtual = Outcome({ORACLE: runs, "dsc": runs, OURS: runs}, crosses=False, static=None)
+    assert live._likely(each, OURS, virtual) == []
     assert len(each.choices.plans) > 1
     assert live._likely(each, ORACLE, virtual) == list(each.choices.plans)
     assert live._likely(each, "dsc", virtual) == list(each.choices.plans[:1])

@@ -24,7 +24,7 @@ Found = tuple[float, float, float, float, Plan]
 @given(problems())
 def test_the_best_plans_are_those_of_a_loop_over_all(problem: Problem) -> None:
     expected = brute_force(problem)
-    with patch.object(planner, "_PAIRS_AT_ONCE", 2):  # else so small a search never stops early
+    with patch.object(planner, "_FIRST_PAIRS", 2):  # else so small a search never stops early
         found = rank(problem.beliefs, problem.policy, problem.batch_size, 5, problem.options)
     assert len(found) == min(5, len(expected))
     key = ("seconds", "bytes", "joules")[_column(problem, expected)]
