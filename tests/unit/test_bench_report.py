@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -21,7 +22,9 @@ import pytest
 from PIL import Image
 
 from services import bundle, hardware
+from services.domain import FloatArray, Segment
 from services.errors import InvalidInput, OfframpError
+from services.model import Model, SegmentOutput
 from testbed import scenes
 from testbed.bench import cells, conduct, costs, workloads
 from testbed.bench.calibration import Calibration
@@ -214,6 +217,56 @@ def test_costs_measured_on_other_inputs_are_kept_apart(tiny: Path) -> None:
     dark, bright = (np.full((2, 1, 8, 8), value, np.float32) for value in (0, 1))
     assert costs.file_name(loaded, dark) == costs.file_name(loaded, dark.copy())
     assert costs.file_name(loaded, dark) != costs.file_name(loaded, bright)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"segments": []}', '{"segments": 3, "codecs": [], "profiled": []}'])
+def test_a_damaged_measurement_counts_as_none(tiny: Path, tmp_path: Path, damage: str) -> None:
+    loaded, kept, names = bundle.load(tiny), tmp_path / "kept.json", (("fp32",), ("fp32",))
+    model, inputs = Model(loaded), np.zeros((2, 1, 8, 8), np.float32)
+    kept.write_text(damage)
+    found = costs.of(loaded, model, inputs, names, kept)
+    assert costs.of(loaded, model, inputs, names, kept) == found
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_bytes_measured_now_take_the_place_of_older_ones_and_nothing_else(tiny: Path) -> None:
+    old = (
+        bundle.CodecAccuracy(split_point=1, codec="int8", delta=-0.01, bytes_per_sample=7.0),
+        bundle.CodecAccuracy(split_point=2, codec="int4", delta=-0.02, bytes_per_sample=8.0),
+    )
+    manifest = bundle.load(tiny).manifest.model_copy(update={"codec_accuracy": old})
+    measured = costs.Costs((), (costs.CodecAt(1, "int8", 0.0, 0.0, 9.0), costs.CodecAt(3, "fp16", 0.0, 0.0, 5.0)), ())
+    found = {
+        (e.split_point, e.codec): (e.delta, e.bytes_per_sample) for e in measured.bytes_known(manifest).codec_accuracy
+    }
+    assert found == {(1, "int8"): (-0.01, 9.0), (2, "int4"): (-0.02, 8.0), (3, "fp16"): (None, 5.0)}
+
+
+def test_a_network_that_takes_one_sample_at_a_time_is_never_given_more(
+    asked: conduct.Asked, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny, tmp_path / "single")
+    manifest = bundle.read_manifest(tiny)
+    bundle.write(
+        tmp_path / "single", manifest.model_copy(update={"input": manifest.input.model_copy(update={"max_batch": 1})})
+    )
+    run, given = Model.run, set[int]()
+
+    def noted(model: Model, piece: Segment, tensor: FloatArray) -> SegmentOutput:
+        given.add(len(tensor))
+        return run(model, piece, tensor)
+
+    monkeypatch.setattr(Model, "run", noted)
+    conduct.on_paper(replace(asked, bundles=[tmp_path / "single"]), lambda step: None)
+    assert given == {1}
+
+
+def test_bundles_of_one_name_are_refused_as_the_report_could_not_tell_them_apart(
+    asked: conduct.Asked, tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny, tmp_path / "again")
+    with pytest.raises(InvalidInput, match="names of their own"):
+        conduct.on_paper(replace(asked, bundles=[tiny, tmp_path / "again"]), lambda step: None)
 
 
 @pytest.mark.parametrize("text", ["offramp,perfect", "nobody"])
