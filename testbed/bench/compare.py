@@ -174,10 +174,9 @@ def best_static(each: Bench, trial: Trial, seconds: Floats) -> tuple[Plan, Runs]
     out. `seconds`: [moments, N]."""
     by_request = 1 / np.mean(1 / seconds, axis=0)  # a closed loop asks more often while answers are quick
     order = np.argsort(by_request if trial.loop is Loop.CLOSED else seconds.mean(axis=0))[:_HINDSIGHT]
-    promising = [each.choices.plans[i] for i in order]
-    candidates = (*promising, *policies.static_plans(each.workload.bundle.manifest).values())
-    different = {plan.stages: plan for plan in reversed(candidates)}
-    tried = [(plan, simulate(each, trial, _static(plan))) for plan in different.values()]
+    beforehand = policies.static_plans(each.workload.bundle.manifest).values()
+    candidates = {plan.stages: plan for plan in (*(each.choices.plans[i] for i in order), *beforehand)}
+    tried = [(plan, simulate(each, trial, _static(plan))) for plan in candidates.values()]
     return min(tried, key=lambda found: float(np.mean(found[1].seconds)))
 
 

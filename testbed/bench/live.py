@@ -151,12 +151,13 @@ async def _replay(
             await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
         await reshape(tiers, f"trace:{trace}")
         uplink.begin()
+        began = time.monotonic()
         if planning is not None:
             probes = probing(uplink, [planning])
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, tiers.device, uplink, name, virtual)
         await asyncio.sleep(max(0.0, trial.start - uplink.now()))
-        runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds)
+        runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds, began)
         runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
         return runs
     finally:
@@ -202,13 +203,12 @@ def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
     return Situation(uplink.now, device_free, uplink.line, uplink.traffic.ahead_seconds)
 
 
-async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds) -> Runs:
-    """Sends requests as the trial says, its first moment being now, and writes down what came of each."""
+async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds, began: float) -> Runs:
+    """Sends requests as the trial says and writes down what came of each; the trace began at `began`."""
     runs = Runs()
     exits = len(each.workload.bundle.manifest.exits)
     thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
     samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs(), each.workload.labels
-    began = time.monotonic() - trial.start
 
     async def one(at: float) -> None:
         sample, plan, alone = next(samples), None, not agent.runtime.backlog.runs
