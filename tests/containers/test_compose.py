@@ -131,10 +131,14 @@ def test_a_stopped_edge_drains_and_no_request_is_lost(
     assert seconds < 15
 
 
-def test_everything_ends_cleanly_when_it_is_stopped(stack: Stack, restored: None) -> None:
+def test_everything_ends_cleanly_when_it_is_stopped_and_may_be_started_again(
+    stack: Stack, images: npt.NDArray[np.uint8], restored: None
+) -> None:
     stack.compose("stop", "--timeout", "45")
-    ended = {service: stack.inspect(service)["State"]["ExitCode"] for service in TIERS + LINKS}
+    ended = {service: stack.inspect(service)["State"]["ExitCode"] for service in (*TIERS, *LINKS, "prometheus")}
     assert set(ended.values()) == {0}, ended
+    stack.up()
+    assert {answer.tier for answer in asyncio.run(ask(stack, images))} == set(Tier)
 
 
 def test_the_device_reaches_its_link_and_nothing_beyond(stack: Stack) -> None:
