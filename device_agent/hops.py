@@ -148,13 +148,14 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
     measured, plain, estimated, delta = np.full((4, len(spec.split_points), len(codecs)), np.nan)
     usable = np.zeros(measured.shape, bool)
     found = {(entry.split_point, entry.codec): entry for entry in spec.codec_accuracy}
+    worst = _worst_deltas(spec)
     for point in spec.split_points[:-1]:
         offered = set(codec.usable(spec, point.index))
         for column, name in enumerate(codecs):
             where = point.index, column
             entry, unpacked = found.get((point.index, name)), found.get((point.index, name.partition("+")[0]))
             deltas = [each.delta for each in (entry, unpacked) if each is not None and each.delta is not None]
-            delta[where] = deltas[0] if deltas else np.nan  # what follows a + loses nothing
+            delta[where] = deltas[0] if deltas else worst.get(name.partition("+")[0], np.nan)  # a stage loses nothing
             measured[where] = entry.bytes_per_sample if entry and entry.bytes_per_sample else np.nan
             if name in offered:
                 shape, base = (1, *point.shape), name.partition("+")[0]
@@ -164,6 +165,16 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
                 usable[where] = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
     fp32 = np.array([[_FP32_BYTES * point.elements] for point in spec.split_points], np.float64)
     return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable, _least_stage(spec, codecs))
+
+
+def _worst_deltas(spec: Manifest) -> dict[str, float]:
+    """What each codec does to accuracy where that is worst, for where it was not measured; without its stage."""
+    worst: dict[str, float] = {}
+    for entry in spec.codec_accuracy:
+        if entry.delta is not None:
+            base = entry.codec.partition("+")[0]
+            worst[base] = min(worst.get(base, entry.delta), entry.delta)
+    return worst
 
 
 def _least_stage(spec: Manifest, codecs: Names) -> Array:

@@ -12,11 +12,11 @@ from typing import Any
 from device_agent.planner import Options
 from device_agent.plans import FixedPlan, Plans
 from device_agent.queues import Queues
-from device_agent.replan import Replanner
+from device_agent.replan import PREPARE_SECONDS, Replanner
 from services import log
 from services.bundle import Manifest
-from services.domain import Plan, Policy, Segment, Tier
-from services.errors import OfframpError, SettingsError
+from services.domain import Deadline, Plan, Policy, Segment, Tier
+from services.errors import DeadlineExceeded, OfframpError, SettingsError, Unavailable
 from services.fixed import fixed_plan, held_plan
 from services.preparing import Preparer
 from services.probing import Prober
@@ -86,6 +86,8 @@ class Planning:
 
         Whoever probes the link calls `probed`, for which the first plan waits a moment.
         """
+        if self._uplink is not None:
+            self._go_on("prepare", self._make_fallback_ready())
         replanner = self._replanner
         if replanner is None:
             return
@@ -108,6 +110,16 @@ class Planning:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(log.ended)
         self._tasks.append(task)
+
+    async def _make_fallback_ready(self) -> None:
+        """On the tiers above, or the first requests by it would wait for that; again while those are away."""
+        while True:
+            try:
+                return await self._preparer.prepare(self.fallback, Deadline.after(PREPARE_SECONDS))
+            except (Unavailable, DeadlineExceeded):
+                await asyncio.sleep(FIRST_SECONDS)
+            except OfframpError as error:  # who goes by it is told the same
+                return log.event("plan not prepared", plan=str(self.fallback), reason=error.reason, message=str(error))
 
     def needs_link(self) -> bool:
         """Whether plans may depend on how the link is."""

@@ -189,12 +189,13 @@ class LinkEstimator:
         return self._failures >= _DEAD_AFTER_FAILURES or self.clock() - self._failing_since >= _DEAD_AFTER_SECONDS
 
     def _pass_time(self) -> None:
-        """Drift since the last call; after failures the rate may be any."""
+        """Drift since the last call; after failures, or a long silence, the rate may be any."""
         now, line = self.clock(), self._line
-        silent = min(max(now - self._heard_at, 0.0), _DRIFT_SECONDS)
+        age = max(now - self._heard_at, 0.0)
+        silent = min(age, _DRIFT_SECONDS)
         drift = min(silent, _DRIFT_SECONDS - self._drifted)
         self._drifted += drift
-        if self._dead():
+        if self._dead() or _MAX_AGE_SECONDS < age < math.inf:
             line.widen(_RTT_DRIFT * line.offset, self._cautious_slope())
             self._rate_known = self._rate_sure = False
         line.widen(

@@ -20,6 +20,9 @@ ZSTD_LEVEL = 1
 _PARTS: dict[int, tuple[int, ...]] = {8: (8,), 4: (4,), 3: (2, 1), 2: (2,)}
 """Widths of the pieces that levels of so many bits are stored in, the high piece first."""
 
+_SET_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+"""Of each byte."""
+
 
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes that `count` levels of `bits` bits take: the pieces one after the other, each up to a whole byte."""
@@ -62,13 +65,20 @@ def with_zeros(data: memoryview, bits: int, count: int) -> tuple[Levels, memoryv
     head = -(-count // 8)
     if len(data) < head:
         raise CorruptPayload(f"the activation ends within a bitmap of {head} bytes")
-    kept = np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8, head), count=count))
-    end = head + packed_bytes(len(kept), bits)
+    marks = np.frombuffer(data, np.uint8, head)
+    kept = _ones(marks, count)
+    end = head + packed_bytes(kept, bits)
     if len(data) < end:
         raise CorruptPayload(f"the activation has {len(data)} bytes left, its bitmap announces {end}")
     levels = np.zeros(count, np.uint8)
-    levels[kept] = unpack(data[head:end], bits, len(kept))
+    levels[np.unpackbits(marks, count=count).view(bool)] = unpack(data[head:end], bits, kept)
     return levels, data[end:]
+
+
+def _ones(marks: Levels, count: int) -> int:
+    """How many of the first `count` bits are set, without an array of them."""
+    beyond = int(_SET_BITS[marks[-1] & ((1 << -count % 8) - 1)]) if count % 8 else 0
+    return int(_SET_BITS[marks].sum()) - beyond
 
 
 def deflate(data: Buffer) -> bytes:

@@ -39,7 +39,9 @@ def partition(model: onnx.ModelProto) -> Partition:
     Raises InvalidInput saying why, for a graph that does not have one input, is not float32 at its ends, has
     an unknown shape where it could be cut, or nothing to cut.
     """
-    graph = _inferred(_of_known_batch(model)).graph
+    known = _of_known_batch(model, _SAMPLES)
+    graph = _inferred(known).graph
+    alone = graph if known is model else _inferred(_of_known_batch(model, 1)).graph
     if looping := {node.op_type for node in graph.node if any(a.HasField("g") for a in node.attribute)}:
         raise InvalidInput(
             f"{', '.join(sorted(looping))} reads tensors that its inputs do not show; it cannot be split"
@@ -47,7 +49,7 @@ def partition(model: onnx.ModelProto) -> Partition:
     source, outputs = _input(graph).name, [o.name for o in graph.output]
     if not outputs:
         raise InvalidInput("the graph has no output")
-    shapes, foreign = _shapes(graph, source), _not_float32(graph)
+    shapes, foreign = _shapes_alike(graph, alone, source), _not_float32(graph)
     if wrong := foreign & {source, *outputs}:
         raise InvalidInput(f"input and outputs must be float32; {', '.join(sorted(wrong))} is not")
     unknown = {name for node in graph.node for name in node.output if shapes.get(name) is None}
@@ -235,8 +237,8 @@ def _off_the_grid(graph: onnx.GraphProto, source: str) -> set[str]:
     return {name for node in nodes for name in node.output} - (made - used)
 
 
-def _of_known_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` for a known number of samples: what is not known of shapes then is not known at all."""
+def _of_known_batch(model: onnx.ModelProto, samples: int) -> onnx.ModelProto:
+    """`model` for so many samples: what is not known of shapes then is not known at all."""
     first = next(iter(_input(model.graph).type.tensor_type.shape.dim), None)
     if first is None or first.dim_value:
         return model
@@ -246,9 +248,22 @@ def _of_known_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in (*graph.input, *graph.value_info, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if name and dim.dim_param == name:
-                dim.dim_value = _SAMPLES
-    _input(graph).type.tensor_type.shape.dim[0].dim_value = _SAMPLES
+                dim.dim_value = samples
+    _input(graph).type.tensor_type.shape.dim[0].dim_value = samples
     return known
+
+
+def _shapes_alike(many: onnx.GraphProto, alone: onnx.GraphProto, source: str) -> dict[str, tuple[int, ...] | None]:
+    """Shapes of one sample, unless it has another one alone: a Squeeze may take the batch for a 1 to be left out."""
+    one = _sizes(alone)
+    found = _shapes(many, source).items()
+    return {name: shape if shape and _fits(one.get(name, ()), shape) else None for name, shape in found}
+
+
+def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether `sizes`, as far as they are known, are those of one sample of `shape`."""
+    known = [(size, wanted) for size, wanted in zip(sizes[1:], shape, strict=False) if size]
+    return not sizes or (len(sizes) == 1 + len(shape) and all(size == wanted for size, wanted in known))
 
 
 def _shapes(graph: onnx.GraphProto, source: str) -> dict[str, tuple[int, ...] | None]:

@@ -20,6 +20,7 @@ _MAX_SIZES = 8
 _LEAST_RECENT = 3
 _SLOWEST = 100.0
 _OVERHEAD_SECONDS = 0.0001
+_TELLING = 0.25  # of a head: a difference that is less is no measurement
 """What waking up adds to a run whatever its length, at most: of a short one it would be most of the ratio."""
 
 _PAYS = 0.8
@@ -115,6 +116,11 @@ class Expectation:
         if less is None or more is None:
             return None
         return less + (more - less) * (batch_size - below) / (above - below)
+
+    def sure(self, segment: Segment, batch_size: int) -> bool:
+        """Whether what it says of a run says something: a small difference of two long runs is mostly their noise."""
+        seconds, head = (self.seconds(each, batch_size) for each in (segment, Segment(0, segment.end)))
+        return seconds is not None and ((segment, batch_size) in self or seconds >= _TELLING * (head or 0.0))
 
     def batch(self, segment: Segment, most: int) -> int:
         """The most samples of those measured, up to `most`, that are worth running as one batch; 1 where none are."""
@@ -286,7 +292,7 @@ class Profiler:
     def _new(self, key: Key) -> _Runs:
         if len(self._runs) >= _MAX_KEYS:
             self._runs.pop(next(iter(self._runs)))
-        return _Runs(self._expectation.seconds(*key))
+        return _Runs(self._expectation.seconds(*key) if self._expectation.sure(*key) else None)
 
     def _times(self, runs: Iterable[Key]) -> tuple[SegmentTime, ...]:
         return tuple(

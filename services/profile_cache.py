@@ -69,9 +69,11 @@ class ProfileCache:
     def load(self, model_hash: str, machine: Machine) -> Measured | None:
         """What was kept, or None where there is nothing, or nothing that can be believed."""
         file = self._file(model_hash, machine)
-        if file is None or not file.is_file():  # a pipe would keep the start waiting
+        if file is None:
             return None
         try:
+            if not file.is_file():  # a pipe would keep the start waiting
+                return None
             with file.open("rb") as opened:
                 data = opened.read(_MAX_BYTES + 1)
             entry = _Entry.model_validate_json(data) if len(data) <= _MAX_BYTES else None

@@ -82,7 +82,7 @@ def _quantise_few(top: int, tensor: FloatArray) -> tuple[Levels, bytes]:
         return np.empty(0, np.uint8), bytes(_few_bytes(tensor.shape))
     lowest, highest = rows.min(axis=1), rows.max(axis=1)
     unit = np.maximum(-lowest, highest).reshape(len(tensor), -1).max(axis=1)
-    _check_width(unit.max())
+    _check_width(max(unit.max(), (highest.astype(np.float64) - lowest).max()))
     unit = (unit / _UNITS).astype("<f4")
     each = np.repeat(unit, len(rows) // len(tensor))
     divisor = np.where(each > 0, each, 1)

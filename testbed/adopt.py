@@ -170,13 +170,15 @@ def _load(file: Path) -> onnx.ModelProto:
     if file.stat().st_size > _MAX_MODEL_BYTES:
         raise InvalidInput(f"{file}: over {_MAX_MODEL_BYTES:,} bytes; larger graphs need external data")
     try:
-        model = onnx.load(file, load_external_data=False)
+        model = onnx.load(file, format="protobuf", load_external_data=False)  # whatever its name ends in
     except DecodeError:
         raise InvalidInput(f"{file}: not an ONNX file") from None
     if not model.graph.node:
         raise InvalidInput(f"{file}: not an ONNX graph; it has no nodes")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise InvalidInput(f"{file}: keeps its weights in other files; save it as one file first")
+    if model.graph.sparse_initializer:
+        raise InvalidInput(f"{file}: keeps weights in sparse tensors; save them dense first")
     return model
 
 

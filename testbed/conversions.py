@@ -36,8 +36,10 @@ def widen(model: onnx.ModelProto) -> str | None:
                 attribute.i = TensorProto.FLOAT
                 changed += 1
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in _HALVES:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
+        of_sequence = value.type.WhichOneof("value") == "sequence_type"
+        tensor_type = (value.type.sequence_type.elem_type if of_sequence else value.type).tensor_type
+        if tensor_type.elem_type in _HALVES:
+            tensor_type.elem_type = TensorProto.FLOAT
             changed += 1
     if not changed:
         return None
@@ -151,8 +153,11 @@ def free_batch(graph: onnx.GraphProto) -> None:
         varying |= set(node.output)
         if node.op_type == "Reshape" and node.input[1] in constants:
             sizes = np.array(constants[node.input[1]], np.int64)
-            if sizes.size and sizes[0] == 1:
+            literal = [each for each in node.attribute if each.name == "allowzero" and each.i]  # 0 is no element then
+            if sizes.size and sizes[0] == 1 and not (literal and 0 in sizes):
                 sizes[0] = 0
+                for attribute in literal:
+                    node.attribute.remove(attribute)
                 name = f"{node.output[0]}_free_shape"
                 graph.initializer.append(numpy_helper.from_array(sizes, name))
                 node.input[1] = name

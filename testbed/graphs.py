@@ -6,27 +6,20 @@ Each step takes a model and returns it changed, with a sentence on what it did; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from services.errors import InvalidInput
 from services.partition import partition
 from testbed.conversions import channels_first, free_batch, open_quantised, widen
+from testbed.graph_runs import check_one_sample, check_runs, doubt
 
-_TOLERANCE = 1e-3
-"""Of a sample's largest output, between its answers alone and in a batch: kernels differ by less, samples by more."""
-_SCALES = (1.0, 1.0, 100.0)
-"""Of the samples of a batch: where one decides how others are rounded, equal ones would not show it."""
 _MAX_ELEMENTS = 1 << 26
 _MAX_NUMBERS = 1 << 16
-_SEQUENCES = ("SequenceConstruct", "SequenceInsert")
+_SEQUENCES = ("SequenceEmpty", "SequenceConstruct", "SequenceInsert")
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _AFTER_SOFTMAX = ("Cast", "Identity", "Flatten", "Reshape", "Squeeze", *_ROUNDING)
 """What an export may put between a Softmax and an output: probabilities stay probabilities."""
@@ -55,6 +48,7 @@ def prepare(model: onnx.ModelProto, output: str | None) -> Prepared:
     Raises InvalidInput with the reason for what is not a classifier or what onnxruntime does not run.
     """
     prepared = Prepared(model)
+    del model.graph.quantization_annotation[:]  # says nothing that is computed, and cannot be cut
     prepared.note(widen(model))
     check_runs(model)
     _close_weights(prepared)
@@ -70,17 +64,6 @@ def prepare(model: onnx.ModelProto, output: str | None) -> Prepared:
         _as_row(prepared)
     _free_batch(prepared)
     return prepared
-
-
-def check_runs(model: onnx.ModelProto) -> None:
-    """Raises InvalidInput with onnxruntime's reason, where it refuses the graph."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises many kinds; each means that it does not run this
-        reason = str(error).strip().splitlines()[0][-300:]  # it begins with a place in onnxruntime's source
-        raise InvalidInput(f"onnxruntime refuses the graph: {reason}") from None
 
 
 def _close_weights(prepared: Prepared) -> None:
@@ -114,8 +97,6 @@ def _unpack_sequence(prepared: Prepared) -> None:
         return
     made_by = {name: node for node in graph.node for name in node.output}
     elements = list(_elements(graph.output[0].name, made_by))
-    for node in [node for node in graph.node if node.op_type in _SEQUENCES]:
-        graph.node.remove(node)
     prepared.notes.append(f"the output was a sequence; its {len(elements)} tensors are outputs now")
     _set_outputs(prepared, elements)
 
@@ -124,6 +105,8 @@ def _elements(name: str, made_by: dict[str, onnx.NodeProto]) -> Iterator[str]:
     node = made_by.get(name)
     if node is None or node.op_type not in _SEQUENCES:
         raise InvalidInput(f"output {name!r} is a sequence made in a way that is not understood")
+    if node.op_type == "SequenceEmpty":
+        return
     if node.op_type == "SequenceConstruct":
         yield from node.input
         return
@@ -244,22 +227,25 @@ def _free_batch(prepared: Prepared) -> None:
     Raises InvalidInput where it is fixed at another number than 1, and cannot be freed.
     """
     fixed = prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    if not fixed:
-        doubt = _doubt(prepared.model)
-        prepared.batch_free = doubt is None
-        prepared.note(doubt and f"{doubt}: one sample a request")
+    if fixed < 2:
+        check_one_sample(prepared.model)
+    as_declared = None if fixed else doubt(prepared.model)
+    if not (fixed or as_declared):
+        prepared.batch_free = True
         return
     candidate = onnx.ModelProto()
     candidate.CopyFrom(prepared.model)
     free_batch(candidate.graph)
-    doubt = _doubt(candidate)
-    if doubt is None and _can_be_split(candidate):
+    as_freed = doubt(candidate)
+    if as_freed is None and _can_be_split(candidate):
         prepared.model, prepared.batch_free = candidate, True
         prepared.notes.append("the batch was fixed; it is free now, and a batch of 3 gives what 3 runs give")
+    elif not fixed:
+        prepared.notes.append(f"{as_declared}: one sample a request")
     elif fixed > 1:
         raise InvalidInput(f"the batch is fixed at {fixed}, and the graph does not allow to free it; export it for 1")
     else:
-        reason = doubt or "it cannot be split then"
+        reason = as_freed or "it cannot be split then"
         prepared.notes.append(
             f"the batch is fixed at 1 and the graph does not allow to free it, as {reason}: one sample a request"
         )
@@ -271,38 +257,6 @@ def _can_be_split(model: onnx.ModelProto) -> bool:
     except InvalidInput:
         return False
     return True
-
-
-def _doubt(model: onnx.ModelProto) -> str | None:
-    """Why a batch may not give what single runs give; None where it does."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    value = model.graph.input[0]
-    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
-    scales = np.array(_SCALES, np.float32).reshape(-1, *(1 for _ in shape))
-    samples = scales * np.random.default_rng(0).normal(size=(len(_SCALES), *shape)).astype(np.float32)
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-        for inputs in (samples, np.abs(samples)):  # Log and Sqrt know no negative numbers
-            together = session.run(None, {value.name: inputs})
-            alone = [session.run(None, {value.name: each[None]}) for each in inputs]
-            if all(np.isfinite(found).all() for answer in (together, *alone) for found in answer):
-                return None if _agree(together, alone) else "an answer depends on the other samples of its batch"
-    except Exception:  # whatever onnxruntime says, this graph does not take a batch
-        return "it does not run with a batch"
-    return "its answers to random inputs are not all finite, which proves nothing about batches"
-
-
-def _agree(together: Sequence[Any], alone: list[Sequence[Any]]) -> bool:
-    return all(
-        len(batch) == len(alone) and all(_alike(row, one[index]) for row, one in zip(batch, alone, strict=True))
-        for index, batch in enumerate(together)
-    )
-
-
-def _alike(together: npt.NDArray[Any], alone: npt.NDArray[Any]) -> bool:
-    wide, one = np.asarray(together, np.float64), np.asarray(alone[0], np.float64)  # differences may overflow float32
-    return bool(np.allclose(wide, one, rtol=0, atol=_TOLERANCE * np.max(np.abs(one))))
 
 
 def _set_outputs(prepared: Prepared, names: list[str]) -> None:

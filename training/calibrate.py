@@ -20,7 +20,7 @@ from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.model import Model
 from training import evaluate
-from training.codec_accuracy import codec_accuracies
+from training.codec_accuracy import codec_accuracies, with_bytes
 from training.datasets import Split
 
 Labels = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ def calibrate_bundle(path: Path, split: Split, contract: Contract) -> Manifest:
     logits = evaluate.exit_logits(model, inputs)
     found = calibrate(logits, split.labels, contract, bundle.manifest.confidence)
     codecs = codec_accuracies(model, inputs, split.labels)
-    manifest = apply(bundle.manifest, found).model_copy(update={"codec_accuracy": codecs})
+    manifest = apply(bundle.manifest, found).model_copy(update={"codec_accuracy": with_bytes(codecs, bundle.manifest)})
     write(path, manifest)
     return manifest
 
@@ -113,7 +113,7 @@ def calibrate_codecs(path: Path, split: Split) -> Manifest:
     bundle = load(path)
     inputs = evaluate.preprocess(split.images, bundle.manifest)
     codecs = codec_accuracies(Model(bundle), inputs, split.labels)
-    manifest = bundle.manifest.model_copy(update={"codec_accuracy": codecs})
+    manifest = bundle.manifest.model_copy(update={"codec_accuracy": with_bytes(codecs, bundle.manifest)})
     write(path, manifest)
     return manifest
 

@@ -40,6 +40,13 @@ def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.in
     return tuple(found)
 
 
+def with_bytes(measured: tuple[CodecAccuracy, ...], before: Manifest) -> tuple[CodecAccuracy, ...]:
+    """`measured`, and of what was known `before` the bytes at other split points: not what it did to accuracy."""
+    places = {(each.split_point, each.codec) for each in measured}
+    others = (each for each in before.codec_accuracy if (each.split_point, each.codec) not in places)
+    return (*measured, *(each.model_copy(update={"delta": None}) for each in others if each.bytes_per_sample))
+
+
 def useful_split_points(manifest: Manifest) -> tuple[int, ...]:
     """The input, the natural bottlenecks, and wherever an exit but the last is: where cutting can pay."""
     exits = {spec.split_point for spec in manifest.exits}

@@ -11,7 +11,7 @@ from services import codec
 from services.bundle import CodecAccuracy, Preprocessing, load
 from services.domain import FloatArray
 from services.model import Model
-from training.codec_accuracy import codec_accuracies, final_labels, mean_bytes, useful_split_points
+from training.codec_accuracy import codec_accuracies, final_labels, mean_bytes, useful_split_points, with_bytes
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,14 @@ def test_images_are_offered_for_the_input_of_networks_that_take_them(model: Mode
     assert not any("webp" in name for name in codec.usable(wide, 0))
     assert set(codec.usable(taking, 0)) - set(codec.usable(wide, 0)) <= {"pixels+webp", "webp80"}
     assert codec.usable(taking, 1) == codec.usable(plain, 0) == codec.INTERIOR
+
+
+def test_a_calibration_keeps_the_bytes_known_of_other_split_points_and_nothing_else_of_them(model: Model) -> None:
+    before = (
+        CodecAccuracy(split_point=1, codec="int8", delta=-0.5, bytes_per_sample=1.0),
+        CodecAccuracy(split_point=2, codec="int8", delta=-0.5, bytes_per_sample=2.0),
+        CodecAccuracy(split_point=3, codec="int8", delta=-0.5),
+    )
+    measured = (CodecAccuracy(split_point=1, codec="int8", delta=0.0, bytes_per_sample=9.0),)
+    found = with_bytes(measured, model.manifest.model_copy(update={"codec_accuracy": before}))
+    assert found == (*measured, CodecAccuracy(split_point=2, codec="int8", bytes_per_sample=2.0))

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from services import codec
+from services import codec, packing
 from services.domain import FloatArray, Payload
-from services.errors import CorruptPayload
+from services.errors import CorruptPayload, InvalidInput
 from tests.payloads import SMALLEST, example, round_trip, signed, tensors
 
 BITMAP = [name for name in codec.CODECS if "bitmap" in name]
@@ -85,3 +86,33 @@ def test_a_huge_shape_is_refused_before_its_bitmap_is_unpacked(name: str) -> Non
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_a_bitmap_without_its_levels_is_refused_before_its_levels_are_made(bits: int) -> None:
+    marks = memoryview(b"\xff" * (1 << 17))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptPayload, match="announces"):
+            packing.with_zeros(marks, bits, 8 * len(marks))
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(marks)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@given(levels=st.lists(st.integers(0, 3), max_size=40))
+def test_a_bitmap_marks_what_is_not_zero_up_to_its_last_bit(bits: int, levels: list[int]) -> None:
+    given_levels = np.array(levels, np.uint8)
+    packed = memoryview(packing.without_zeros(given_levels, bits) + b"after")
+    found, rest = packing.with_zeros(packed, bits, len(levels))
+    assert (found.tolist(), bytes(rest)) == (levels, b"after")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_what_ranges_over_more_than_can_be_carried_is_refused_by_who_sends_it(name: str) -> None:
+    widest = float(np.finfo(np.float32).max) / 2
+    for low, high in ((-widest, widest), (-0.6 * widest, 0.6 * widest)):
+        with pytest.raises(InvalidInput, match="ranges over more"):
+            codec.get(name).encode(np.array([[low, high]], np.float32))
+    assert np.isfinite(round_trip(name, np.array([[-0.49 * widest, 0.49 * widest]], np.float32))).all()

@@ -12,7 +12,8 @@ import pytest
 from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.partition import partition
-from testbed.graphs import check_runs, prepare
+from testbed.graph_runs import check_runs
+from testbed.graphs import prepare
 
 LOGITS = "r = Relu(x)  s = MatMul(r, w)"
 WEIGHTS = "float[4,3] w = {1, 2, 3, 3, 2, 1, 0, 1, 0, 2, 0, 2}"

@@ -208,6 +208,18 @@ def test_an_estimate_ages_and_expires() -> None:
     assert road.link.estimate() == UNKNOWN
 
 
+def test_after_a_minute_of_silence_an_empty_call_tells_the_rtt_but_no_rate() -> None:
+    road = Road()
+    road.mixed(20)
+    road.clock.now += 61
+    road.call(0)
+    found = road.link.estimate()
+    assert found.rtt_seconds == pytest.approx(road.rtt, abs=0.003)
+    assert found.up_bytes_per_second is None
+    road.mixed(10)
+    assert road.rate_error < 0.15
+
+
 def test_a_call_shorter_than_what_the_far_side_claims_is_no_negative_time() -> None:
     link = LinkEstimator(Tier.DEVICE, FakeClock(100))
     for size in (0, 1_000, 0, 50_000):

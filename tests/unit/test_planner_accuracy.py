@@ -43,3 +43,14 @@ def test_lossy_codecs_that_nobody_measured_are_not_trusted() -> None:
     assert cost(three(chain(SHAPES, accuracy=0.9), EVEN), split(1, 3, "int4"), Policy()) is None
     assert cost(three(chain(SHAPES, codec_accuracy=[entry]), EVEN), split(1, 3, "int4"), Policy()) is None
     assert cost(three(chain(SHAPES, accuracy=0.9), EVEN), split(1, 3, "int8"), Policy()) is not None
+
+
+def test_where_a_codec_was_not_measured_it_is_taken_to_lose_what_it_does_where_that_is_worst() -> None:
+    entries = [CodecAccuracy(split_point=at, codec="int8", delta=delta) for at, delta in ((1, 0.001), (2, -0.003))]
+    beliefs = three(chain(SHAPES, accuracy=0.9, codec_accuracy=entries), EVEN)
+    for name in ("int8", "int8+zstd"):
+        found = cost(beliefs, split(0, 3, name), Policy())
+        assert found is not None
+        assert found.accuracy == pytest.approx(0.897)
+        assert cost(beliefs, split(0, 3, name), Policy(min_accuracy=0.9)) is None
+        assert cost(beliefs, split(1, 3, name), Policy(min_accuracy=0.9)) is not None

@@ -12,13 +12,14 @@ from unittest.mock import Mock
 
 import pytest
 
+from device_agent import planning as module
 from device_agent.planner import Options
 from device_agent.planning import Planning, fallback_plan, options_of
 from services import bundle
 from services.bundle import Manifest
 from services.describing import Description
-from services.domain import LinkEstimate, Segment, Tier, TierProfile
-from services.errors import SettingsError
+from services.domain import Deadline, LinkEstimate, Plan, Segment, Tier, TierProfile
+from services.errors import NotHeld, OfframpError, SettingsError, UpstreamUnavailable
 from services.model import Model
 from services.preparing import Preparer
 from services.settings import DeviceSettings
@@ -50,6 +51,21 @@ class _Edge:
 @pytest.fixture
 def manifest(tiny: Path) -> Manifest:
     return bundle.load(tiny).manifest
+
+
+class _Prepares:
+    """Notes the plans; raises the next of `errors` first."""
+
+    def __init__(self, *errors: OfframpError) -> None:
+        self.errors, self.prepared = list(errors), list[Plan]()
+
+    def ready(self, plan: Plan) -> bool:
+        return False
+
+    async def prepare(self, plan: Plan, deadline: Deadline) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.prepared.append(plan)
 
 
 @pytest.fixture
@@ -124,3 +140,30 @@ def test_a_plan_that_would_send_the_raw_input_is_refused_where_it_must_stay(
 
 def test_the_figures_that_nobody_measures_are_those_of_the_settings(tiny: Path) -> None:
     assert options_of(DeviceSettings(bundle=tiny)) == Options()
+
+
+@pytest.mark.parametrize("splits", [None, "2,4"])
+async def test_the_plan_of_the_first_requests_is_made_ready_above_once_those_are_there(
+    model: Model, clock: FakeClock, tiny: Path, splits: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.001)
+    edge, prepares = _Edge(Description((), (), model.manifest.model_hash)), _Prepares(UpstreamUnavailable("not yet"))
+    settings = DeviceSettings(bundle=tiny, splits=splits)
+    found = Planning(runtime(model, clock), cast(Preparer, prepares), cast(Uplink, edge), settings)
+    await found.start()
+    async with asyncio.timeout(10):
+        while found.fallback not in prepares.prepared:
+            await asyncio.sleep(0)
+    await found.stop()
+
+
+async def test_a_plan_that_those_above_refuse_is_not_asked_for_again_and_again(
+    model: Model, clock: FakeClock, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge, prepares = _Edge(Description((), (), model.manifest.model_hash)), _Prepares(NotHeld("not here"))
+    settings = DeviceSettings(bundle=tiny, splits="2,4")
+    found = Planning(runtime(model, clock), cast(Preparer, prepares), cast(Uplink, edge), settings)
+    with caplog.at_level(logging.INFO, "offramp"):
+        await found._make_fallback_ready()
+    assert "plan not prepared" in [record.message for record in caplog.records]
+    assert prepares.prepared == []

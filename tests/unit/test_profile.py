@@ -178,6 +178,19 @@ def test_runs_that_nothing_was_measured_for_do_not_tell_the_slowdown(profiler: P
     assert profiler.profile([]).slowdown == 1.0
 
 
+def test_a_small_difference_of_two_long_heads_tells_no_slowdown_and_what_runs_took_takes_its_place(
+    clock: FakeClock,
+) -> None:
+    profiler, middle = Profiler(Tier.EDGE, clock=clock), Segment(10, 11)
+    heads = (SegmentTime(Segment(0, 10), 1, 0.0300), SegmentTime(Segment(0, 11), 1, 0.0302))
+    profiler.learn(Measured(heads))
+    for _ in range(8):
+        profiler.record(middle, 1, 0.0015, 0.0)
+    full = profiler.full_profile()
+    assert full.slowdown == 1.0
+    assert full.segments == (*heads, SegmentTime(middle, 1, pytest.approx(0.0015)))
+
+
 def test_the_full_profile_adds_what_else_ran_as_it_would_take_on_an_idle_machine(profiler: Profiler) -> None:
     for _ in range(5):
         profiler.record(A, 1, 2.0, 0.0)

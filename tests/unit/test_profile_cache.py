@@ -135,3 +135,13 @@ def test_this_machine_has_a_name_cores_and_a_runtime() -> None:
     assert machine.processor
     assert machine.onnxruntime.count(".") == 2
     assert machine == profile_cache.this_machine(Hardware(3))
+
+
+def test_a_cache_that_this_user_may_not_enter_holds_nothing(
+    cache: ProfileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    assert cache.load(HASH, HERE) is None
