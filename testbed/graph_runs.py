@@ -29,32 +29,36 @@ def check_runs(model: onnx.ModelProto) -> None:
 
 def check_one_sample(model: onnx.ModelProto) -> None:
     """Raises InvalidInput where onnxruntime does not run a single sample, which is what most requests are."""
-    value = model.graph.input[0]
-    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+    name, shape = _input(model)
     if not all(shape):
         return  # a size that is not known is refused where it is asked for
     try:
-        _session(model).run(None, {value.name: np.ones((1, *shape), np.float32)})
+        _session(model).run(None, {name: np.ones((1, *shape), np.float32)})
     except Exception as error:  # whatever onnxruntime says
         raise InvalidInput(f"onnxruntime does not run one sample: {str(error)[:200]}") from None
 
 
 def doubt(model: onnx.ModelProto) -> str | None:
     """Why a batch may not give what single runs give; None where it does."""
-    value = model.graph.input[0]
-    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+    name, shape = _input(model)
     scales = np.array(_SCALES, np.float32).reshape(-1, *(1 for _ in shape))
     samples = scales * np.random.default_rng(0).normal(size=(len(_SCALES), *shape)).astype(np.float32)
     try:
         session = _session(model)
         for inputs in (samples, np.abs(samples)):  # Log and Sqrt know no negative numbers
-            together = session.run(None, {value.name: inputs})
-            alone = [session.run(None, {value.name: each[None]}) for each in inputs]
+            together = session.run(None, {name: inputs})
+            alone = [session.run(None, {name: each[None]}) for each in inputs]
             if all(np.isfinite(found).all() for answer in (together, *alone) for found in answer):
                 return None if _agree(together, alone) else "an answer depends on the other samples of its batch"
     except Exception:  # whatever onnxruntime says, this graph does not take a batch
         return "it does not run with a batch"
     return "its answers to random inputs are not all finite, which proves nothing about batches"
+
+
+def _input(model: onnx.ModelProto) -> tuple[str, list[int]]:
+    """Its name, and the shape of one sample; 0 where a size is not known."""
+    value = model.graph.input[0]
+    return value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
 
 
 def _session(model: onnx.ModelProto) -> ort.InferenceSession:

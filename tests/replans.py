@@ -67,3 +67,10 @@ async def learnt(replanner: Replanner, clock: FakeClock, *links: LinkEstimate) -
     replanner.learn(told(*links), POLICY, 1)
     await replanner.settle()
     return replanner.plan(POLICY, 1)
+
+
+def begin_switch(replanner: Replanner, clock: FakeClock, prepares: Prepares, link: LinkEstimate) -> None:
+    """To what suits `link`; it does not end before the gate of `prepares` is set."""
+    prepares.gate.clear()
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(link), POLICY, 1)

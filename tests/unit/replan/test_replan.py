@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from device_agent import planner
-from device_agent.plan_metrics import regret
 from device_agent.planner import Beliefs, Options, PlanCost
 from device_agent.replan import REPLAN_SECONDS, Replanner, bucket
 from device_agent.switching import SwitchRule
@@ -14,9 +13,8 @@ from services.bundle import CalibrationSpec, Manifest
 from services.domain import CodecCost, LinkEstimate, Policy, Tier, TierProfile
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
-from services.probing import WATCHED_FOR_SECONDS
 from tests.fakes import FakeClock
-from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, learnt, profile_of, told
+from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, begin_switch, learnt, profile_of, told
 
 
 async def test_on_a_fast_link_a_slow_device_sends_its_input_away(replanner: Replanner, clock: FakeClock) -> None:
@@ -52,9 +50,7 @@ async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
     replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
     old = await learnt(replanner, clock, FAST)
-    prepares.gate.clear()
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(SLOW), POLICY, 1)
+    begin_switch(replanner, clock, prepares, SLOW)
     await asyncio.sleep(0)
     assert replanner.plan(POLICY, 1) == old
     prepares.gate.set()
@@ -91,20 +87,6 @@ async def test_an_edge_that_says_of_no_link_that_it_has_one_leads_nowhere(
     assert set(replanner.beliefs().links) == {Tier.DEVICE}
 
 
-async def test_a_fallback_that_ends_on_the_device_is_known_for_the_plan_that_it_is(
-    manifest: Manifest, prepares: Prepares, clock: FakeClock
-) -> None:
-    last = manifest.last
-    ends_here = Replanner(manifest, fixed_plan(manifest, (last, last), ("int8", "int8")), prepares, clock=clock)
-    ends_here.believe([profile_of(Tier.DEVICE, 0.1, last)], [])
-    for _ in range(2):
-        plan = await learnt(ends_here, clock, UNKNOWN)
-    assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
-    assert plan.expected_seconds is not None
-    assert ends_here.changes == 0
-    assert not ends_here.needs_link()
-
-
 async def test_a_plan_that_is_kept_beside_a_slightly_better_one_says_what_is_expected_of_it_now(
     manifest: Manifest, prepares: Prepares, clock: FakeClock
 ) -> None:
@@ -135,14 +117,6 @@ async def test_who_asks_for_more_accuracy_than_there_is_gets_the_most_accurate_p
     await found.settle()
     plan = found.plan(Policy(min_accuracy=0.95), 1)
     assert [stage.tier for stage in plan.stages] == [Tier.DEVICE]
-
-
-async def test_to_look_at_the_plan_is_not_to_need_the_link(replanner: Replanner, clock: FakeClock) -> None:
-    await learnt(replanner, clock, FAST)
-    clock.now += WATCHED_FOR_SECONDS
-    regret(replanner, POLICY)
-    replanner.chosen(POLICY, 1)
-    assert not replanner.needs_link()
 
 
 async def test_only_a_few_plans_are_reconsidered_in_one_go_and_each_has_its_turn(
@@ -245,9 +219,7 @@ async def test_policies_without_end_are_not_kept(replanner: Replanner) -> None:
 async def test_what_is_prepared_for_a_policy_that_is_not_kept_is_given_up(
     replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
-    prepares.gate.clear()
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(FAST), POLICY, 1)
+    begin_switch(replanner, clock, prepares, FAST)
     await asyncio.sleep(0)
     for thousandth in range(100):
         replanner.plan(Policy(min_accuracy=thousandth / 1000), 1)
@@ -279,9 +251,7 @@ async def test_an_improvement_must_be_found_twice_in_a_row(replanner: Replanner,
 
 
 async def test_stopping_leaves_no_switch_under_way(replanner: Replanner, clock: FakeClock, prepares: Prepares) -> None:
-    prepares.gate.clear()
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(FAST), POLICY, 1)
+    begin_switch(replanner, clock, prepares, FAST)
     await asyncio.sleep(0)
     await replanner.stop()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -298,46 +268,6 @@ async def test_knowing_nothing_it_keeps_the_fallback(manifest: Manifest, prepare
 @pytest.mark.parametrize(("size", "expected"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (256, 256)])
 def test_batches_share_a_plan_by_powers_of_two(size: int, expected: int) -> None:
     assert bucket(size) == expected
-
-
-async def test_the_link_is_needed_by_plans_that_cross_it_and_by_those_that_would_if_it_were_better(
-    replanner: Replanner, clock: FakeClock
-) -> None:
-    for link in (FAST, SLOW):
-        await learnt(replanner, clock, link)
-        assert replanner.needs_link()
-
-
-async def test_a_link_that_is_too_long_for_any_plan_whatever_its_rate_is_not_needed(
-    replanner: Replanner, clock: FakeClock
-) -> None:
-    assert replanner.needs_link() is False  # nobody asked
-    replanner.plan(POLICY, 1)
-    assert replanner.needs_link()  # nothing is known
-    far = LinkEstimate(Tier.DEVICE, 100.0, 1e8)
-    for _ in range(2):
-        assert (await learnt(replanner, clock, far)).after(Tier.DEVICE) is None
-    assert not replanner.needs_link()
-    await learnt(replanner, clock, replace(far, rtt_seconds=0.1))
-    assert replanner.needs_link()
-
-
-async def test_a_link_that_was_short_once_is_needed_while_it_is_long(replanner: Replanner, clock: FakeClock) -> None:
-    for rtt in (0.1, 100.0, 100.0):
-        await learnt(replanner, clock, LinkEstimate(Tier.DEVICE, rtt, 1e8))
-    assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is None
-    assert replanner.needs_link()
-
-
-async def test_nothing_is_worked_out_while_the_best_plan_is_certainly_the_best(
-    replanner: Replanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(2):
-        plan = await learnt(replanner, clock, FAST)
-    monkeypatch.setattr(planner, "rank", None)
-    for change in (1.01, 0.99):
-        slightly = replace(FAST, up_bytes_per_second=change * 1e8)
-        assert await learnt(replanner, clock, slightly) == plan
 
 
 async def test_news_of_the_link_are_for_plans_in_use_first(replanner: Replanner, clock: FakeClock) -> None:

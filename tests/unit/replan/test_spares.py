@@ -21,7 +21,7 @@ from services.domain import (
 from services.errors import UpstreamUnavailable
 from services.probing import WATCHED_FOR_SECONDS
 from tests.fakes import FakeClock
-from tests.replans import FAST, POLICY, SLOW, UNKNOWN, Prepares, Refuses, learnt, profile_of, told
+from tests.replans import FAST, POLICY, SLOW, UNKNOWN, Prepares, Refuses, begin_switch, learnt, profile_of, told
 
 MODERATE = LinkEstimate(Tier.DEVICE, 0.9, 1e8)
 """Over which the device alone, at 0.8 s, is a little quicker."""
@@ -138,9 +138,7 @@ async def test_a_queue_does_not_lengthen_the_promise_of_a_plan_that_is_about_to_
     replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
     plan = await learnt(replanner, clock, FAST)
-    prepares.gate.clear()
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(SLOW), POLICY, 1)
+    begin_switch(replanner, clock, prepares, SLOW)
     replanner.queues = lambda: Queues(link=0.1)
     assert replanner.plan(POLICY, 1) == plan
     await replanner.stop()
