@@ -29,7 +29,8 @@ def _none() -> float:
 class Limiter:
     """Admits up to `max_in_flight` requests, waiting ones included; none before it is warm or while draining.
 
-    whole: what this is a part of, which must admit them too: the tier, of one of its models. rejected: how many were
+    leaving: takes requests still, though none should come any more. whole: what this is a part of, which must admit
+    them too: the tier, of one of its models. rejected: how many were
     turned away, here or in a part of this, by reason. wait: seconds until one more would be done, as far as is known.
     adaptive: how many it holds at most, learned from how long they take.
     """
@@ -38,6 +39,7 @@ class Limiter:
     in_flight: int = 0
     warm: bool = True
     draining: bool = False
+    leaving: bool = False
     whole: Limiter | None = None
     wait: Callable[[], float] = _none
     adaptive: GradientLimit | None = None
@@ -47,7 +49,12 @@ class Limiter:
     @property
     def ready(self) -> bool:
         """Whether new requests are welcome."""
-        return self.warm and not self.draining and (self.whole is None or self.whole.ready)
+        return self.warm and not self.ending and (self.whole is None or self.whole.ready)
+
+    @property
+    def ending(self) -> bool:
+        """Whether it refuses new requests, or soon will."""
+        return self.leaving or self.draining or (self.whole is not None and self.whole.ending)
 
     @property
     def limit(self) -> int:

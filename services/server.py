@@ -102,6 +102,7 @@ class TierServer:
 
         The server stops last: a stopping gRPC server cancels what just arrived, where this one says why it refuses.
         """
+        self._limiter.leaving = True
         self._set_readiness(health_pb2.HealthCheckResponse.NOT_SERVING)
         for streams in self._streams:
             streams.leave()

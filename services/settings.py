@@ -7,6 +7,7 @@ in a file `.env`; the argument wins, then the environment.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from services import codec
+from services import codec, targets
 from services.domain import Objective, Segment
 from services.errors import SettingsError
 
@@ -185,6 +186,20 @@ class TierSettings(BaseSettings):
     def allowed_names(self) -> frozenset[str]:
         return frozenset(name.strip() for name in (self.allowed_sans or "").split(",") if name.strip())
 
+    @field_validator("allowed_sans")
+    @classmethod
+    def _somebody(cls, value: str | None) -> str | None:
+        if value is not None and not any(map(str.strip, value.split(","))):
+            raise ValueError("names nobody; leave it out to let in all that tls_client_ca signed")
+        return value
+
+    @field_validator("next")
+    @classmethod
+    def _reachable(cls, value: str | None) -> str | None:
+        if value is not None:
+            targets.check(value)
+        return value
+
     @field_validator("metrics_listen")
     @classmethod
     def _metrics_address(cls, value: str) -> str:
@@ -218,9 +233,11 @@ class DeviceSettings(TierSettings):
         0.005, ge=0, le=1, description="Accuracy that codecs may cost below what calibration promises."
     )
     privacy: bool = Field(False, description="Whether the raw input must stay on the device.")
-    compute_watts: float = Field(5.0, ge=0, description="Power of this device while it computes, for estimates.")
-    idle_watts: float = Field(1.0, ge=0, description="Power of this device while it waits, for estimates.")
-    joules_per_byte: float = Field(1e-6, ge=0, description="Energy of this device to send a byte, for estimates.")
+    compute_watts: float = Field(
+        5.0, ge=0, le=1e6, description="Power of this device while it computes, for estimates."
+    )
+    idle_watts: float = Field(1.0, ge=0, le=1e6, description="Power of this device while it waits, for estimates.")
+    joules_per_byte: float = Field(1e-6, ge=0, le=1, description="Energy of this device to send a byte, for estimates.")
     refresh_seconds: float = Field(
         10.0, gt=0, le=3600, description="Seconds between asking the tiers above what they know of themselves."
     )
@@ -274,6 +291,7 @@ S = TypeVar("S", bound=TierSettings)
 def read(kind: type[S], arguments: list[str] | None = None) -> S:
     """Settings from arguments, environment and `.env`. Raises SettingsError naming what is wrong."""
     _refuse_unknown(kind)
+    _refuse_empty(sys.argv[1:] if arguments is None else arguments)
     try:
         return CliApp.run(kind, cli_args=arguments, cli_cmd_method_name="_no_command")
     except ValidationError as error:
@@ -292,6 +310,13 @@ def _refuse_unknown(kind: type[TierSettings]) -> None:
     for name in sorted({*os.environ, *_env_file()}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty argument would count as none: whom to let in, from a script's unset variable, would be everybody."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise SettingsError(f"{(argument or before).rstrip('=') or 'argument'}: is empty; leave it out for none")
 
 
 def _env_file() -> dict[str, str | None]:

@@ -15,6 +15,10 @@ _ONE = ("ipv4:", "ipv6:")
 """gRPC names that have commas of their own: one channel, which is gRPC's to balance."""
 
 
+_LITERAL = (*_ONE, "unix:", "unix-abstract:", "vsock:")
+"""Left to gRPC to read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """A name to be resolved."""
@@ -31,6 +35,20 @@ def parse(target: str) -> tuple[str, ...] | Name:
     if target.startswith(_ONE):
         return (target,)
     return tuple(dict.fromkeys(part.strip() for part in target.split(",") if part.strip()))
+
+
+def check(target: str) -> None:
+    """Raises ValueError for what nobody can be reached at. Of gRPC's own ways to write one, only the ports of names."""
+    parts = parse(target)
+    if isinstance(parts, Name):
+        parts = (f"{parts.host}:{parts.port}",)
+    if not parts or not all(part.startswith(_LITERAL) or _is_address(part) for part in parts):
+        raise ValueError("must be HOST:PORT, several of them separated by commas, or dns:///NAME:PORT")
+
+
+def _is_address(part: str) -> bool:
+    host, separator, port = part.rpartition(":")
+    return bool(separator and host) and "/" not in host and port.isdecimal() and 0 < int(port) < 1 << 16
 
 
 async def addresses(name: Name) -> frozenset[str]:

@@ -178,4 +178,7 @@ def _real(wanted: dict[str, Any], name: str) -> float:
     value = wanted.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInput(f"{name} must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidInput(f"{name} is beyond all bounds") from None

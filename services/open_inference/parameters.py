@@ -30,6 +30,7 @@ _MOST_IGNORED, _LONGEST_IGNORED = 16, 64
 
 _YES_NO = {"true": True, "false": False}
 _MAX_MICROSECONDS = 1 << 53
+_WHOLE = ("int64_param", "uint64_param")
 _STEPS = 1000  # of accuracy: requests that ask for almost the same share a plan
 
 Given = Mapping[str, Any]
@@ -139,6 +140,11 @@ def _number(given: Given, name: str, most: float, takes: str) -> float | None:
 
 def _whole(given: Given, name: str, most: int, takes: str) -> int | None:
     """A whole number from 0 to `most`, None where it is not given."""
+    if name in given and (kind := given[name].WhichOneof("parameter_choice")) in _WHOLE:
+        whole = int(getattr(given[name], kind))  # as a float it would lose what 53 bits do not hold
+        if not 0 <= whole <= most:
+            raise _wrong(name, takes)
+        return whole
     value = _number(given, name, most, takes)
     if value is None:
         return None

@@ -62,6 +62,6 @@ def index(models: Models, repository: str, ready: bool) -> Any:
 def _state(limiter: Limiter) -> tuple[str, str]:
     if limiter.ready:
         return "READY", ""
-    if limiter.draining or (limiter.whole is not None and limiter.whole.draining):
+    if limiter.ending:
         return "UNAVAILABLE", "the tier is shutting down"
     return "LOADING", "warming up"

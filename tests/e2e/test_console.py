@@ -191,6 +191,8 @@ async def test_on_a_testbed_a_link_and_a_bounded_load_are_controlled(tiny: Path)
             assert (status, changed["bytes_per_second"]) == (200, 125_000)
             status, _ = await served.ask("POST", "/api/load", json={"per_second": 1e6, "seconds": 1})
             assert status == 400
+            status, said = await served.ask("POST", "/api/load", json={"per_second": 10**400, "seconds": 1})
+            assert (status, said["error"]) == (400, "per_second is beyond all bounds")
             status, said = await served.ask("POST", "/api/load", json={"per_second": 100, "seconds": 30})
             assert said["load"]["per_second"] == 100
             deadline = Deadline.after(20)

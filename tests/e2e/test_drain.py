@@ -20,7 +20,8 @@ from device_agent.client import AsyncClient
 from services import bundle
 from services.domain import Tier
 from services.errors import Draining, Unavailable
-from tests.calls import HEALTH, calling, until
+from services.open_inference import messages
+from tests.calls import DOOR, HEALTH, asking, calling, until
 from tests.tiers import device
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +198,7 @@ async def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tiny: Path) -> N
     assert b"Traceback" not in log
 
 
-async def test_a_draining_tier_is_alive_but_not_ready(tiny: Path) -> None:
+async def test_a_tier_about_to_drain_is_alive_but_not_ready_and_answers_still(tiny: Path, pixels: np.ndarray) -> None:
     async with device(tiny) as front, calling(front.address) as call:
         draining = asyncio.create_task(front.server.drain(PATIENCE, 0))
 
@@ -209,6 +210,11 @@ async def test_a_draining_tier_is_alive_but_not_ready(tiny: Path) -> None:
 
         await until(not_ready)
         assert await status("liveness") == health_pb2.HealthCheckResponse.SERVING
+        assert not (await call(f"{DOOR}/ServerReady", messages.ServerReadyRequest())).ready
+        assert not (await call(f"{DOOR}/ModelReady", messages.ModelReadyRequest(name="tiny"))).ready
+        (model,) = (await call(f"{DOOR}/RepositoryIndex", messages.RepositoryIndexRequest())).models
+        assert (model.state, model.reason) == ("UNAVAILABLE", "the tier is shutting down")
+        assert (await call(f"{DOOR}/ModelInfer", asking(pixels[:1]))).outputs
         draining.cancel()
 
 

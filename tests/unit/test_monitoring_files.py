@@ -98,7 +98,7 @@ def test_an_alert_is_tested_when_it_fires_and_when_it_does_not(alert: dict[str, 
         for case in test.get("alert_rule_test", ())
         if case["alertname"] == alert["alert"]
     ]
-    assert any(case["exp_alerts"] for case in cases)
+    assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
 
 
 def test_each_tier_is_a_job_of_its_name_at_the_address_that_compose_gives_it() -> None:

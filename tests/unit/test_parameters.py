@@ -127,9 +127,14 @@ WRONG = [
     ("timeout", "1e999", "microseconds"),
     ("priority", -1, "whole number"),
     ("priority", "urgent", "whole number"),
+    ("max_exit", 1 << 53, "whole number"),
     ("trace", 1, "true or false"),
     ("triton_enable_empty_final_response", "perhaps", "true or false"),
 ]
+
+
+def test_the_lowest_priority_that_fits_in_the_field_is_taken(manifest: Manifest) -> None:
+    assert read(manifest, "priority", (1 << 64) - 1, "uint64_param").wishes.priority == (1 << 64) - 1
 
 
 @pytest.mark.parametrize(("name", "value", "takes"), WRONG)

@@ -175,6 +175,17 @@ def test_an_argument_of_the_device_is_refused_by_an_upper_tier() -> None:
         ("splits", "²,4"),
         ("codecs", "int8"),
         ("codecs", "int8,gzip"),
+        ("allowed-sans", ","),
+        ("allowed-sans", " "),
+        ("next", "edge"),
+        ("next", ","),
+        ("next", "http://edge:1"),
+        ("next", "edge:99999"),
+        ("next", "edge:1,other"),
+        ("next", "dns:///edge"),
+        ("compute-watts", "inf"),
+        ("idle-watts", "inf"),
+        ("joules-per-byte", "inf"),
     ],
 )
 def test_a_value_that_cannot_work_is_one_clear_line(name: str, value: str) -> None:
@@ -191,6 +202,12 @@ def test_an_argument_that_is_none_is_one_clear_line(arguments: list[str]) -> Non
     with pytest.raises(SettingsError, match=arguments[0].removeprefix("--")) as refused:
         settings.read(DeviceSettings, arguments)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("arguments", [["--allowed-sans", ""], ["--token-file="], ["--threads", "1", ""]])
+def test_an_empty_argument_is_not_taken_for_none(arguments: list[str]) -> None:
+    with pytest.raises(SettingsError, match="is empty; leave it out"):
+        settings.read(TierSettings, arguments)
 
 
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,14 @@ def test_targets_are_read(target: str, expected: tuple[str, ...] | Name) -> None
     assert targets.parse(target) == expected
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["edge:8001", "a:1,b:2", "[::1]:8001", "dns:///edges:8001", "unix:/run/edge", "ipv4:10.0.0.1:80,10.0.0.2:80"],
+)
+def test_a_target_that_can_be_called_is_taken(target: str) -> None:
+    targets.check(target)
+
+
 async def test_a_name_is_all_its_addresses_with_the_port() -> None:
     found = await targets.addresses(Name("localhost", 8001))
     assert found

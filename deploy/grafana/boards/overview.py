@@ -127,7 +127,7 @@ ANSWERS = Row(
         events(
             About(
                 "Degraded answers by reason",
-                "Samples answered with the best exit so far, at the tier that gave up and why.",
+                "Samples with another answer than the plan would have given, at the tier that gave it and why.",
                 "ops",
                 8,
                 none="none",
