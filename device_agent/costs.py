@@ -2,7 +2,8 @@
 
 S is the number of split points, C of codecs that a hop may use. A plan is (s1, s2, c1, c2): the device computes
 [0, s1), the edge [s1, s2), the cloud the rest. Whatever it costs is `first[s1, c1] + between[s1, s2] +
-second[s2, c2]`, so that S x C + S x S + S x C numbers say all about S x C x S x C plans.
+second[s2, c2]`, so that S x C + S x S + S x C numbers say all about S x C x S x C plans. Only where the edge hands on
+what it gets, as it came, something is `saved[s, c1, c2]`: nothing is decoded there, encoded again, or lost twice.
 
 After the three-tier model of PORTEND (section II-C): compute and hops weighted by who still travels; with codecs,
 queues and accuracy deltas added. Unknown is infinity.
@@ -18,7 +19,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.hops import Hop, Names, hop, offered
+from device_agent.hops import Hop, Mask, Names, hop, offered
 from device_agent.times import Array, Same, Travellers, expected_compute
 from services import codec
 from services.bundle import Manifest
@@ -74,34 +75,46 @@ OPTIONS = Options()
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Something that adds up over a plan: first [S, C], between [S, S], second [S, C]."""
+    """Something that adds up over a plan, less what is saved where the edge hands on what it gets.
+
+    first [S, C], between [S, S], second [S, C]; saved [S, C, C].
+    """
 
     first: Array
     between: Array
     second: Array
+    saved: Array
 
     def of(self, s1: Indices, s2: Indices) -> Array:
         """For each of N pairs of split points [N], with all codecs: [N, C, C]."""
         near = self.first[s1] + self.between[s1, s2][:, None]
-        return np.asarray(near[:, :, None] + self.second[s2][:, None, :])
+        found = np.asarray(near[:, :, None] + self.second[s2][:, None, :])
+        same = s1 == s2
+        found[same] -= self.saved[s1[same]]
+        return found
 
     def least(self) -> Array:
         """For every pair of split points, the least that any codecs give: [S, S]. No codecs give less."""
         near = self.first.min(axis=1)[:, None] + self.between
-        return np.asarray(near + self.second.min(axis=1))
+        found = np.asarray(near + self.second.min(axis=1))
+        every = np.arange(len(found))
+        found[every, every] = self.of(every, every).min(axis=(1, 2))
+        return found
 
 
 @dataclass(frozen=True)
 class Costs:
     """The parts of every plan: device [S] computes [0, s1), edge [S, S] computes [s1, s2), cloud [S] [s2, last).
 
-    `most_loss` is the most accuracy that the codecs of a plan may lose together.
+    `most_loss` is the most accuracy that the codecs of a plan may lose together. same [C, C]: whether a codec of the
+    first hop is that of the second.
     """
 
     device: Array
     edge: Array
     cloud: Array
     hops: tuple[Hop, Hop]
+    same: Mask
     most_loss: float
     options: Options
 
@@ -109,8 +122,9 @@ class Costs:
     def seconds(self) -> Quantity:
         """End to end. Infinite where a plan cannot be run, or not judged."""
         near, far = self.hops
-        beyond = (far.queue + self.cloud)[:, None]
-        return Quantity(self.device[:, None] + near.seconds, self.edge_queue + self.edge, far.seconds + beyond)
+        beyond, between = (far.queue + self.cloud)[:, None], self.edge_queue + self.edge
+        saved = self._passing(near.decode[:, :, None] + far.encode[:, None, :])
+        return Quantity(self.device[:, None] + near.seconds, between, far.seconds + beyond, saved)
 
     @cached_property
     def edge_queue(self) -> Array:
@@ -124,25 +138,38 @@ class Costs:
         busy = _finite(self.device[:, None] + self.hops[0].encode)
         more = (self.options.active_watts - self.options.idle_watts) * busy
         sending = self.options.joules_per_byte * self.hops[0].bytes
-        parts = (self.seconds.first, self.seconds.between, self.seconds.second)
-        first, between, second = (self.options.idle_watts * _finite(part) for part in parts)
-        return self._where_possible(first + more + sending, second, between)
+        every = self.seconds
+        parts = (every.first, every.between, every.second, every.saved)
+        first, between, second, saved = (self.options.idle_watts * _finite(part) for part in parts)
+        return self._where_possible(first + more + sending, second, saved, between)
 
     @cached_property
     def bytes(self) -> Quantity:
-        return self._where_possible(self.hops[0].bytes, self.hops[1].bytes)
+        return self._where_possible(self.hops[0].bytes, self.hops[1].bytes, np.zeros_like(self.seconds.saved))
 
     @cached_property
     def loss(self) -> Quantity:
         """Of accuracy, by the codecs of both hops."""
-        return self._where_possible(*(hop.loss for hop in self.hops))
+        near, far = (hop.loss for hop in self.hops)
+        return self._where_possible(near, far, self._passing(np.minimum(near[:, :, None], far[:, None, :])))
 
-    def _where_possible(self, first: Array, second: Array, between: Array | None = None) -> Quantity:
+    def passes(self, s1: int, s2: int, c1: int, c2: int) -> bool:
+        """Whether the edge hands on what it gets, as it came."""
+        return s1 == s2 < len(self.device) - 1 and bool(self.same[c1, c2])
+
+    def _passing(self, saved: Array) -> Array:
+        """`saved` [S, C, C] where one codec is used twice, and somebody travels."""
+        found = np.where(self.same, saved, 0.0)
+        found[-1] = 0
+        return found
+
+    def _where_possible(self, first: Array, second: Array, saved: Array, between: Array | None = None) -> Quantity:
         """Infinite, as `seconds`, where a codec may not cross, so that it does not pass for the best one."""
         return Quantity(
             np.where(np.isfinite(self.seconds.first), first, np.inf),
             np.zeros_like(self.edge) if between is None else between,
             np.where(np.isfinite(self.seconds.second), second, np.inf),
+            saved,
         )
 
     def of(self, objective: Objective) -> Quantity:
@@ -160,7 +187,8 @@ def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names
         hop(manifest, names, travellers, links.get(t), profiles.get(t), profiles.get(Tier(t + 1)), policy.privacy)
         for t, names in zip((Tier.DEVICE, Tier.EDGE), codecs, strict=True)
     )
-    return Costs(device[0], edge, cloud[:, -1], (near, far), _most_loss(manifest, policy, options), options)
+    same = np.array(codecs[0])[:, None] == np.array(codecs[1])
+    return Costs(device[0], edge, cloud[:, -1], (near, far), same, _most_loss(manifest, policy, options), options)
 
 
 def stay(manifest: Manifest, leaving: tuple[float, ...] | None = None) -> tuple[float, ...]:

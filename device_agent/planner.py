@@ -119,7 +119,8 @@ def _plan_cost(manifest: Manifest, every: Costs, codecs: tuple[Names, Names], ch
     terms = _terms(every, choice)
     seconds = sum(terms.values())
     plan = _plan(manifest.last, s1, s2, codecs[0][c1], codecs[1][c2], seconds)
-    total = {name: float(q.first[s1, c1] + q.between[s1, s2] + q.second[s2, c2]) for name, q in _others(every).items()}
+    where = np.array([s1]), np.array([s2])
+    total = {name: float(quantity.of(*where)[0, c1, c2]) for name, quantity in _others(every).items()}
     promised = manifest.calibration.accuracy - total["loss"] if manifest.calibration else None
     return PlanCost(plan, seconds, total["bytes"], total["joules"], promised, terms)
 
@@ -130,15 +131,15 @@ def _others(every: Costs) -> dict[str, Quantity]:
 
 def _terms(every: Costs, choice: Choice) -> dict[str, float]:
     s1, s2, c1, c2 = choice
-    near, far = every.hops
+    (near, far), coded = every.hops, not every.passes(*choice)
     return {
         "device compute": float(every.device[s1]),
         "encode 1": float(near.encode[s1, c1]),
         "network 1": float(near.network[s1, c1]),
         "queue 1": float(every.edge_queue[s1, s2]),
-        "decode 1": float(near.decode[s1, c1]),
+        "decode 1": coded * float(near.decode[s1, c1]),
         "edge compute": float(every.edge[s1, s2]),
-        "encode 2": float(far.encode[s2, c2]),
+        "encode 2": coded * float(far.encode[s2, c2]),
         "network 2": float(far.network[s2, c2]),
         "queue 2": float(far.queue[s2]),
         "decode 2": float(far.decode[s2, c2]),

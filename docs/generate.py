@@ -34,9 +34,8 @@ SETTINGS_HEAD = f"""# Settings
 Every setting of a tier can be given as an argument (`--max-in-flight 32`), in the environment
 (`{PREFIX}MAX_IN_FLIGHT=32`) or in a file `.env` in the working directory. The argument wins, then the environment.
 A variable that starts with `{PREFIX}` and names no setting of any tier is refused, so that a misspelt one does not
-silently do nothing; an empty one counts as not given; an empty argument is refused. A tier passes over what only another has. A value
-that cannot work ends the process with exit code 2 and one sentence that
-names it.
+silently do nothing; an empty one counts as not given; an empty argument is refused. A tier passes over what only
+another has. A value that cannot work ends the process with exit code 2 and one sentence that names it.
 
 Units are in the names. The settings in force are part of the line that a tier logs when it is ready."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from device_agent.planner import cost, rank
 from services.bundle import CodecAccuracy
-from services.domain import Policy
+from services.domain import CodecCost, Policy
 from tests.problems import chain, three
 from tests.unit.test_planner import EVEN, SHAPES, split
 
@@ -29,6 +31,19 @@ def test_the_losses_of_both_hops_count_together() -> None:
     beliefs = three(chain(SHAPES, accuracy=0.9, codec_accuracy=entries), EVEN)
     assert cost(beliefs, split(1, 2, "int4", "fp32"), Policy()) is not None
     assert cost(beliefs, split(1, 2, "int4", "int4"), Policy()) is None
+
+
+def test_what_an_edge_hands_on_as_it_came_is_encoded_decoded_and_lost_once() -> None:
+    entries = [CodecAccuracy(split_point=1, codec=name, delta=-0.004) for name in ("int4", "int3")]
+    slow = (CodecCost("int4", 1e-6, 2e-6, 0.1), CodecCost("int3", 1e-6, 2e-6, 0.1))
+    beliefs = three(chain(SHAPES, accuracy=0.9, codec_accuracy=entries), EVEN)
+    beliefs = replace(beliefs, profiles={t: replace(p, codecs=slow) for t, p in beliefs.profiles.items()})
+    found = cost(beliefs, split(1, 1, "int4", "int4"), Policy())
+    assert found is not None
+    assert found.accuracy == pytest.approx(0.896)
+    assert (found.terms["decode 1"], found.terms["encode 2"]) == (0.0, 0.0)
+    assert min(found.terms["encode 1"], found.terms["decode 2"]) > 0
+    assert cost(beliefs, split(1, 1, "int4", "int3"), Policy()) is None
 
 
 def test_a_gain_by_chance_on_one_hop_makes_up_for_no_loss_on_the_other() -> None:

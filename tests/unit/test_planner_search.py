@@ -80,6 +80,8 @@ def _entry(problem: Problem, s1: int, s2: int, c1: str | None, c2: str | None) -
         cloud = _compute(problem, Tier.CLOUD, s2, last) if c2 else 0.0
     except KeyError:
         return None
+    if c1 is not None and c1 == c2 and s1 == s2:  # the edge hands on what it gets
+        encode2, loss2, over1 = 0.0, 0.0, over1 - _decoding(problem, Tier.EDGE, s1, c1)
     if loss1 + loss2 > _allowed_loss(problem):
         return None
     wait1 = _some(problem, s1) * beliefs.profiles[Tier.EDGE].queue_seconds if c1 and s1 < s2 else 0.0
@@ -179,11 +181,16 @@ def _hop(problem: Problem, source: Tier, at: int, name: str) -> tuple[float, flo
     else:
         size = codec.get(name, manifest.input.preprocessing).estimate_bytes(shape)
     count = problem.batch_size * _stay(problem, at)
-    decoding = {cost.codec: cost.decode_seconds_per_byte for cost in receiver.codecs}.get(name, 0.0)
     encoding = costs[name].encode_seconds_per_byte if name in costs else 0.0
     over = _some(problem, at) * link.rtt_seconds
-    over += count * (size / link.up_bytes_per_second + raw * decoding * receiver.slowdown)
+    over += count * size / link.up_bytes_per_second + _decoding(problem, receiver.tier, at, name)
     return count * raw * encoding * sender.slowdown, over, count * size, loss
+
+
+def _decoding(problem: Problem, tier: Tier, at: int, name: str) -> float:
+    receiver, raw = problem.beliefs.profiles[tier], 4 * problem.beliefs.manifest.split_points[at].elements
+    decoding = {cost.codec: cost.decode_seconds_per_byte for cost in receiver.codecs}.get(name, 0.0)
+    return problem.batch_size * _stay(problem, at) * raw * decoding * receiver.slowdown
 
 
 def _least_of_a_stage(entries: dict, shape: tuple[int, ...]) -> float:
