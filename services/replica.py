@@ -20,6 +20,11 @@ CHECK_SECONDS = 1.0
 _WATCH_AGAIN_SECONDS = 0.2
 
 
+def sensible(timeout_seconds: float, expected_seconds: float | None) -> bool:
+    """Whether a call was given time enough for its end to tell something of who was called."""
+    return timeout_seconds >= max(SENSIBLE_SECONDS, SENSIBLE_TIMES * (expected_seconds or 0.0))
+
+
 class Replica:
     """Asks one target as long as it answers; checks its health in the background while it does not.
 
@@ -50,8 +55,7 @@ class Replica:
         try:
             call = await self.connection.infer(message, timeout_seconds, expected_seconds)
         except Silence as silence:
-            sensible = timeout_seconds >= max(SENSIBLE_SECONDS, SENSIBLE_TIMES * (expected_seconds or 0.0))
-            late = isinstance(silence.error, DeadlineExceeded) and sensible
+            late = isinstance(silence.error, DeadlineExceeded) and sensible(timeout_seconds, expected_seconds)
             self.fell_silent(late or isinstance(silence.error, UpstreamUnavailable))
             raise
         except Unsent:

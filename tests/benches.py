@@ -1,4 +1,4 @@
-"""A workload of the policies' bench with costs that are known: each block takes 10 ms, codecs take no time."""
+"""A workload of the policies' bench with costs that are known: each block takes 10 ms, codecs no time or some."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CODECS = ("fp32", "int8", "int8+zstd", "pixels", "jpeg90")
 BLOCK_SECONDS = 0.01
 
 
-def _costs(workload: Workload) -> Costs:
-    """Each block takes 10 ms; codecs take no time and make as many bytes as they make of the inputs, or of zeros."""
+def _costs(workload: Workload, coding: float) -> Costs:
+    """Each block takes 10 ms, coding `coding` seconds each way; codecs make what they make of the inputs, or zeros."""
     manifest = workload.bundle.manifest
     at, told = [], []
     for point in manifest.split_points[:-1]:
@@ -35,22 +35,22 @@ def _costs(workload: Workload) -> Costs:
             if name in codec.usable(manifest, point.index):
                 each = codec.at(name, point.index, manifest.input.preprocessing)
                 size = float(np.mean([each.encode(row[None]).nbytes for row in tensors]))
-                at.append(CodecAt(point.index, name, 0.0, 0.0, size))
+                at.append(CodecAt(point.index, name, coding, coding, size))
                 told.append(CodecCost(name, 0.0, 0.0, size / (4 * point.elements)))
     pieces = [Segment(a, b) for a in range(manifest.last) for b in range(a + 1, manifest.last + 1)]
     times = tuple(SegmentTime(each, 1, BLOCK_SECONDS * (each.end - each.start)) for each in pieces)
     return Costs(times, tuple(at), tuple({each.codec: each for each in reversed(told)}.values()))
 
 
-def tiny_bench(path: Path) -> Bench:
-    """The tiny network with exits that nobody takes, on random pictures."""
+def tiny_bench(path: Path, coding: float = 0.0) -> Bench:
+    """The tiny network with exits that nobody takes, on random pictures. coding: seconds, each way."""
     loaded = bundle.load(path)
     never = tuple(spec.model_copy(update={"threshold": 2.0}) for spec in loaded.manifest.exits[:-1])
     manifest = loaded.manifest.model_copy(update={"exits": (*never, loaded.manifest.exits[-1])})
     loaded = replace(loaded, manifest=manifest)
     pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
     workload = Workload("tiny", loaded, pictures, np.zeros(6, np.int64))
-    costs = _costs(workload)
+    costs = _costs(workload, coding)
     journeys = Journeys(workload, Model(loaded), costs, _WORLD.slowdowns)
     network = Network(manifest, staying(journeys))
     found = choices(network, costs, _WORLD, _OPTIONS, Policy())

@@ -170,12 +170,17 @@ def maker(each: Bench, name: str) -> Maker:
 
 
 def best_static(each: Bench, trial: Trial, seconds: Floats) -> tuple[Plan, Runs]:
-    """The best plan for the whole trace: the most promising by expectation, and those that are known beforehand, tried
-    out. `seconds`: [moments, N]."""
+    """The best plan for the whole trace: the most promising by expectation, of them all and at each cut of the device,
+    and those that are known beforehand, tried out: what makes queues promises more than it keeps.
+
+    seconds: [moments, N].
+    """
     by_request = 1 / np.mean(1 / seconds, axis=0)  # a closed loop asks more often while answers are quick
-    order = np.argsort(by_request if trial.loop is Loop.CLOSED else seconds.mean(axis=0))[:_HINDSIGHT]
+    order = np.argsort(by_request if trial.loop is Loop.CLOSED else seconds.mean(axis=0))
+    promising = [each.choices.plans[i] for i in order]
+    by_cut = {plan.stages[0].segment.end: plan for plan in reversed(promising)}.values()
     beforehand = policies.static_plans(each.workload.bundle.manifest).values()
-    candidates = {plan.stages: plan for plan in (*(each.choices.plans[i] for i in order), *beforehand)}
+    candidates = {plan.stages: plan for plan in (*promising[:_HINDSIGHT], *by_cut, *beforehand)}
     tried = [(plan, simulate(each, trial, _static(plan))) for plan in candidates.values()]
     return min(tried, key=lambda found: float(np.mean(found[1].seconds)))
 

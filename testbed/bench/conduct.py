@@ -41,8 +41,11 @@ HOW = (
     "the links, and has two seconds to probe them before the first request. On running tiers nothing is prepared for "
     "it, but what was run in an earlier turn is still there; what others run is prepared before the trace begins. "
     "device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known afterwards: of "
-    "all plans, the four that promise the least mean on this very trace, and those that are always the same, are "
-    "simulated, and the best of these is taken. On running tiers that same plan runs; the others are not tried there. "
+    "all plans, the four that promise the least mean on this very trace, the one that promises the least at each cut "
+    "of the device, and those that are always the same, are simulated, and the best of these is taken. On running "
+    "tiers that same plan runs; the others are not tried there. A plan that is always the same promises nothing, so "
+    "that the device waits for it as long as it took before, and at least half a second, before it finishes by itself; "
+    "for plans of offramp and of the oracles it waits twice what they promise, and at least a tenth. "
     "exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud "
     "only, no exits, told the current rate.",
     "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "
@@ -51,9 +54,9 @@ HOW = (
     "that for the link is worked out from the trace and from what the policy's own requests have put on it. "
     "oracle-late: the same, but of the link it knows only the rate half a second ago, and takes it to last: about what "
     "can be found out by sending a few requests a second.",
-    "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. How many bytes each "
-    "codec makes of its activations was measured on the photos, or on drawn pictures where none were given, and is in "
-    "its bundle.",
+    "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. The oracles know how "
+    "many bytes each codec makes of the very pictures that are sent; offramp knows what the bundle says, which for the "
+    "one that is made here was measured on the same pictures, and learns sizes of image files as it sends them.",
     "failed: without an answer; what the device finished by itself is one. missed: failed, or later than the deadline. "
     "bytes: what the device sent, probes and calls in vain included, by the number of requests. switches: how often a "
     "request had another plan than the one before it, of all turns together.",

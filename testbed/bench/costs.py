@@ -25,13 +25,13 @@ from services.model import Model
 from training.evaluate import batches
 
 _BUDGET_SECONDS = 60.0
-_CODEC_SAMPLES = 4
+_TIMED_SAMPLES = 4
 _CODEC_REPEATS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class CodecAt:
-    """One sample through one codec at one split point: medians of the seconds, mean of the bytes."""
+    """One sample through one codec at one split point: medians of the seconds of some, mean of the bytes of all."""
 
     split_point: int
     codec: str
@@ -105,7 +105,7 @@ class Costs:
 def file_name(loaded: Bundle, inputs: FloatArray) -> str:
     """What the costs of a bundle are kept as: other machines take other times, and of other inputs codecs make other
     bytes."""
-    seen = hashlib.sha256(np.ascontiguousarray(inputs[:_CODEC_SAMPLES]).tobytes())
+    seen = hashlib.sha256(np.ascontiguousarray(inputs).tobytes())
     seen.update(repr(profile_cache.this_machine(Hardware())).encode())
     return f"{loaded.manifest.name}-{loaded.manifest.model_hash[:12]}-{seen.hexdigest()[:12]}.json"
 
@@ -119,7 +119,7 @@ def of(loaded: Bundle, model: Model, inputs: FloatArray, names: Names, kept: Pat
     if found is not None and {(each.split_point > 0, each.codec) for each in found.codecs} >= _wanted(names):
         return found
     told = measuring.take(loaded, model, _BUDGET_SECONDS).measured
-    costs = Costs(told.segments, tuple(_codec_costs(model, inputs[:_CODEC_SAMPLES], names)), told.codecs)
+    costs = Costs(told.segments, tuple(_codec_costs(model, inputs, names)), told.codecs)
     kept.parent.mkdir(parents=True, exist_ok=True)
     draft = kept.with_name(f".{kept.name}.new")  # nobody is to find half of it
     draft.write_text(costs.to_json())
@@ -152,15 +152,13 @@ def _codec_costs(model: Model, tensor: FloatArray, names: Names) -> Iterable[Cod
 
 
 def _codec_at(each: Codec, split_point: int, tensor: FloatArray) -> CodecAt:
-    encoding, decoding, sizes = [], [], []
-    for row in np.repeat(np.arange(len(tensor)), _CODEC_REPEATS):
+    encoding, decoding = [], []
+    for row in np.repeat(np.arange(min(len(tensor), _TIMED_SAMPLES)), _CODEC_REPEATS):
         started = time.perf_counter()
         payload = each.encode(tensor[row : row + 1])
         encoded = time.perf_counter()
         each.decode(payload)
         encoding.append(encoded - started)
         decoding.append(time.perf_counter() - encoded)
-        sizes.append(payload.nbytes)
-    return CodecAt(
-        split_point, each.name, statistics.median(encoding), statistics.median(decoding), statistics.fmean(sizes)
-    )
+    size = statistics.fmean(each.encode(tensor[row : row + 1]).nbytes for row in range(len(tensor)))
+    return CodecAt(split_point, each.name, statistics.median(encoding), statistics.median(decoding), size)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import simpy
 
+from services.breaker import Breaker, BreakerState
 from services.domain import LinkEstimate, Plan, Tier
 from services.link import LinkEstimator
 from services.probing import LOOK_SECONDS, ProbeSchedule, timeout_seconds
+from services.replica import CHECK_SECONDS, sensible
 from services.traffic import Crossing, Held, Traffic
 from testbed.bench.world import Line
 
@@ -34,10 +36,13 @@ class VirtualHop:
     estimator: LinkEstimator = field(init=False)
     traffic: Traffic = field(init=False)
     held: Held = field(default_factory=Held)
+    breaker: Breaker = field(init=False)
     probed_bytes: int = 0
+    _checking: bool = False
 
     def __post_init__(self) -> None:
         self.estimator, self.traffic = LinkEstimator(self.source, self.clock), Traffic(self.clock)
+        self.breaker = Breaker(self.clock)
 
     def clock(self) -> float:
         return float(self.env.now)
@@ -78,6 +83,33 @@ class VirtualHop:
         self.estimator.record(nbytes, env.now - began - held, self.overhead_bytes, crossing.shared_bytes)
         return True
 
+    def ended(self, answered: bool, given_seconds: float, expected_seconds: float | None) -> None:
+        """How a call ended that the breaker allowed: silence has the health of the far side checked, as a replica's."""
+        if answered:
+            self.breaker.succeeded()
+        elif not sensible(given_seconds, expected_seconds):
+            self.breaker.unknown()
+        else:
+            self.breaker.failed()
+            if not self._checking:
+                self._checking = True
+                self.env.process(self._check())
+
+    def _check(self) -> Steps:
+        """Who does not answer a health check is left alone, and asked less and less often, until it does."""
+        if self.breaker.state is not BreakerState.OPEN and not (yield from self._serves()):
+            self.breaker.dead()
+        while self.breaker.state is BreakerState.OPEN:
+            yield self.env.timeout(self.breaker.due_seconds)
+            healthy = yield from self._serves()
+            (self.breaker.healthy if healthy else self.breaker.unhealthy)()
+        self._checking = False
+
+    def _serves(self) -> Outcome:
+        took = self._round_trip(0)
+        yield self.env.timeout(min(took, CHECK_SECONDS))
+        return took <= CHECK_SECONDS
+
     def probing(self, needed: Callable[[], bool], heard: Callable[[], None]) -> Steps:
         """Probes the quiet link as `services.probing` says, to the end of the simulation."""
         schedule = ProbeSchedule(self.clock)
@@ -104,14 +136,19 @@ class VirtualHop:
         limit = timeout_seconds(self.link(), nbytes)
         self.probed_bytes += nbytes
         with self.traffic.crossing(nbytes, probes=True) as crossing:
-            took = self.line.send(self.clock(), nbytes + self.header_bytes) - self.clock()
-            took += self._back + self.call_seconds / 2
+            took = self._round_trip(nbytes)
             yield self.env.timeout(min(took, limit))
         if took > limit:
             self.estimator.failed(nbytes, limit)
             return False
+        self.breaker.healthy()
         self.estimator.record(nbytes, took, None, crossing.shared_bytes)
         return True
+
+    def _round_trip(self, nbytes: int) -> float:
+        """Seconds that a call takes which does nothing there."""
+        arrives = self.line.send(self.clock(), nbytes + self.header_bytes)
+        return arrives - self.clock() + self._back + self.call_seconds / 2
 
     @property
     def _back(self) -> float:

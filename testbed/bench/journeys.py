@@ -6,7 +6,7 @@ A simulation draws samples and looks their journey up, so that exits, bytes and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from services import codec, exits
 from services.domain import NO_EXIT, FloatArray, Plan, Segment, Stage, Tier
 from services.model import Model
+from services.plan_rules import passes_on
 from testbed.bench.costs import Costs
 from testbed.bench.workloads import Workload
 from training.evaluate import batches
@@ -88,16 +89,28 @@ class Journeys:
         inputs = self.workload.inputs()
         nobody = np.full(len(inputs), NO_EXIT, np.int64)
         way = _Way(np.arange(len(inputs)), inputs, nobody.copy(), nobody.copy())
-        compute, hops, early = {}, {}, nobody
+        compute: dict[Tier, list[float]] = {}
+        hops: dict[Tier, Hop] = {}
+        early = nobody
         for stage in plan.stages:
             if stage.tier is not plan.stages[0].tier:
-                hops[Tier(stage.tier - 1)] = self._cross(stage, way, len(inputs))
+                self._cross(plan, stage, way, hops, len(inputs))
             compute[stage.tier] = self._run(stage, way, with_exits, len(inputs))
             if stage.tier is Tier.DEVICE:
                 early = way.labels.copy()
         return Journey(plan, compute, hops, way.exit.tolist(), self._right(way.labels), self._right(early))
 
-    def _cross(self, stage: Stage, way: _Way, count: int) -> Hop:
+    def _cross(self, plan: Plan, stage: Stage, way: _Way, hops: dict[Tier, Hop], count: int) -> None:
+        """The hop to `stage`; where the tier before hands on what it gets, that is decoded only where it ends."""
+        source = Tier(stage.tier - 1)
+        here = plan.stage(source)
+        if source is Tier.DEVICE or here is None or not passes_on(plan, source, here.codec):
+            hops[source] = self._send(stage, way, count)
+            return
+        below, came = Tier(source - 1), hops[Tier(source - 1)]
+        hops[below], hops[source] = replace(came, decode_seconds=0.0), replace(came, encode_seconds=0.0)
+
+    def _send(self, stage: Stage, way: _Way, count: int) -> Hop:
         """Sends each traveller's activation by the stage's codec, alone, as a request of one sample does."""
         each = codec.at(stage.codec, stage.segment.start, self.model.manifest.input.preprocessing)
         payloads = [each.encode(way.tensor[i : i + 1]) for i in range(len(way.rows))]

@@ -25,7 +25,7 @@ from device_agent.planning import Planning, probing
 from device_agent.plans import Plans
 from services import process, profile_cache, settings
 from services.client import GrpcNextTier
-from services.domain import NO_EXIT, Deadline, Plan, Segment, Tier
+from services.domain import NO_EXIT, Deadline, FloatArray, Plan, Segment, Tier
 from services.errors import OfframpError
 from services.front import Wishes
 from services.preparing import Preparer
@@ -141,7 +141,7 @@ async def _replay(
     classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
     line = Line(trial.rate, each.world.near_rtt_seconds / 2)
-    uplink = BookedUplink(tiers.near.address, limit, line, each.world.header_bytes)
+    uplink, inputs = BookedUplink(tiers.near.address, limit, line, each.world.header_bytes), each.workload.inputs()
     tiers.device.next_tier = GrpcNextTier(uplink, classes, manifest.input.preprocessing)
     preparer = Preparer(tiers.device, uplink)
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
@@ -157,7 +157,7 @@ async def _replay(
             await planning.start()
         plans = planning.plans if planning is not None else _plans(each, tiers.device, uplink, name, virtual)
         await asyncio.sleep(max(0.0, trial.start - uplink.now()))
-        runs = await _serve(each, Agent(tiers.device, plans), trial, name == "dsc", speeds, began)
+        runs = await _serve(each, Agent(tiers.device, plans), trial, inputs, name == "dsc", speeds, began)
         runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
         return runs
     finally:
@@ -203,12 +203,14 @@ def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
     return Situation(uplink.now, device_free, uplink.line, uplink.traffic.ahead_seconds)
 
 
-async def _serve(each: Bench, agent: Agent, trial: Trial, no_exits: bool, speeds: Speeds, began: float) -> Runs:
+async def _serve(
+    each: Bench, agent: Agent, trial: Trial, inputs: FloatArray, no_exits: bool, speeds: Speeds, began: float
+) -> Runs:
     """Sends requests as the trial says and writes down what came of each; the trace began at `began`."""
     runs = Runs()
     exits = len(each.workload.bundle.manifest.exits)
     thresholds = (*[NEVER] * (exits - 1), 0.0) if no_exits else None
-    samples, inputs, labels = drawn(len(each.workload.images), trial.seed), each.workload.inputs(), each.workload.labels
+    samples, labels = drawn(len(each.workload.images), trial.seed), each.workload.labels
 
     async def one(at: float) -> None:
         sample, plan, alone = next(samples), None, not agent.runtime.backlog.runs

@@ -19,7 +19,7 @@ from services.response import Response
 from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
-from testbed.bench.world import FastRate, World
+from testbed.bench.world import FastRate, Floats, World
 from testbed.traces import ConstantRate, rate_around
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
@@ -63,8 +63,7 @@ class Oracle:
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         at, seen = self.situation.clock(), self.situation
         wait = max(0.0, seen.device_free() - at)
-        seconds = self.choices.seconds(self._rate, np.array([at]), np.array([seen.line.free]), wait)
-        return self.choices.plans[int(seconds.argmin())]
+        return _first(self.choices, self.choices.seconds(self._rate, np.array([at]), np.array([seen.line.free]), wait))
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows everything already."""
@@ -89,12 +88,16 @@ class LateOracle:
         rate = max(rate_around(seen.line.rate, max(0.0, at - self.late_seconds)), _LEAST_RATE)
         free = np.array([at + seen.ahead(rate)])
         wait = max(0.0, seen.device_free() - at)
-        seconds = self.choices.seconds(FastRate(ConstantRate(rate)), np.array([at]), free, wait)
-        best = int(seconds.argmin())
-        return replace(self.choices.plans[best], expected_seconds=float(seconds[best]))
+        return _first(self.choices, self.choices.seconds(FastRate(ConstantRate(rate)), np.array([at]), free, wait))
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows what it may know."""
+
+
+def _first(choices: Choices, seconds: Floats) -> Plan:
+    """The plan that is answered first, and when: by that a device knows how long to wait for it."""
+    best = int(seconds.argmin())
+    return replace(choices.plans[best], expected_seconds=float(seconds[best]))
 
 
 @dataclass(slots=True)

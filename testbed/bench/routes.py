@@ -73,20 +73,29 @@ def choices(network: Network, costs: Costs, world: World, options: Options, poli
     """The options of a network in a world, those left out that another is never behind."""
     found = _options(network, costs, world, options, policy)
     table = np.array([row for row, _ in found])
-    kept = [i for i in range(len(table)) if not _dominated(table, i)]
+    computes = np.array([not plan.stages[0].segment.empty for _, plan in found])
+    kept = [i for i in range(len(table)) if not _dominated(table, computes, i)]
     columns = table[kept].T
     plans = tuple(found[i][1] for i in kept)
-    computes = np.array([not plan.stages[0].segment.empty for plan in plans])
-    return Choices(plans, computes, *(np.ascontiguousarray(column) for column in columns))
+    return Choices(plans, computes[kept], *(np.ascontiguousarray(column) for column in columns))
 
 
-def _dominated(table: Floats, index: int) -> bool:
-    """Whether another option has no more of anything: before, head, bytes, and what follows for who crosses."""
+def _dominated(table: Floats, waits: npt.NDArray[np.bool_], index: int) -> bool:
+    """Whether another option is never behind, on whatever link, and however long the device and the link are busy.
+
+    It crosses no later, with no more bytes and no more often, and waits for the device no more often; so its bytes have
+    arrived no later. What it may gain by crossing sooner is lost where the link is busy: its end is then held against
+    the other's as if both had crossed when the later one does.
+    """
     before, head, stay, size, after = table.T
-    behind = np.column_stack([before, before + stay * after, head, stay, size])
-    no_worse = (behind <= behind[index] + 1e-12).all(axis=1)
-    better = (behind < behind[index] - 1e-12).any(axis=1)
-    same_earlier = (np.abs(behind - behind[index]) <= 1e-12).all(axis=1) & (np.arange(len(table)) < index)
+    ends = before + stay * (head[index] - head + after)
+    mine = before[index] + stay[index] * after[index]
+    of_all = np.column_stack([head, stay, size, waits, ends])
+    behind = of_all - np.array([head[index], stay[index], size[index], waits[index], mine])
+    behind[stay == 0, 0] = behind[stay == 0, 2] = 0.0  # who never crosses has no head
+    no_worse = (behind <= 1e-12).all(axis=1)
+    better = (behind < -1e-12).any(axis=1)
+    same_earlier = (np.abs(behind) <= 1e-12).all(axis=1) & (np.arange(len(table)) < index)
     return bool((no_worse & better).any() or same_earlier.any())
 
 
@@ -108,8 +117,12 @@ def _options(network: Network, costs: Costs, world: World, options: Options, pol
         for column, c1 in enumerate(near):
             if not np.isfinite(loss[0][s1, column]):
                 continue
-            allowed = loss[0][s1, column] + loss[1][s1:last] <= most
-            beyond = np.where(allowed, rest[s1:] + edge[s1, s1:last][:, None], np.inf)
+            at = costs.at(s1, c1)
+            lost, beyond = loss[0][s1, column] + loss[1][s1:last], rest[s1:] + edge[s1, s1:last][:, None]
+            if c1 in far:  # the edge may hand on what it gets, as it came
+                lost[0, far.index(c1)] = loss[0][s1, column]
+                beyond[0, far.index(c1)] -= stay[s1] * (at.encode_seconds + at.decode_seconds)
+            beyond[lost > most] = np.inf
             best = int(beyond.argmin())
             s2, c2 = s1 + best // len(far), far[best % len(far)]
             after, plan = float(beyond.flat[best]), plan_of(last, s1, s2, c1, c2)
@@ -117,7 +130,6 @@ def _options(network: Network, costs: Costs, world: World, options: Options, pol
                 after, plan = float(edge[s1, last]), plan_of(last, s1, last, c1)
             if not np.isfinite(after):
                 continue
-            at = costs.at(s1, c1)
             head = sum(_head(costs, manifest, s1)) * world.device_slowdown + at.encode_seconds
             row = (
                 float(device[0, s1] + stay[s1] * at.encode_seconds),

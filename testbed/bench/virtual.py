@@ -1,8 +1,8 @@
 """A discrete-event simulation of the three tiers: hours of trace in seconds, with the policies' own code.
 
 What is simulated: machines (one run at a time, first come first served), links (bytes share a serialisation clock and
-integrate over the trace), calls, and callers that give up. What is not: what policies think. They are the planner,
-the live loop, link estimators, probes and profiles that run live, on the clock of the simulation.
+integrate over the trace), calls, callers that give up, and breakers. What is not: what policies think. They are the
+planner, the live loop, link estimators, probes and profiles that run live, on the clock of the simulation.
 """
 
 from __future__ import annotations
@@ -190,16 +190,21 @@ class Simulation:
         policy.learn(self._response(sent > 0 and answering is journey), _POLICY, 1)
 
     def _answered(self, policy: VirtualPolicy, plan: Plan, sample: int, deadline: float) -> Ending:
-        """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for,
-        the one that ends here, as in `services.tier`; None where there is no time left for it, or an answer from
-        an exit that the sample passed here."""
+        """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for
+        or nobody is asked there, the one that ends here, as in `services.tier`; None where there is no time left for
+        it, or an answer from an exit that the sample passed here."""
         journey, asked = self.journeys.of(plan, policy.with_exits), self.clock()
         rest = self.journeys.seconds_of_rest(journey) + self.queues().device
         patient = self._patient_until(plan, rest, deadline, journey.early[sample] is not None)
-        arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, min(deadline, patient))
-        (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
-        if arrived or patient >= deadline:
-            return journey if arrived else None
+        given, hop = min(deadline, patient), self.hops[Tier.DEVICE]
+        if asks := hop.breaker.allows():
+            arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, given)
+            hop.ended(arrived, given - asked, plan.expected_seconds)
+            (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
+            if arrived:
+                return journey
+        if asks and patient >= deadline:
+            return None
         finished = self.journeys.finished_here(journey, policy.with_exits)
         yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, finished.compute[Tier.DEVICE][sample]))
         return finished

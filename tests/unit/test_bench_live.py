@@ -67,7 +67,7 @@ async def _served(each: Bench, error: OfframpError, trial: Trial = TRIAL) -> Run
     runtime = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers(), FakeNext(error))
     agent = Agent(runtime, Static(plan_of(last, 2, last, "int8")))
     speeds = Speeds(each.costs, each.world, each.workload.bundle.manifest)
-    return await live._serve(each, agent, trial, False, speeds, time.monotonic() - trial.start)
+    return await live._serve(each, agent, trial, each.workload.inputs(), False, speeds, time.monotonic() - trial.start)
 
 
 async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Bench) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services import bundle, hardware
+from services import bundle, codec, hardware
 from services.domain import FloatArray, Segment
 from services.errors import InvalidInput, OfframpError
 from services.model import Model, SegmentOutput
@@ -217,6 +217,15 @@ def test_costs_measured_on_other_inputs_are_kept_apart(tiny: Path) -> None:
     dark, bright = (np.full((2, 1, 8, 8), value, np.float32) for value in (0, 1))
     assert costs.file_name(loaded, dark) == costs.file_name(loaded, dark.copy())
     assert costs.file_name(loaded, dark) != costs.file_name(loaded, bright)
+
+
+def test_sizes_are_of_all_inputs_however_few_are_timed(tiny: Path, tmp_path: Path) -> None:
+    inputs, names = np.zeros((9, 1, 8, 8), np.float32), (("int8+zstd",), ("int8+zstd",))
+    inputs[5:] = np.random.default_rng(0).standard_normal((4, 1, 8, 8))
+    loaded = bundle.load(tiny)
+    found = costs.of(loaded, Model(loaded), inputs, names, tmp_path / "kept.json").at(0, "int8+zstd")
+    each = codec.get("int8+zstd")
+    assert found.bytes == pytest.approx(np.mean([each.encode(row[None]).nbytes for row in inputs]))
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"segments": []}', '{"segments": 3, "codecs": [], "profiled": []}'])
