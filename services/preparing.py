@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from services import codec
+from services.building import Urgency
 from services.domain import Deadline, Plan
 from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
 from services.plan_rules import check_joins, stage_of
@@ -23,12 +25,11 @@ class PreparesAbove(Protocol):
 
 
 class Preparer:
-    """Builds one plan's part at a time, in a thread of its own, apart from the workers that serve requests."""
+    """Has the runtime's part of plans built, one at a time, apart from the workers that serve requests."""
 
     def __init__(self, runtime: TierRuntime, next_tier: PreparesAbove | None = None):
         self._runtime = runtime
         self._next_tier = next_tier
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
         self._waiting = 0
 
     def ready(self, plan: Plan) -> bool:
@@ -51,7 +52,7 @@ class Preparer:
             codec.at(stage.codec, stage.segment.start, runtime.model.manifest.input.preprocessing)
         if self._waiting >= _MAX_WAITING:
             raise QueueFull(f"{self._waiting} plans wait to be prepared")
-        build = self._builder.submit(runtime.model.prepare, [segment])
+        build = runtime.builder.submit(Urgency.PLAN, partial(runtime.model.prepare, [segment]))
         built = asyncio.wrap_future(build)
         self._waiting += 1
         try:
@@ -62,11 +63,7 @@ class Preparer:
         finally:
             self._let_go(build, built)
         with suppress(RuntimeError):  # it was closed meanwhile
-            self._builder.submit(runtime.prepare_rest, segment.end)  # no plan need wait for what may never be run
-
-    def close(self) -> None:
-        """Drops what waits; a build under way ends by itself."""
-        self._builder.shutdown(wait=False, cancel_futures=True)
+            runtime.builder.submit(Urgency.REST, partial(runtime.prepare_rest, segment.end))
 
     def _let_go(self, build: Future[None], built: asyncio.Future[None]) -> None:
         """Nobody waits for `build` any more: it is dropped if it has not begun, else it counts until it ends."""

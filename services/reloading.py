@@ -121,7 +121,7 @@ class Reloading:
             await self._join(served, lambda: self._warm(served))
         except BaseException as error:
             for each in served:
-                each.preparer.close()
+                each.runtime.builder.close()
             if isinstance(error, SettingsError):  # it names a setting, which fits what is served
                 raise BundleError(f"{', '.join(str(bundle.path) for bundle in new)}: {error}") from None
             raise

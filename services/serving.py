@@ -48,8 +48,7 @@ class Served:
         return Answering(self, requests)
 
     def close(self) -> None:
-        """Lets go of what prepares and what runs."""
-        self.preparer.close()
+        """Lets go of what builds and what runs."""
         self.runtime.close()
 
 

@@ -18,6 +18,7 @@ from services import codec, exits, trace_context
 from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.batcher import Batcher
+from services.building import Builder
 from services.bundle import ExitSpec
 from services.domain import Clock, Deadline, DegradedReason, FloatArray, LinkEstimate, Request, Segment, Stage, Tier
 from services.errors import (
@@ -71,6 +72,7 @@ class TierRuntime:
         self.profiler = Profiler(tier)
         self.hand_on: HandOn = trace_context.unchanged
         self.batcher = Batcher(model, self.profiler, workers, batching or Batching(), clock)
+        self.builder = Builder(model)
         self.backlog = backlog or Backlog()
         self.patience, self.lag = Patience(), Lag(clock)
         self.holds = holds or Segment(0, model.last)
@@ -113,7 +115,8 @@ class TierRuntime:
             self.model.prepare([rest])
 
     def close(self) -> None:
-        """Lets go of the workers."""
+        """Lets go of what builds, and of the workers."""
+        self.builder.close()
         self.batcher.close()
 
     def _start(self, request: Request, arrived: float | None) -> Journey:
@@ -178,6 +181,8 @@ class TierRuntime:
 
     async def _compute(self, journey: Journey, piece: Segment, until: Deadline) -> SegmentOutput:
         samples = len(journey.activation)
+        if not self.model.resident(piece):
+            await self.builder.resident(piece, until)
         self.backlog.runs += 1
         try:
             ran = await self.batcher.run(piece, journey.activation, until, journey.arrived)

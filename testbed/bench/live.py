@@ -166,7 +166,6 @@ async def _replay(
             await asyncio.gather(probes, return_exceptions=True)
         if planning is not None:
             await planning.stop()
-        preparer.close()
         await uplink.close()
 
 

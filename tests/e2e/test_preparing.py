@@ -23,7 +23,6 @@ async def test_a_prepared_plan_is_resident_on_every_tier(tiny: Path) -> None:
         preparer = Preparer(device, device.next_tier)
         assert not cloud.model.resident(Segment(5, 8))
         await preparer.prepare(_plan(3, 5, device.model.last), Deadline.after(10))
-        preparer.close()
         assert device.model.resident(Segment(2, 3))
         assert edge.model.resident(Segment(3, 4))
         assert cloud.model.resident(Segment(5, 8))
@@ -39,7 +38,6 @@ async def test_what_a_tier_runs_when_those_above_fail_is_built_after_the_plan_is
             return device.model.resident(Segment(3, 8)) and tiers.edge.runtime.model.resident(Segment(5, 8))
 
         await until(built)
-        preparer.close()
 
 
 async def test_what_a_tier_does_not_hold_it_does_not_build(tiny: Path) -> None:
@@ -55,7 +53,6 @@ async def test_a_plan_that_no_tier_above_can_run_is_refused_with_its_own_reason(
             await preparer.prepare(_plan(2, 6, 8), Deadline.after(10))
         with pytest.raises(InvalidInput, match="does not join up"):
             await preparer.prepare(Plan((Stage(Tier.EDGE, Segment(3, 8)),)), Deadline.after(10))
-        preparer.close()
 
 
 async def test_without_a_next_tier_a_plan_that_goes_on_cannot_be_prepared(tiny: Path) -> None:
@@ -63,7 +60,6 @@ async def test_without_a_next_tier_a_plan_that_goes_on_cannot_be_prepared(tiny: 
         preparer = Preparer(edge.runtime)
         with pytest.raises(UpstreamUnavailable, match="no next one"):
             await preparer.prepare(_plan(2, 4, 8), Deadline.after(10))
-        preparer.close()
 
 
 async def test_a_plan_with_images_inside_the_network_is_refused(tiny: Path) -> None:
@@ -72,7 +68,6 @@ async def test_a_plan_with_images_inside_the_network_is_refused(tiny: Path) -> N
         preparer = Preparer(edge.runtime)
         with pytest.raises(InvalidInput, match="split point 0"):
             await preparer.prepare(images, Deadline.after(10))
-        preparer.close()
 
 
 async def test_preparing_stops_waiting_at_its_deadline(tiny: Path) -> None:
@@ -80,4 +75,3 @@ async def test_preparing_stops_waiting_at_its_deadline(tiny: Path) -> None:
         preparer = Preparer(cloud.runtime)
         with pytest.raises(DeadlineExceeded, match="not ready for the plan in time"):
             await preparer.prepare(Plan((Stage(Tier.CLOUD, Segment(0, 8)),)), Deadline(0.0, FakeClock(1.0)))
-        preparer.close()

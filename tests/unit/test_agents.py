@@ -43,5 +43,5 @@ async def test_where_one_cannot_join_the_others_are_not_left_on_their_way(
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await agents.stop()
     for each in new:
-        each.preparer.close()
+        each.runtime.builder.close()
     await process.close(models, None)

@@ -52,7 +52,7 @@ async def preparer(model: Model, clock: FakeClock, builds: Builds) -> AsyncItera
     found = Preparer(runtime(model, clock, tier=Tier.EDGE), Away())
     yield found
     builds.free.set()
-    found.close()
+    found._runtime.close()
 
 
 def test_only_what_this_tier_runs_alone_and_has_built_needs_no_preparing(model: Model, clock: FakeClock) -> None:
@@ -62,7 +62,6 @@ def test_only_what_this_tier_runs_alone_and_has_built_needs_no_preparing(model: 
     model.warm([Segment(3, 8), Segment(0, 4)])
     assert made.ready(alone)
     assert not made.ready(beyond)
-    made.close()
 
 
 async def refused(preparer: Preparer) -> None:
@@ -86,7 +85,7 @@ async def test_a_build_that_has_not_begun_is_dropped_when_the_tiers_above_refuse
     assert preparer._waiting == 1
     builds.free.set()
     await quiet(preparer)
-    await asyncio.to_thread(preparer._builder.shutdown)
+    await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
     assert builds.count == 1
 
 
@@ -111,5 +110,5 @@ async def test_who_runs_out_of_time_leaves_no_build_behind(preparer: Preparer, b
     assert preparer._waiting == 1
     builds.free.set()
     await quiet(preparer)
-    await asyncio.to_thread(preparer._builder.shutdown)
+    await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
     assert builds.count == 1

@@ -1,0 +1,97 @@
+"""Building pieces of a model's network in one thread, apart from the workers that serve requests.
+
+A build takes many times as long as a run: whoever needs a piece that is not there waits for it here, and delays nobody
+else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import IntEnum
+from functools import partial
+from typing import Protocol
+
+from services.domain import Deadline, Segment
+from services.errors import DeadlineExceeded, QueueFull
+
+_MAX_PIECES = 8
+_MAX_RESTS = 8
+
+
+class Urgency(IntEnum):
+    """What is built first: what requests wait for, what a plan needs before any takes it, what may never be run."""
+
+    REQUEST = 0
+    PLAN = 1
+    REST = 2
+
+
+class Prepares(Protocol):
+    """What is needed here of a model."""
+
+    def prepare(self, segments: Iterable[Segment]) -> None: ...
+
+
+_Job = tuple[Callable[[], object], Future[None]]
+
+
+class Builder:
+    """Builds for one model, one thing at a time. Starts its thread with the first."""
+
+    def __init__(self, model: Prepares):
+        self._model = model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="builder")
+        self._pieces: dict[Segment, asyncio.Future[None]] = {}
+        self._jobs: tuple[deque[_Job], ...] = (deque(), deque(), deque(maxlen=_MAX_RESTS))
+
+    async def resident(self, piece: Segment, until: Deadline) -> None:
+        """Returns when `piece` is built, once for all who wait for it.
+
+        Raises DeadlineExceeded, QueueFull where too many pieces are waited for already, or what the model raised.
+        """
+        building = self._pieces.get(piece) or self._begin(piece)
+        done, _ = await asyncio.wait([building], timeout=max(until.remaining(), 0.0))
+        if not done:
+            raise DeadlineExceeded(f"no time left to wait until segment {piece} is built")
+        building.result()
+
+    def submit(self, urgency: Urgency, work: Callable[[], object]) -> Future[None]:
+        """Has `work` done when it is its turn, unless it is cancelled before. Of the least urgent, the newest few."""
+        done: Future[None] = Future()
+        self._jobs[urgency].append((work, done))
+        self._thread.submit(self._next)
+        return done
+
+    def close(self) -> None:
+        """Drops what waits; a build under way ends by itself."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for _, done in (job for jobs in self._jobs for job in tuple(jobs)):
+            done.cancel()
+
+    def _begin(self, piece: Segment) -> asyncio.Future[None]:
+        if len(self._pieces) >= _MAX_PIECES:
+            raise QueueFull(f"{len(self._pieces)} pieces wait to be built")
+        building = asyncio.wrap_future(self.submit(Urgency.REQUEST, partial(self._model.prepare, [piece])))
+        self._pieces[piece] = building
+        building.add_done_callback(partial(self._ended, piece))
+        return building
+
+    def _ended(self, piece: Segment, building: asyncio.Future[None]) -> None:
+        del self._pieces[piece]
+        if not building.cancelled():
+            building.exception()  # is told to who still waits; where nobody does, the next request finds out anew
+
+    def _next(self) -> None:
+        """In the thread: does the most urgent there is; nothing where what was to be done has been dropped."""
+        work, done = next((jobs.popleft() for jobs in self._jobs if jobs), (None, None))
+        if work is None or done is None or not done.set_running_or_notify_cancel():
+            return
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
