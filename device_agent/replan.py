@@ -180,17 +180,19 @@ class Replanner:
         problem = Problem(self.beliefs(), self._within_reach(policy), size, self.options)
         for spare in choice.spares:
             self._look_for_spare(spare, problem)
-        if choice.under_way or (choice.lead is not None and choice.lead.holds(problem.beliefs)):
+        if choice.lead is not None and choice.lead.holds(problem.beliefs):
             return
         choice.lead, choice.needs_link = None, True
         ranked = problem.best(2)
         best = self._usable(ranked, problem, choice.plan)
-        if best is not None and best.plan.stages == choice.plan.stages:
+        if best is None:
+            return
+        if best.plan.stages != choice.plan.stages:
+            self._leave(choice, best, problem)
+        elif not choice.under_way:
             self._keep(choice, best, problem)
             if best is ranked[0]:
                 choice.lead = Lead.of(problem.beliefs, problem.policy, ranked)
-        elif best is not None:
-            self._leave(choice, best, problem)
 
     def _keep(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
         """The same plan, with what is expected of it now."""
@@ -201,12 +203,20 @@ class Replanner:
             choice.needs_link = bool(at_best) and at_best[0].plan.stages != best.plan.stages
 
     def _leave(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
-        """Goes over to a better plan, where the rule says that it is time to."""
+        """Goes over to a better plan, where the rule says that it is time to.
+
+        While another is being prepared, only to one that is ready: a link that dies meanwhile is fled from at once.
+        """
+        ready = self.preparer.ready(best.plan)
+        if choice.under_way and not ready:
+            return
         current = problem.cost(choice.plan)
         choice.known = problem.queueing(current) if current is not None else None
         costs = problem.compared(current, best) if current is not None else (None, problem.needed(best))
         due = self._may_try(best.plan) and choice.switcher.due(*costs)
-        if due and self.preparer.ready(best.plan):
+        if due and ready:
+            if choice.switching is not None:
+                choice.switching.cancel()
             self._put_in_place(choice, best, current, problem)
         elif due:
             choice.switching = _going_on(self._switch(choice, best, current, problem))

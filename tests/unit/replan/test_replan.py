@@ -58,6 +58,37 @@ async def test_requests_keep_the_old_plan_until_the_new_one_is_prepared(
     assert replanner.plan(POLICY, 1) == prepares.asked[-1] != old
 
 
+async def test_from_a_link_that_died_while_another_plan_is_prepared_requests_flee_to_what_this_tier_has_ready(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    away = await learnt(replanner, clock, FAST)
+    begin_switch(replanner, clock, prepares, SLOW)
+    await asyncio.sleep(0)
+    assert replanner.plan(POLICY, 1) == away
+    prepares.resident, asked = (Tier.DEVICE,), len(prepares.asked)
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(UNKNOWN), POLICY, 1)
+    here, changes = replanner.plan(POLICY, 1), replanner.changes
+    assert [stage.tier for stage in here.stages] == [Tier.DEVICE]
+    prepares.gate.set()
+    await replanner.settle()
+    assert (replanner.plan(POLICY, 1), replanner.changes, len(prepares.asked)) == (here, changes, asked)
+
+
+async def test_while_a_plan_is_prepared_no_other_that_needs_preparing_is(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    away = await learnt(replanner, clock, FAST)
+    begin_switch(replanner, clock, prepares, SLOW)
+    await asyncio.sleep(0)
+    asked = len(prepares.asked)
+    for link in (UNKNOWN, FAST, SLOW):
+        clock.now += 2 * REPLAN_SECONDS
+        replanner.learn(told(link), POLICY, 1)
+        await asyncio.sleep(0)
+    assert (replanner.plan(POLICY, 1), len(prepares.asked)) == (away, asked)
+
+
 async def test_a_plan_whose_link_died_while_it_was_prepared_is_not_put_in_place(
     replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
