@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from services import log
@@ -19,6 +19,12 @@ SENSIBLE_SECONDS, SENSIBLE_TIMES = 0.15, 1.5
 CHECK_SECONDS = 1.0
 _WATCH_AGAIN_SECONDS = 0.2
 
+Greet = Callable[[Connection], Awaitable[None]]
+
+
+async def _nothing(connection: Connection) -> None:
+    """There is nothing to say."""
+
 
 def sensible(timeout_seconds: float, expected_seconds: float | None) -> bool:
     """Whether a call was given time enough for its end to tell something of who was called."""
@@ -29,13 +35,22 @@ class Replica:
     """Asks one target as long as it answers; checks its health in the background while it does not.
 
     watched: whether to have it say when it serves and when it leaves, which is worth a stream where there are others.
+    greet: what it is told when it serves, before it is asked.
     """
 
-    def __init__(self, name: str, connection: Connection, watched: bool, clock: Clock = time.monotonic):
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        watched: bool,
+        clock: Clock = time.monotonic,
+        greet: Greet = _nothing,
+    ):
         self.name = name
         self.connection = connection
         self.breaker = Breaker(clock)
         self.serving = False
+        self._greet = greet
         self._tasks: dict[str, asyncio.Task[None]] = {}
         if watched:
             self._go_on("watch", self._watch())
@@ -108,6 +123,7 @@ class Replica:
         while not self.usable:
             await asyncio.sleep(self.breaker.due_seconds)
             if await self.connection.serves(CHECK_SECONDS):
+                await self._greet(self.connection)
                 self.breaker.healthy()
             else:
                 self.breaker.unhealthy()
@@ -116,9 +132,10 @@ class Replica:
         """Who breaks off does not serve, as far as anybody knows."""
         while True:
             async for serving in self.connection.watch():
-                self.serving = serving
                 if serving:
+                    await self._greet(self.connection)
                     self.breaker.healthy()
+                self.serving = serving
             self.serving = False
             await asyncio.sleep(_WATCH_AGAIN_SECONDS)
 

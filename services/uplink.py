@@ -21,6 +21,7 @@ from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
 from services.errors import Draining, ModelMismatch, QueueFull, Unavailable
 from services.framing import Framed
+from services.greeting import Prepared
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
 from services.replicas import Replicas
@@ -86,6 +87,7 @@ class Uplink:
         self._trust = trust
         self._hedge_after = hedge_after_seconds
         self._budget = RetryBudget()
+        self._prepared = Prepared(clock)
         self.retries = dict.fromkeys(OUTCOMES, 0)
         found = targets.parse(target)
         if isinstance(found, targets.Name):
@@ -110,7 +112,10 @@ class Uplink:
         call.connection.learn(call, header_bytes, held_seconds)
 
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
-        """Has all replicas, and the tiers above, make ready what `plan` runs there; raises where none is."""
+        """Has all replicas, and the tiers above, make ready what `plan` runs there; raises where none is.
+
+        Replicas that come back, or are new, make it ready before they are asked.
+        """
         asked = self.replicas.usable() or self.replicas
         each = (_heard(one.connection.prepare(model_hash, plan, seconds)) for one in asked)
         ended = await asyncio.gather(*each, return_exceptions=True)
@@ -119,6 +124,7 @@ class Uplink:
             raise self.replicas.nobody()
         if len(failed) == len(ended):
             raise failed[0]
+        self._prepared.note(model_hash, plan)
 
     async def describe(self, timeout_seconds: float, model_hash: str = "") -> Description:
         """What the next tier and those above believe of themselves and a model; raises what the next tier raised."""
@@ -261,7 +267,7 @@ class Uplink:
             await asyncio.gather(*asking, return_exceptions=True)
 
     def _replica(self, name: str, watched: bool) -> Replica:
-        return Replica(name, self._connect(name), watched, self._clock)
+        return Replica(name, self._connect(name), watched, self._clock, self._prepared.greet)
 
 
 async def _heard(answer: Awaitable[T]) -> T:

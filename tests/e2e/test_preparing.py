@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.domain import Deadline, Plan, Segment, Stage, Tier
 from services.errors import DeadlineExceeded, InvalidInput, NotHeld, UpstreamUnavailable
 from services.preparing import Preparer
+from services.uplink import Uplink
 from tests.calls import until
 from tests.fakes import FakeClock
-from tests.tiers import three_tiers, upper
+from tests.tiers import device, three_tiers, upper
+
+EDGE_PLAN = Plan((Stage(Tier.DEVICE, Segment(0, 3)), Stage(Tier.EDGE, Segment(3, 8), "fp32")))
 
 
 def _plan(first: int, second: int, last: int) -> Plan:
@@ -38,6 +43,44 @@ async def test_what_a_tier_runs_when_those_above_fail_is_built_after_the_plan_is
             return device.model.resident(Segment(3, 8)) and tiers.edge.runtime.model.resident(Segment(5, 8))
 
         await until(built)
+
+
+async def test_a_tier_that_restarted_has_its_plans_prepared_before_it_is_asked(tiny: Path) -> None:
+    async with AsyncExitStack() as stack:
+        gone = await stack.enter_async_context(AsyncExitStack())
+        edge = await gone.enter_async_context(upper(Tier.EDGE, tiny))
+        front = await stack.enter_async_context(device(tiny, edge.address, splits="3,8"))
+        above: Any = front.runtime.next_tier
+        await Preparer(front.runtime, above).prepare(EDGE_PLAN, Deadline.after(10))
+        await gone.aclose()
+        (replica,) = above._uplink.replicas
+        replica.fell_silent()
+
+        async def left_alone() -> bool:
+            return not replica.usable
+
+        async def back() -> bool:
+            return replica.usable
+
+        await until(left_alone)
+        edge = await stack.enter_async_context(upper(Tier.EDGE, tiny, listen=edge.address))
+        await until(back)
+        assert edge.runtime.model.resident(Segment(3, 8))
+
+
+async def test_a_replica_that_is_new_prepares_what_the_others_have_before_it_serves(tiny: Path) -> None:
+    async with upper(Tier.EDGE, tiny) as first, upper(Tier.EDGE, tiny) as second:
+        uplink = Uplink(Tier.DEVICE, first.address)
+        await uplink.prepare(first.models.first.manifest.model_hash, EDGE_PLAN, 10)
+        replica = uplink._replica(second.address, watched=True)
+
+        async def serving() -> bool:
+            return replica.serving
+
+        await until(serving)
+        assert second.runtime.model.resident(Segment(3, 8))
+        await replica.close()
+        await uplink.close()
 
 
 async def test_what_a_tier_does_not_hold_it_does_not_build(tiny: Path) -> None:

@@ -1,0 +1,53 @@
+"""What was prepared on the tier above is prepared anew by a replica that restarted, was away, or is new."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Protocol
+
+from services.connection import Silence
+from services.domain import Clock, Deadline, Plan, Stage
+from services.errors import OfframpError
+
+GREET_SECONDS = 2.0
+"""A replica that is back may be kept waiting for requests so long, at most; they would wait for its builds, too."""
+
+_MAX_PLANS = 16
+_AT_ONCE = 4
+
+
+class Asked(Protocol):
+    """What is needed here of the connection to a replica."""
+
+    async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None: ...
+
+
+class Prepared:
+    """The plans that were last prepared above."""
+
+    def __init__(self, clock: Clock = time.monotonic):
+        self._clock = clock
+        self._plans: OrderedDict[tuple[str, tuple[Stage, ...]], Plan] = OrderedDict()
+
+    def note(self, model_hash: str, plan: Plan) -> None:
+        """`plan` has been prepared; the one that was not for longest is forgotten, where there are many."""
+        key = model_hash, plan.stages
+        self._plans[key] = plan
+        self._plans.move_to_end(key)
+        if len(self._plans) > _MAX_PLANS:
+            self._plans.popitem(last=False)
+
+    async def greet(self, replica: Asked) -> None:
+        """Has `replica` prepare them, the newest first, as far as it can in a while. What is there costs it nothing."""
+        until, turns = Deadline.after(GREET_SECONDS, self._clock), asyncio.Semaphore(_AT_ONCE)
+
+        async def prepare(model_hash: str, plan: Plan) -> None:
+            async with turns:
+                if (left := until.remaining()) > 0:
+                    with suppress(OfframpError, Silence):
+                        await replica.prepare(model_hash, plan, left)
+
+        await asyncio.gather(*(prepare(key[0], plan) for key, plan in reversed(self._plans.items())))
