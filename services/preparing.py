@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from services import codec
+from services import codec, log
 from services.building import Urgency
 from services.domain import Deadline, Plan
 from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
@@ -63,7 +64,8 @@ class Preparer:
         finally:
             self._let_go(build, built)
         with suppress(RuntimeError):  # it was closed meanwhile
-            runtime.builder.submit(Urgency.REST, partial(runtime.prepare_rest, segment.end))
+            rest = runtime.builder.submit(Urgency.REST, partial(runtime.prepare_rest, segment.end))
+            rest.add_done_callback(_rest_ended)
 
     def _let_go(self, build: Future[None], built: asyncio.Future[None]) -> None:
         """Nobody waits for `build` any more: it is dropped if it has not begun, else it counts until it ends."""
@@ -83,3 +85,9 @@ class Preparer:
         if self._next_tier is None:
             raise UpstreamUnavailable(f"the plan goes on to the {following.tier.label}, this tier has no next one")
         await self._next_tier.prepare(self._runtime.model.manifest.model_hash, plan, deadline.remaining())
+
+
+def _rest_ended(rest: Future[None]) -> None:
+    """Nobody waits for it, so that its error would pass unseen."""
+    if not rest.cancelled() and (error := rest.exception()) is not None:
+        log.event("rest not prepared", logging.WARNING, error)

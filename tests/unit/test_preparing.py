@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
+from services.building import Urgency
 from services.domain import Deadline, Plan, Segment, Stage, Tier
-from services.errors import DeadlineExceeded, QueueFull, UpstreamUnavailable
+from services.errors import BundleError, DeadlineExceeded, QueueFull, UpstreamUnavailable
 from services.model import Model
 from services.preparing import Preparer
 from tests.fakes import FakeClock
-from tests.journeys import runtime
+from tests.journeys import runtime, stages
 
 PLAN = Plan((Stage(Tier.EDGE, Segment(0, 4)), Stage(Tier.CLOUD, Segment(4, 8))))
 PATIENCE = 10.0
@@ -22,14 +25,14 @@ PATIENCE = 10.0
 
 @dataclass
 class Builds:
-    """How many were begun; each ends when `free`."""
+    """Which were begun; each ends when `free`."""
 
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     free: threading.Event = field(default_factory=threading.Event)
-    count: int = 0
+    built: list[Segment] = field(default_factory=list)
 
-    def build(self, segments: object) -> None:
-        self.count += 1
+    def build(self, segments: list[Segment]) -> None:
+        self.built += segments
         self.begun.release()
         assert self.free.wait(PATIENCE)
 
@@ -37,6 +40,11 @@ class Builds:
 class Away:
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
         raise UpstreamUnavailable("away")
+
+
+class There:
+    async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
+        pass
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ async def test_a_build_that_has_not_begun_is_dropped_when_the_tiers_above_refuse
     builds.free.set()
     await quiet(preparer)
     await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
-    assert builds.count == 1
+    assert len(builds.built) == 1
 
 
 async def test_a_build_under_way_counts_until_it_ends_though_nobody_waits_for_it(
@@ -111,4 +119,43 @@ async def test_who_runs_out_of_time_leaves_no_build_behind(preparer: Preparer, b
     builds.free.set()
     await quiet(preparer)
     await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
-    assert builds.count == 1
+    assert len(builds.built) == 1
+
+
+async def test_a_plan_does_not_wait_for_what_may_never_be_run(model: Model, clock: FakeClock, builds: Builds) -> None:
+    edge, busy = runtime(model, clock, tier=Tier.EDGE), threading.Event()
+    preparer = Preparer(edge, There())
+    one, other = (stages((Tier.EDGE, 0, at), (Tier.CLOUD, at, 8)) for at in (4, 3))
+    first = asyncio.create_task(preparer.prepare(one, Deadline.after(PATIENCE)))
+    await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    edge.builder.submit(Urgency.PLAN, partial(busy.wait, PATIENCE))
+    builds.free.set()
+    await first
+    second = asyncio.create_task(preparer.prepare(other, Deadline.after(PATIENCE)))
+    await asyncio.sleep(0)
+    busy.set()
+    await second
+    await asyncio.wrap_future(edge.builder.submit(Urgency.REST, list))
+    assert builds.built == [Segment(0, 4), Segment(0, 3), Segment(4, 8), Segment(3, 8)]
+    edge.close()
+
+
+async def test_what_is_behind_a_plan_and_cannot_be_built_is_told_in_the_log(
+    model: Model,
+    clock: FakeClock,
+    builds: Builds,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(at: int) -> None:
+        raise BundleError(f"nothing behind {at}")
+
+    edge = runtime(model, clock, tier=Tier.EDGE)
+    monkeypatch.setattr(edge, "prepare_rest", fails)
+    builds.free.set()
+    with caplog.at_level(logging.WARNING, "offramp"):
+        await Preparer(edge, There()).prepare(PLAN, Deadline.after(PATIENCE))
+        await asyncio.wrap_future(edge.builder.submit(Urgency.REST, list))
+    (record,) = caplog.records
+    assert (record.message, record.exc_info and str(record.exc_info[1])) == ("rest not prepared", "nothing behind 4")
+    edge.close()
