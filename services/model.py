@@ -130,8 +130,15 @@ class Model:
         return self._fastest[key]
 
     def prepare(self, segments: Iterable[Segment]) -> None:
-        """Makes `segments` resident and warm; blocks, while runs of what is resident go on. Costs nothing again."""
-        self.warm(segment for segment in segments if not self.resident(segment))
+        """Makes `segments` resident and warm; blocks, while runs of what is resident go on.
+
+        Costs nothing again, and counts as use: what is to be run soon is not to go before that.
+        """
+        for piece in (piece for segment in segments for piece in self.pieces(segment)):
+            try:
+                self._sessions.move_to_end(piece)
+            except KeyError:
+                self.warm([piece])
 
     def warm(self, segments: Iterable[Segment]) -> None:
         """Builds the sessions of `segments` and runs each on zeros: once, or until it is clear how fast it can be."""

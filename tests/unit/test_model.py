@@ -78,6 +78,16 @@ def test_sessions_are_bounded_and_the_one_unused_for_longest_goes_first(tiny: Pa
     assert model.run(Segment(0, 2), model.zeros(0, 1))[0].shape == (1, 4, 8, 8)
 
 
+def test_what_is_prepared_again_stays_though_it_was_not_used_for_longest(tiny: Path) -> None:
+    model = Model(bundle.load(tiny), max_sessions=4)
+    model.warm(Segment(0, end) for end in (1, 2))
+    model.warm([Segment(4, 5), Segment(5, 6)])
+    model.prepare([Segment(0, 2), Segment(0, 1)])
+    model.warm([Segment(6, 7), Segment(6, 8)])
+    assert model.resident(Segment(0, 1))
+    assert model.resident(Segment(0, 2))
+
+
 def test_a_segment_is_resident_when_all_its_pieces_are(model: Model) -> None:
     model.prepare([Segment(0, 2)])
     assert not model.resident(Segment(0, 4))
