@@ -67,17 +67,18 @@ class Limiter:
         room = self.limit - self.in_flight
         return room if self.whole is None else min(room, self.whole.room)
 
-    def admit(self, priority: int = 0, places: int = 1, seconds: float = math.inf) -> Places:
+    def admit(self, priority: int = 0, places: int = 1, seconds: float = math.inf, learns: bool = True) -> Places:
         """Holds a place for the body of a `with`. Raises ModelNotReady, Draining or QueueFull instead of waiting.
 
         priority: above 1 is low, and finds no place once three quarters are taken, so that the others still do.
         places: of so many requests, which are all admitted or none. seconds: left for them; QueueFull where those
-        ahead will need that long, since they would be computed in vain.
+        ahead will need that long, since they would be computed in vain. learns: whether the limit is learned from this,
+        too, which takes as long as requests do.
         """
         if self.whole is not None:
             self.whole._check(self.whole.limit, places, seconds)
         self._check(self.limit if priority <= ORDINARY else math.ceil(_LOW_SHARE * self.limit), places, seconds)
-        return Places(self, places)
+        return Places(self, places, learns)
 
     def hold(self, places: int) -> None:
         """Takes so many places, or gives them back where that is negative."""
@@ -111,11 +112,12 @@ class Limiter:
 class Places:
     """Places of a limiter, for as long as the body of a `with` runs: a class, since every request has one."""
 
-    __slots__ = ("_began", "_limiter", "_places")
+    __slots__ = ("_began", "_learns", "_limiter", "_places")
 
-    def __init__(self, limiter: Limiter, places: int):
+    def __init__(self, limiter: Limiter, places: int, learns: bool):
         self._limiter = limiter
         self._places = places
+        self._learns = learns
         self._began = 0.0
 
     def __enter__(self) -> None:
@@ -124,7 +126,7 @@ class Places:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         limiter = self._limiter
-        if kind is None and limiter.adaptive is not None:
+        if kind is None and limiter.adaptive is not None and self._learns:
             limiter.adaptive.finished(limiter.clock() - self._began, limiter.in_flight)
         limiter.hold(-self._places)
 

@@ -100,7 +100,7 @@ class TierService:
 
     async def prepare(self, message: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PrepareReply:
         served = self._models.by_hash(message.model_hash)
-        with served.limiter.admit():
+        with served.limiter.admit(learns=False):
             deadline = self._deadline(message.remaining_seconds, context.time_remaining(), time.monotonic())
             await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ async def test_a_replica_that_is_new_prepares_what_the_others_have_before_it_ser
         assert second.runtime.model.resident(Segment(3, 8))
         await replica.close()
         await uplink.close()
+
+
+async def test_how_many_requests_a_tier_holds_is_not_learned_from_what_it_prepares(tiny: Path) -> None:
+    async with upper(Tier.EDGE, tiny, adaptive_limit=True) as edge:
+        served, uplink = edge.models.first, Uplink(Tier.DEVICE, edge.address)
+        await uplink.prepare(served.manifest.model_hash, EDGE_PLAN, 10)
+        await uplink.close()
+        assert served.limiter.adaptive is not None
+        assert served.limiter.adaptive._unloaded_seconds == math.inf
 
 
 async def test_what_a_tier_does_not_hold_it_does_not_build(tiny: Path) -> None:

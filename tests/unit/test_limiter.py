@@ -97,6 +97,18 @@ def test_an_adaptive_limit_falls_where_requests_wait_for_each_other_and_never_ex
         pass
 
 
+def test_what_takes_longer_than_requests_do_leaves_an_adaptive_limit_alone() -> None:
+    clock = FakeClock()
+    limiter = Limiter(16, adaptive=GradientLimit(16), clock=clock)
+    for _ in range(20):
+        with limiter.admit(places=8):
+            clock.now += 0.01
+        with limiter.admit(places=8, learns=False):
+            assert limiter.in_flight == 8
+            clock.now += 2.0
+    assert (limiter.limit, limiter.in_flight) == (16, 0)
+
+
 def test_what_waits_is_what_is_here_times_what_one_takes_over_the_workers() -> None:
     backlog = Backlog(workers=2)
     assert backlog.wait_seconds() == 0
