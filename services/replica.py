@@ -51,6 +51,7 @@ class Replica:
         self.breaker = Breaker(clock)
         self.serving = False
         self._greet = greet
+        self._closed = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         if watched:
             self._go_on("watch", self._watch())
@@ -103,6 +104,7 @@ class Replica:
 
     async def close(self, after_seconds: float = 0.0) -> None:
         """Ends what runs in the background at once, and calls in flight after so many seconds."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -140,9 +142,9 @@ class Replica:
             await asyncio.sleep(_WATCH_AGAIN_SECONDS)
 
     def _go_on(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """In the background, unless it is under way already."""
+        """In the background, unless it is under way already or nobody will ask any more."""
         under_way = self._tasks.get(name)
-        if under_way is not None and not under_way.done():
+        if self._closed or (under_way is not None and not under_way.done()):
             work.close()
             return
         task = self._tasks[name] = asyncio.create_task(work, name=name)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import pytest
+
 from services.breaker import Breaker, BreakerState
+from services.connection import Silence
+from services.errors import UpstreamUnavailable
+from services.framing import Framed
+from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
 from tests.calls import until
 
@@ -19,6 +26,43 @@ class Healthy:
     async def serves(self, seconds: float) -> bool:
         self.checks += 1
         return self.checks > 1
+
+
+class Leaving:
+    """A connection whose call ends without an answer when `lost`; nothing can be asked once it is closed."""
+
+    def __init__(self) -> None:
+        self.lost, self.closed = asyncio.Event(), asyncio.Event()
+
+    async def infer(self, *asked: object) -> None:
+        await self.lost.wait()
+        raise Silence(UpstreamUnavailable("gone"))
+
+    async def serves(self, seconds: float) -> bool:
+        await self.closed.wait()
+        raise RuntimeError("closed")
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+async def test_who_was_closed_is_not_checked_on_when_its_last_call_fails(caplog: pytest.LogCaptureFixture) -> None:
+    connection: Any = Leaving()
+    replica = Replica("r", connection, watched=False)
+    call = asyncio.create_task(replica.infer(Framed(pb.InferRequest(), pb.Activation(), b""), 5.0, None))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(replica.close(after_seconds=0.05))
+    await asyncio.sleep(0)
+    connection.lost.set()
+    with caplog.at_level(logging.ERROR, "offramp"), pytest.raises(Silence):
+        await call
+    replica.doubted()
+    assert not replica._tasks
+    with caplog.at_level(logging.ERROR, "offramp"):
+        await closing
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not caplog.records
 
 
 async def test_who_fails_again_in_the_moment_of_its_recovery_is_checked_on_again() -> None:
