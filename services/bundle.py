@@ -176,6 +176,19 @@ class Manifest(_Record):
             raise ValueError("exits must follow each other, the final one at the last split point")
         if self.split_points[0].shape != self.input.shape or not self.input.channels_fit():
             raise ValueError("split point 0 must be the input, with one mean and std for each channel")
+        if len({e.name for e in self.exits}) < len(self.exits):
+            raise ValueError("exits must have names of their own")
+        return self
+
+    @model_validator(mode="after")
+    def _codecs_where_there_are_points(self) -> Manifest:
+        known = set[tuple[int, str]]()
+        for each in self.codec_accuracy:
+            if each.split_point > self.last:
+                raise ValueError(f"codec_accuracy names split point {each.split_point}, there are 0..{self.last}")
+            if (each.split_point, each.codec) in known:
+                raise ValueError(f"codec_accuracy has {each.codec!r} at split point {each.split_point} twice")
+            known.add((each.split_point, each.codec))
         return self
 
     @property

@@ -114,6 +114,16 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
         lambda p: say(p, lambda m: m.update(labels=["a", "b"])),
         "2 labels are not the output",
     ),
+    (
+        "it lies about a codec",
+        lambda p: say(p, lambda m: m.update(codec_accuracy=[{"split_point": 99, "codec": "int8"}])),
+        "codec_accuracy names split point 99, there are 0..",
+    ),
+    (
+        "two exits have one name",
+        lambda p: say(p, lambda m: [e.update(name="a") for e in m["exits"]]),
+        "exits must have",
+    ),
     ("a label clears the screen", lambda p: say(p, lambda m: m["labels"].append("\x1b[2J")), "labels.4: "),
     ("a name turns lines around", lambda p: say(p, lambda m: m["input"].update(name="\u202einput")), "input.name: "),
     ("a key clears the screen", lambda p: say(p, lambda m: m.update({"\x1b[2J\n": 1})), "?[2J?: Extra inputs"),

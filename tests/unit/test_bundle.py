@@ -31,6 +31,11 @@ def edit(path: Path, change: Change) -> None:
     (path / bundle.MANIFEST).write_text(json.dumps(manifest))
 
 
+def measured(manifest: dict[str, Any], *places: tuple[int, str]) -> None:
+    """Says that something was measured of these codecs, (split point, codec)."""
+    manifest["codec_accuracy"] = [{"split_point": at, "codec": codec, "delta": 0.0} for at, codec in places]
+
+
 def test_a_bundle_comes_back_as_it_was_written(tiny: Path, tmp_path: Path) -> None:
     loaded = bundle.load(tiny)
     bundle.write(tmp_path / "again", loaded.manifest, loaded.graph)
@@ -89,6 +94,10 @@ def test_a_tampered_graph_is_refused_with_both_hashes(copy: Path) -> None:
         (lambda m: m["exits"].pop(), "the final one at the last split point"),
         (lambda m: m["exits"].reverse(), "exits must be numbered"),
         (lambda m: m["exits"].clear(), "exits: "),
+        (lambda m: m["exits"][0].update(name=m["exits"][1]["name"]), "exits must have names of their own"),
+        (lambda m: measured(m, (99, "int8")), "codec_accuracy names split point 99, there are 0..8"),
+        (lambda m: measured(m, (8, "int8"), (9, "int8")), "codec_accuracy names split point 9, there are 0..8"),
+        (lambda m: measured(m, (1, "int8"), (1, "fp32"), (1, "int8")), "has 'int8' at split point 1 twice"),
         (lambda m: m["split_points"].reverse(), "split points must be numbered"),
         (lambda m: m["split_points"].pop(1), "split points must be numbered"),
         (lambda m: m["samples"].update(file="../x.npz"), "samples.file: "),
