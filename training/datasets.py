@@ -12,11 +12,11 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from services import labelled
 from services.errors import InvalidInput
 from training import cifar
 
@@ -95,9 +95,9 @@ def read_samples(file: Path, classes: int) -> Split:
     Raises InvalidInput for what is no such file, or has a label outside 0..classes - 1.
     """
     try:
-        with file.open("rb") as data, np.load(data, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
-    except (KeyError, TypeError, AttributeError, ValueError, EOFError, OSError, MemoryError, BadZipFile, zlib.error):
+        with file.open("rb") as data:
+            images, labels = labelled.read(data)
+    except (OSError, ValueError):
         raise InvalidInput(f"{file}: not an .npz with `images` and `labels`") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise InvalidInput(
