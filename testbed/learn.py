@@ -70,7 +70,10 @@ def calibrate_codecs(path: Path, data: Path | None, console: Console) -> None:
 
 def _calibration_samples(path: Path, data: Path | None) -> tuple[str, Split, Dataset | None]:
     """The bundle's name, what to calibrate it on, and the data set that is from, where it is a known one."""
+    from training import card
+
     loaded = bundle.load(path)
+    card.read_record(path)  # one that is broken is told of before anything is measured
     if is_samples(data):
         return loaded.manifest.name, held_out(loaded, data), None
     name, dataset = _own_data(path, loaded, data)

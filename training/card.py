@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from services.bundle import Bundle, ExitSpec, Manifest, load
+from services.errors import InvalidInput
 from services.model import Model
 from training.calibrate import NEVER
 from training.codec_accuracy import ACCURACY_SAMPLES, BYTES_SAMPLES
@@ -54,8 +55,11 @@ _NOTES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class _Written(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(_Written):
     """One part of the network with its exit; counts are per sample."""
 
     name: str
@@ -64,8 +68,7 @@ class Part:
     elements_out: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(_Written):
     """How the weights came about."""
 
     command: str
@@ -84,18 +87,21 @@ class Record:
 
 def write_record(path: Path, record: Record) -> None:
     """Keeps `record` in the bundle at `path`, so that the card can be written again after a new calibration."""
-    (path / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    (path / RECORD).write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read_record(path: Path) -> Record | None:
-    """The record in the bundle at `path`; None for a bundle that was not trained here."""
+    """The record in the bundle at `path`; None for a bundle that was not trained here.
+
+    Raises InvalidInput for a file that is no record.
+    """
     file = path / RECORD
     if not file.is_file():
         return None
-    fields = json.loads(file.read_text())
-    parts = tuple(Part(**part) for part in fields.pop("parts"))
-    accuracies = tuple(fields.pop("validation_accuracies"))
-    return Record(**fields, parts=parts, validation_accuracies=accuracies)
+    try:
+        return Record.model_validate_json(file.read_bytes())
+    except ValidationError:
+        raise InvalidInput(f"{file}: not a training record; remove it or train again") from None
 
 
 def write_card(path: Path, dataset: Dataset) -> Evaluation | None:

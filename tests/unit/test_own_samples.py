@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,25 @@ def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled:
     told = offramp("calibrate", carded, "--data", labelled, "--codecs-only")
     assert f"{carded / 'README.md'} still tells of the calibration before" in told
     assert (carded / "README.md").read_text() == "as trained"
+
+
+@pytest.mark.parametrize(
+    "written", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, {"more": 1}, {"minutes": "long"}, {"parts": [{}]}]
+)
+@pytest.mark.parametrize("arguments", [(), ("--codecs-only",), ("--data", "labelled.npz")])
+def test_a_training_record_that_is_none_is_told_of_before_anything_is_measured(
+    tmp_path: Path, labelled: Path, written: bytes | dict[str, Any], arguments: tuple[str, ...]
+) -> None:
+    shutil.copytree(DIGITS, copy := tmp_path / "copy")
+    record = json.loads((copy / "training.json").read_text())
+    text = written if isinstance(written, bytes) else json.dumps(record | written).encode()
+    (copy / "training.json").write_bytes(text)
+    before = (copy / "manifest.json").read_bytes()
+    given = [str(labelled) if each == "labelled.npz" else each for each in arguments]
+    refused = CliRunner().invoke(app, ["calibrate", str(copy), *given])
+    assert isinstance(refused.exception, InvalidInput)
+    assert str(refused.exception) == f"{copy / 'training.json'}: not a training record; remove it or train again"
+    assert (copy / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
