@@ -84,7 +84,10 @@ def _rewrite_card(path: Path, dataset: Dataset | None, console: Console) -> None
     """A card compares a bundle with its data set, so that one calibrated on other samples keeps the one it has."""
     from training import card
 
-    if dataset is not None:
+    if card.read_record(path) is not None and card.own_record(bundle.load(path)) is None:
+        other = f"{path / card.RECORD} is of another graph: it is left alone, and so is {path / card.CARD}"
+        console.print(other, markup=False, soft_wrap=True)
+    elif dataset is not None:
         card.write_card(path, dataset)
     elif (path / card.CARD).is_file():
         still = f"{path / card.CARD} still tells of the calibration before"
@@ -97,7 +100,7 @@ def _own_data(path: Path, loaded: Bundle, data: Path | None) -> tuple[str, Datas
 
     name = dataset_of(loaded)
     dataset = datasets.load(name, data)
-    record = card.read_record(path)
+    record = card.own_record(loaded)
     if record is not None and record.data_hash != dataset.data_hash:
         raise InvalidInput(f"{data}: not the data {path} was trained on; its card has their SHA-256")
     return name, dataset

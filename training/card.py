@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.bundle import Bundle, ExitSpec, Manifest, load
+from services.bundle import Bundle, ExitSpec, Manifest, Sha256, load
 from services.errors import InvalidInput
 from services.model import Model
 from training.calibrate import NEVER
@@ -69,11 +69,12 @@ class Part(_Written):
 
 
 class Record(_Written):
-    """How the weights came about."""
+    """How the weights came about. graph_sha256: of the graph they are in; none: a record of an earlier release."""
 
     command: str
     dataset: str
     data_hash: str
+    graph_sha256: Sha256 | None = None
     seed: int
     epochs: int
     best_epoch: int
@@ -104,12 +105,21 @@ def read_record(path: Path) -> Record | None:
         raise InvalidInput(f"{file}: not a training record; remove it or train again") from None
 
 
+def own_record(bundle: Bundle) -> Record | None:
+    """The record of `bundle`; None where there is none, or one of another graph, which lay there before.
+
+    Raises as `read_record` does.
+    """
+    record = read_record(bundle.path)
+    return None if record is None or record.graph_sha256 not in (None, bundle.manifest.graph_sha256) else record
+
+
 def write_card(path: Path, dataset: Dataset) -> Evaluation | None:
-    """Writes the card of the bundle at `path`, measuring it on the test split of `dataset`; None without a record."""
-    record = read_record(path)
+    """Writes the card of the bundle at `path`, measuring it on the test split of `dataset`; None without its record."""
+    bundle = load(path)
+    record = own_record(bundle)
     if record is None:
         return None
-    bundle = load(path)
     result = evaluate(Model(bundle), dataset.test)
     (path / CARD).write_text(compose(bundle, record, dataset, result))
     return result

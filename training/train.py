@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from services import bundle
 from training import calibrate, card, datasets, export
 from training.calibrate import Contract
 from training.datasets import Dataset
@@ -75,6 +76,7 @@ def _record(config: TrainConfig, dataset: Dataset, recipe: Recipe, result: Train
         command=config.command,
         dataset=dataset.name,
         data_hash=dataset.data_hash,
+        graph_sha256=bundle.read_manifest(config.out).graph_sha256,
         seed=config.seed,
         epochs=len(result.history),
         best_epoch=result.best.number,

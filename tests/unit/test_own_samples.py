@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -144,6 +145,23 @@ def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled:
     told = offramp("calibrate", carded, "--data", labelled, "--codecs-only")
     assert f"{carded / 'README.md'} still tells of the calibration before" in told
     assert (carded / "README.md").read_text() == "as trained"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--codecs-only",), ("--data", "labelled.npz")])
+def test_a_card_and_a_record_of_another_graph_stay_as_they_are_and_are_named(
+    tmp_path: Path, labelled: Path, arguments: tuple[str, ...]
+) -> None:
+    shutil.copytree(DIGITS, copy := tmp_path / "copy")
+    adopted = bundle.load(copy)
+    model = onnx.load_model_from_string(adopted.graph)
+    model.doc_string = "another"
+    graph = model.SerializeToString()
+    bundle.write(copy, adopted.manifest.model_copy(update={"graph_sha256": bundle.sha256(graph)}), graph)
+    before = [(copy / name).read_bytes() for name in ("README.md", "training.json")]
+    given = [labelled if each == "labelled.npz" else each for each in arguments]
+    told = offramp("calibrate", copy, *given)
+    assert f"{copy / 'training.json'} is of another graph: it is left alone, and so is {copy / 'README.md'}" in told
+    assert [(copy / name).read_bytes() for name in ("README.md", "training.json")] == before
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +147,7 @@ def test_one_command_makes_a_calibrated_and_described_bundle(tmp_path: Path, mon
     config = train.TrainConfig("digits", out, epochs=2, seed=3, contract=Contract(0.3))
     record = train.train(config)
     text = (out / "README.md").read_text()
-    assert card.read_record(out) == record
+    assert card.own_record(load(out)) == card.read_record(out) == record
     assert load(out).manifest.calibration is not None
     assert "offramp train --dataset digits --out models/quick --epochs 2 --seed 3" in text
     assert record.data_hash in text
@@ -157,6 +159,16 @@ def test_one_command_makes_a_calibrated_and_described_bundle(tmp_path: Path, mon
 def test_a_bundle_without_a_training_record_gets_no_card(fresh: Path, digits: Dataset) -> None:
     assert card.write_card(fresh, digits) is None
     assert not (fresh / "README.md").exists()
+
+
+def test_a_record_of_an_earlier_release_belongs_to_the_graph_it_lies_beside(tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "digits", copy := tmp_path / "copy")
+    record = json.loads((copy / "training.json").read_text())
+    del record["graph_sha256"]
+    (copy / "training.json").write_text(json.dumps(record))
+    found = card.own_record(load(copy))
+    assert found is not None
+    assert found.graph_sha256 is None
 
 
 def test_shipped_bundles_split_anywhere_equal_the_whole(shipped: Bundle) -> None:
@@ -184,6 +196,9 @@ def test_shipped_bundles_are_calibrated_described_and_under_5_megabytes(shipped:
     assert sum(file.stat().st_size for file in files) < 5_000_000
     assert shipped.manifest.calibration is not None
     assert shipped.manifest.model_hash in (shipped.path / "README.md").read_text()
+    record = card.own_record(shipped)
+    assert record is not None
+    assert record.graph_sha256 == shipped.manifest.model_hash
 
 
 def test_what_leaves_each_part_of_a_shipped_bundle_is_a_natural_bottleneck(shipped: Bundle) -> None:
