@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ from services.errors import BundleError, InvalidInput, SettingsError, TooLarge
 from services.hardware import Hardware
 from services.partition import Cutter, partition
 from services.sessions import SessionBuilder
-from services.weights import Weight, WeightStore, detach
+from services.weights import Weight, WeightStore, detach, tensors
 
 MAX_SESSIONS = 64
 
@@ -192,21 +192,11 @@ def _graph(bundle: Bundle, store: WeightStore) -> tuple[onnx.ModelProto, dict[st
     """The graph of `bundle`, and the weights that were detached from it."""
     try:
         graph = onnx.load_model_from_string(bundle.graph)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(graph.graph)):
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(graph.graph)):
             raise ValueError("it keeps weights in other files, whose hashes no manifest holds")
         return graph, detach(graph, store)
     except (DecodeError, ValueError, TypeError) as error:
         raise _not_splittable(bundle, error) from None
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that is written down in `graph`. Graphs within it are refused by `partition`."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        yield attribute.t
-        yield from attribute.tensors
 
 
 def _cutter(bundle: Bundle, graph: onnx.ModelProto) -> Cutter:

@@ -63,6 +63,16 @@ class WeightStore:
         return weight
 
 
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that is written down in `graph`. Graphs within it are refused where it is split."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+
+
 def detach(model: onnx.ModelProto, store: WeightStore) -> dict[str, Weight]:
     """Moves the large initializers of `model` into `store`, where they are worth it, and returns them by name.
 

@@ -21,6 +21,7 @@ from services.errors import InvalidInput
 from services.images import preprocess
 from services.model import Model
 from services.partition import partition
+from services.weights import tensors
 from testbed import extras, scenes
 from testbed.graphs import prepare
 from testbed.weighing import CODEC, weigh
@@ -175,7 +176,7 @@ def _load(file: Path) -> onnx.ModelProto:
         raise InvalidInput(f"{file}: not an ONNX file") from None
     if not model.graph.node:
         raise InvalidInput(f"{file}: not an ONNX graph; it has no nodes")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(model.graph)):
         raise InvalidInput(f"{file}: keeps its weights in other files; save it as one file first")
     if model.graph.sparse_initializer:
         raise InvalidInput(f"{file}: keeps weights in sparse tensors; save them dense first")

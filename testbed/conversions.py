@@ -6,13 +6,15 @@ there was nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from services.errors import InvalidInput
+from services.weights import tensors
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
@@ -24,11 +26,14 @@ _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 def widen(model: onnx.ModelProto) -> str | None:
-    """Half-precision numbers become float32: a processor computes in it anyway, and it is what crosses a split."""
+    """Half-precision numbers become float32: a processor computes in it anyway, and it is what crosses a split.
+
+    Raises InvalidInput for a weight that is damaged.
+    """
     graph, changed = model.graph, 0
-    for tensor in _tensors(graph):
+    for tensor in tensors(graph):
         if tensor.data_type in _HALVES:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            tensor.CopyFrom(_widened(tensor))
             changed += 1
     for node in graph.node:
         for attribute in node.attribute:
@@ -47,12 +52,11 @@ def widen(model: onnx.ModelProto) -> str | None:
     return "the graph was in half precision; it is in float32 now, which is what it takes and computes with"
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
+def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    try:
+        return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+    except ValueError as error:
+        raise InvalidInput(f"weight {tensor.name!r} does not hold the numbers it should: {error}") from None
 
 
 def channels_first(model: onnx.ModelProto) -> str | None:

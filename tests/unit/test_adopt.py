@@ -272,6 +272,20 @@ def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
         adopt(save(model, tmp_path), tmp_path / "b")
 
 
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+def test_numbers_of_a_constant_in_other_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """Wherever the command was started: a file beside it must not end up in the bundle."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(8))
+    outside = onnx.TensorProto(name="k", data_type=kind, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="secret")
+    nodes = [helper.make_node("Constant", [], ["k"], value=outside), helper.make_node("Add", ["x", "k"], ["y"])]
+    with pytest.raises(InvalidInput, match="other files"):
+        adopt(save(dense(nodes, {}, ["n", 2], ["n", 2]), tmp_path), tmp_path / "b")
+
+
 @pytest.mark.parametrize(("mean", "std"), [("0.5", None), (None, "1"), ("a", "1"), ("0", "0"), ("nan", "1")])
 def test_preprocessing_that_makes_no_sense_is_refused(mean: str | None, std: str | None) -> None:
     with pytest.raises(InvalidInput, match="--mean and --std"):

@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from services import bundle
 from services.domain import FloatArray, Segment
+from services.errors import InvalidInput
 from services.model import Model
 from services.partition import partition
 from testbed.adopt import Adopted, adopt
@@ -86,6 +87,15 @@ def test_half_precision_inside_casts_and_constants_is_widened_too() -> None:
     assert [p.tensor for p in partition(model).split_points] == ["x", "h", "a", "b", "y"]
     x = samples(2, (4,))
     np.testing.assert_array_equal(answers(model, x)[0], 2 * x)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_weight_in_half_precision_that_is_cut_short_is_refused(tmp_path: Path, kind: int) -> None:
+    model = in_half(three_exit_graph())
+    weight = model.graph.initializer[0]
+    weight.data_type, weight.raw_data = kind, weight.raw_data[:-4]
+    with pytest.raises(InvalidInput, match=f"weight '{weight.name}' does not hold the numbers it should"):
+        adopted(model, tmp_path)
 
 
 def test_float32_is_left_alone() -> None:
