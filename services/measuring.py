@@ -20,6 +20,7 @@ import numpy as np
 from services import codec, codec_costs, examples
 from services.bundle import Bundle, Manifest, SplitPointSpec
 from services.domain import Clock, CodecCost, FloatArray, Segment, SegmentTime
+from services.errors import InvalidInput
 from services.profile import Expectation, Measured
 
 BATCH_SIZES = (1, 8)
@@ -73,6 +74,15 @@ class Findings:
         return Measured(tuple(times), self.codecs)
 
 
+def fitting(manifest: Manifest, batch_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of `batch_sizes` that the network takes. Raises InvalidInput where it takes none of them."""
+    limit = manifest.input.max_batch
+    sizes = tuple(size for size in batch_sizes if limit is None or size <= limit)
+    if not sizes:
+        raise InvalidInput(f"model {manifest.name!r} takes {limit} sample{'' if limit == 1 else 's'} at a time")
+    return sizes
+
+
 def measure(
     model: Runnable, budget_seconds: float, clock: Clock = time.perf_counter, batch_sizes: tuple[int, ...] = (1,)
 ) -> tuple[SegmentTime, ...]:
@@ -96,8 +106,7 @@ def timings(
     """
     started = clock()
     runs: Runs = defaultdict(list)
-    limit = model.manifest.input.max_batch
-    sizes = tuple(size for size in batch_sizes if limit is None or size <= limit)
+    sizes = fitting(model.manifest, batch_sizes)
     example = examples.inputs(model.manifest, 1) if example is None else example
     turns = list(_turns(groups(model.manifest, split_points), sizes))
     for done, turn in enumerate(turns):

@@ -48,7 +48,7 @@ def explain(
 
     loaded, asked = load(bundle), [LinkAsked.parse(text) for text in links or _LINKS]
     slowdowns = {Tier.DEVICE: device_slowdown, Tier.EDGE: edge_slowdown}
-    sizes = tuple(sorted({1, batch}))
+    sizes = tuple(sorted({1, *measuring.fitting(loaded.manifest, (batch,))}))
     measured = measuring.take(loaded, Model(loaded), seconds, sizes).measured
     beliefs = explaining.believed(loaded.manifest, measured, asked, slowdowns)
     found = explaining.explain(beliefs, Policy(policy, min_accuracy, deadline, privacy), batch)

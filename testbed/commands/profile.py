@@ -43,11 +43,12 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Measure heads and tails of a bundle's network and its codecs here, and keep it for tiers that start here."""
-    from services import profile_cache
+    from services import measuring, profile_cache
     from services.bundle import load
     from services.hardware import Hardware
 
     loaded, sizes = load(bundle), batch_sizes(batch)
+    sizes = measuring.fitting(loaded.manifest, sizes)
     machine = profile_cache.this_machine(hardware := Hardware(threads))
     findings = _measure(loaded, seconds, sizes, hardware)
     store = profile_cache.ProfileCache(profile_cache.directory(cache))
