@@ -73,9 +73,16 @@ class Calibration:
 def calibrate(
     logits: FloatArray, labels: Labels, contract: Contract, measure: exit_rules.Measure = "max_softmax"
 ) -> Calibration:
-    """Fits temperatures, then the lowest thresholds that keep `contract`. Raises InvalidInput without samples."""
+    """Fits temperatures, then the lowest thresholds that keep `contract`.
+
+    Raises InvalidInput without samples, or for logits that no threshold can be compared with.
+    """
     if logits.ndim != 3 or logits.shape[1] != len(labels) or len(labels) == 0:
         raise InvalidInput(f"logits {logits.shape} do not fit {len(labels)} labels; give both for the same samples")
+    for exit_index, lost in enumerate((~np.isfinite(logits).all(axis=2)).sum(axis=1)):
+        if lost:
+            count = f"{lost} of {len(labels)} samples"
+            raise InvalidInput(f"exit {exit_index} answers {count} with numbers that are not finite")
     temperatures = tuple(fit_temperature(exit_logits, labels) for exit_logits in logits)
     confidences = [
         exit_rules.confidence(exit_rules.softmax(exit_logits, temperature), measure)

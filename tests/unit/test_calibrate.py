@@ -174,3 +174,11 @@ def test_logits_that_do_not_fit_the_labels_are_refused() -> None:
         calibrate(np.zeros((2, 3, 4), np.float32), np.zeros(5, np.int64), Contract(0.1))
     with pytest.raises(InvalidInput, match="same samples"):
         calibrate(np.zeros((2, 0, 4), np.float32), np.zeros(0, np.int64), Contract(0.1))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_an_exit_whose_answers_are_not_finite_is_named(number: float) -> None:
+    logits, labels = _logits(np.random.default_rng(9), 50, (1.0, 3.0))
+    logits[1, [4, 7], 2] = number
+    with pytest.raises(InvalidInput, match="exit 1 answers 2 of 50 samples with numbers that are not finite"):
+        calibrate(logits, labels, Contract(0.05))

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from services import bundle
-from services.domain import Segment
+from services.domain import FloatArray, Segment
 from services.errors import InvalidInput
 from services.model import Model
 from testbed.cli import app
 from testbed.samples import held_out
 from tests.networks import write_bundle
-from training import codec_accuracy, datasets
+from training import codec_accuracy, datasets, evaluate
 from training.calibrate import NEVER
 from training.datasets import Split
 
@@ -75,6 +75,24 @@ def test_own_labelled_images_let_exits_be_trusted_and_codecs_be_known(mine: Path
     assert manifest.codec_accuracy
     assert "nobody leaves early" not in told
     assert '"samples": 400' in offramp("eval", mine, "--data", labelled, "--json")
+
+
+def test_a_network_that_answers_a_sample_with_no_number_keeps_the_manifest_it_has(
+    mine: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exit_logits = evaluate.exit_logits
+
+    def with_a_gap(model: Model, inputs: FloatArray) -> FloatArray:
+        logits = exit_logits(model, inputs)
+        logits[0, 0] = np.nan
+        return logits
+
+    monkeypatch.setattr(evaluate, "exit_logits", with_a_gap)
+    before = (mine / "manifest.json").read_bytes()
+    refused = CliRunner().invoke(app, ["calibrate", str(mine), "--data", str(labelled)])
+    assert isinstance(refused.exception, InvalidInput)
+    assert "exit 0 answers 1 of 400 samples with numbers that are not finite" in str(refused.exception)
+    assert (mine / "manifest.json").read_bytes() == before
 
 
 def test_too_few_to_prove_anything_are_told_so(mine: Path, labelled: Path) -> None:
