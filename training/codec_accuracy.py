@@ -9,6 +9,7 @@ from services import codec
 from services.bundle import CodecAccuracy, Manifest
 from services.codec import Codec
 from services.domain import FloatArray, Segment
+from services.errors import InvalidInput
 from services.model import Model
 from training.evaluate import batches
 
@@ -22,7 +23,8 @@ def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.in
     """Accuracy deltas on the first 2,000 of `inputs` [N, …], bytes of the first 500, at `useful_split_points`.
 
     A delta is that of the whole network, without exits, with nothing but this codec at this split point. What
-    follows a `+` is lossless, so such a codec has the delta of the one before it.
+    follows a `+` is lossless, so such a codec has the delta of the one before it. What a codec cannot carry, such as
+    an activation that is not finite, is left out.
     """
     inputs, labels = inputs[:ACCURACY_SAMPLES], labels[:ACCURACY_SAMPLES]
     manifest, found, at, activation = model.manifest, [], 0, inputs
@@ -32,10 +34,13 @@ def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.in
         deltas: dict[str, float] = {}
         for name in codec.usable(manifest, split_point):
             base, chosen = name.split("+")[0], codec.at(name, split_point, manifest.input.preprocessing)
-            if base not in deltas:
-                kept = final_labels(model, split_point, activation, chosen) == labels
-                deltas[base] = round(float(kept.mean() - right.mean()), 6)
-            sent = round(mean_bytes(chosen, activation[:BYTES_SAMPLES]), 1)
+            try:
+                if base not in deltas:
+                    kept = final_labels(model, split_point, activation, chosen) == labels
+                    deltas[base] = round(float(kept.mean() - right.mean()), 6)
+                sent = round(mean_bytes(chosen, activation[:BYTES_SAMPLES]), 1)
+            except InvalidInput:
+                continue
             found.append(CodecAccuracy(split_point=split_point, codec=name, delta=deltas[base], bytes_per_sample=sent))
     return tuple(found)
 

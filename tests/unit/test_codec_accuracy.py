@@ -9,8 +9,8 @@ import pytest
 
 from services import codec
 from services.bundle import CodecAccuracy, Preprocessing, load
-from services.domain import FloatArray
-from services.model import Model
+from services.domain import FloatArray, Segment
+from services.model import Model, SegmentOutput
 from training.codec_accuracy import codec_accuracies, final_labels, mean_bytes, useful_split_points, with_bytes
 
 
@@ -50,6 +50,23 @@ def test_what_loses_nothing_costs_nothing_and_fewer_bits_cost_more(found: tuple[
 def test_a_lossless_stage_has_the_delta_of_what_it_follows(found: tuple[CodecAccuracy, ...]) -> None:
     by_name = {(each.split_point, each.codec): each.delta for each in found}
     assert all(delta == by_name[at, name.split("+")[0]] for (at, name), delta in by_name.items())
+
+
+def test_what_no_codec_can_carry_is_left_out_and_the_rest_is_measured(
+    model: Model, inputs: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, run = useful_split_points(model.manifest)[1], Model.run
+
+    def overflowing(self: Model, piece: Segment, tensor: FloatArray) -> SegmentOutput:
+        activation, logits = run(self, piece, tensor)
+        if piece.end == lost:
+            activation[0] = np.inf
+        return activation, logits
+
+    monkeypatch.setattr(Model, "run", overflowing)
+    found = codec_accuracies(model, inputs, np.zeros(len(inputs), np.int64))
+    assert {each.codec for each in found if each.split_point == 0} == set(codec.usable(model.manifest, 0))
+    assert lost not in {each.split_point for each in found}
 
 
 def test_bytes_are_the_mean_of_samples_sent_alone(
