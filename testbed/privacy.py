@@ -54,10 +54,12 @@ class Study:
 def splits_of(manifest: Manifest, chosen: Sequence[int] | None) -> tuple[int, ...]:
     """The split points to attack: `chosen`, else a few of those where cutting can pay, the input left out.
 
-    Raises InvalidInput for one the network does not have.
+    Raises InvalidInput for one the network does not have, and where cutting pays nowhere.
     """
     if chosen is None:
         useful = [k for k in useful_split_points(manifest) if k > 0]
+        if not useful:
+            raise InvalidInput(f"{manifest.name} has no bottleneck inside; choose split points with --splits")
         places = np.linspace(0, len(useful) - 1, min(_AT_MOST, len(useful))).round().astype(int)
         return tuple(useful[place] for place in places)
     wrong = [k for k in chosen if not 0 < k < manifest.last]

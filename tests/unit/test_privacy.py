@@ -88,6 +88,15 @@ def test_a_few_split_points_are_chosen_and_wrong_ones_refused() -> None:
         splits_of(manifest, [3, 99])
 
 
+def test_a_network_without_a_bottleneck_inside_asks_for_split_points() -> None:
+    manifest = bundle.load(ROOT / "models" / "digits").manifest
+    wide = tuple(point.model_copy(update={"natural": False}) for point in manifest.split_points)
+    plain = manifest.model_copy(update={"split_points": wide, "exits": manifest.exits[-1:]})
+    with pytest.raises(InvalidInput, match="digits has no bottleneck inside; choose split points with --splits"):
+        splits_of(plain, None)
+    assert splits_of(plain, [3]) == (3,)
+
+
 def test_the_command_refuses_what_is_not_a_number(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "testbed.cli", "privacy", "models/digits", "--splits", "a", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
