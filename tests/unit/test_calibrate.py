@@ -127,10 +127,10 @@ def _sureness(logits: np.ndarray, temperatures: tuple[float, ...]) -> list[np.nd
 
 
 def _one_lower(logits: np.ndarray, temperatures: tuple[float, ...], thresholds: tuple[float, ...]) -> tuple[float, ...]:
-    """The same thresholds, the first exit's lowered to the next sample that would be harmful there."""
+    """The same thresholds, the first exit's lowered to the next sample below, which is one harmful too many."""
     sure = _sureness(logits, temperatures)[0]
     below = sure[sure < np.float32(thresholds[0])]
-    return (float(below.min()) if len(below) else 0.0, *thresholds[1:])
+    return (float(below.max()) if len(below) else 0.0, *thresholds[1:])
 
 
 def _harmful(
