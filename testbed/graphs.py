@@ -97,6 +97,8 @@ def _unpack_sequence(prepared: Prepared) -> None:
         return
     made_by = {name: node for node in graph.node for name in node.output}
     elements = list(_elements(graph.output[0].name, made_by))
+    if not elements:
+        raise InvalidInput(f"output {graph.output[0].name!r} is a sequence with nothing in it")
     prepared.notes.append(f"the output was a sequence; its {len(elements)} tensors are outputs now")
     _set_outputs(prepared, elements)
 

@@ -115,6 +115,13 @@ def test_exits_that_are_appended_to_an_empty_sequence_are_exits_in_either_precis
     assert [spec.output for spec in adopted.manifest.exits] == ["early", "final"]
 
 
+def test_a_sequence_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+    model = _pooled(helper.make_node("SequenceEmpty", [], ["y"], dtype=TensorProto.FLOAT), weights={})
+    model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None))
+    with pytest.raises(InvalidInput, match="output 'y' is a sequence with nothing in it"):
+        adopt(save(model, tmp_path), tmp_path / "b")
+
+
 def test_a_sequence_inside_the_network_stays_what_it_is(tmp_path: Path) -> None:
     model = _pooled(
         helper.make_node("Relu", ["p"], ["q"]),
