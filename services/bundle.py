@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
+LEAST_STD = 1e-6
 MEMORY_PER_BYTE = 4
 """Of a graph: in its file, parsed, and its weights as they run, in a session or more; 5 to 8 were measured."""
 
@@ -57,7 +58,7 @@ class Preprocessing(_Record):
     """How pixels become the input: x = (pixel / 255 - mean) / std, per channel."""
 
     mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(ge=1e-6)], ...]
+    std: tuple[Annotated[float, Field(ge=LEAST_STD)], ...]
 
 
 class InputSpec(_Record):

@@ -26,7 +26,8 @@ def preprocess(pixels: npt.NDArray[Any], spec: InputSpec) -> FloatArray:
     Raises InvalidInput for a network that does not take images, or not of this shape.
     """
     if spec.preprocessing is None:
-        raise InvalidInput("this model does not take images")
+        could = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
+        raise InvalidInput("this model does not take images" + ("; adopt it with --mean and --std" if could else ""))
     if pixels.shape[1:] != image_shape(spec):
         raise InvalidInput(f"images are {list(pixels.shape[1:])}, the model takes {list(image_shape(spec) or ())}")
     return normalise(pixels, spec.preprocessing)

@@ -6,6 +6,7 @@ So does a network of the published families, with random weights: for timing and
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from services import bundle, exits
-from services.bundle import Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
+from services.bundle import LEAST_STD, Bundle, ExitSpec, InputSpec, Manifest, Preprocessing
 from services.errors import InvalidInput
 from services.images import preprocess
 from services.model import Model
@@ -107,11 +108,24 @@ def preprocessing(mean: str | None, std: str | None) -> Preprocessing | None:
     """'0.5,0.5,0.5' and the like as the manifest's preprocessing. Raises InvalidInput for anything else."""
     if mean is None and std is None:
         return None
-    try:
-        means, stds = (tuple(float(part) for part in (text or "").split(",")) for text in (mean, std))
-        return Preprocessing(mean=means, std=stds)
-    except ValueError:
-        raise InvalidInput("--mean and --std go together, one number per channel, e.g. 0.5,0.5,0.5") from None
+    if mean is None or std is None:
+        raise InvalidInput("--mean and --std go together, one number per channel, e.g. 0.5,0.5,0.5")
+    return Preprocessing(mean=_numbers("--mean", mean, -math.inf), std=_numbers("--std", std, LEAST_STD))
+
+
+def _numbers(option: str, text: str, least: float) -> tuple[float, ...]:
+    """'0.5,0.5,0.5' as finite numbers. Raises InvalidInput naming the one that is none, or below `least`."""
+    found = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= least):
+            wanted = "finite numbers" if math.isinf(least) else f"numbers of at least {least:g}"
+            raise InvalidInput(f"{option} {part.strip()[:40]!r}: give {wanted}, one per channel, e.g. 0.5,0.5,0.5")
+        found.append(number)
+    return tuple(found)
 
 
 def _drawn(model: onnx.ModelProto, name: str, preprocessing: Preprocessing | None, max_batch: int | None) -> Manifest:
@@ -128,9 +142,8 @@ def _manifest(
     found = partition(model)
     last = len(found.split_points) - 1
     names = exits.names(len(found.exits))
-    channels = found.split_points[0].shape[0]
-    if preprocessing is not None and (len(preprocessing.mean), len(preprocessing.std)) != (channels, channels):
-        raise InvalidInput(f"{name} has {channels} channels; give as many numbers to --mean and to --std")
+    if preprocessing is not None:
+        _check_images(name, found.split_points[0].shape, preprocessing)
     ordered = sorted(found.exits.items(), key=lambda exit: exit[1])
     for (first, place), (second, other) in itertools.pairwise(ordered):
         if place == other:
@@ -154,6 +167,16 @@ def _manifest(
             for i, (name, (output, at)) in enumerate(zip(names, ordered, strict=True))
         ),
     )
+
+
+def _check_images(name: str, shape: tuple[int, ...], preprocessing: Preprocessing) -> None:
+    """Raises InvalidInput unless an input of `shape` can be made of pixels so."""
+    if len(shape) != 3:
+        raise InvalidInput(
+            f"{name} takes {list(shape)}, which is no image [channels, height, width]; leave out --mean and --std"
+        )
+    if not len(preprocessing.mean) == len(preprocessing.std) == shape[0]:
+        raise InvalidInput(f"{name} has {shape[0]} channels; give as many numbers to --mean and to --std")
 
 
 def _write(drawn: Manifest, model: onnx.ModelProto, out: Path, notes: tuple[str, ...], images: Path | None) -> Adopted:

@@ -14,7 +14,7 @@ from services import bundle
 from services.domain import FloatArray, Segment
 from services.errors import InvalidInput, SettingsError, TooLarge
 from services.model import Model
-from testbed.adopt import NEVER, adopt, adopt_network, preprocessing
+from testbed.adopt import NEVER, adopt, adopt_network
 from tests.networks import three_exit_graph
 
 CLASSIFIERS = {
@@ -284,17 +284,6 @@ def test_numbers_of_a_constant_in_other_files_are_refused(
     nodes = [helper.make_node("Constant", [], ["k"], value=outside), helper.make_node("Add", ["x", "k"], ["y"])]
     with pytest.raises(InvalidInput, match="other files"):
         adopt(save(dense(nodes, {}, ["n", 2], ["n", 2]), tmp_path), tmp_path / "b")
-
-
-@pytest.mark.parametrize(("mean", "std"), [("0.5", None), (None, "1"), ("a", "1"), ("0", "0"), ("nan", "1")])
-def test_preprocessing_that_makes_no_sense_is_refused(mean: str | None, std: str | None) -> None:
-    with pytest.raises(InvalidInput, match="--mean and --std"):
-        preprocessing(mean, std)
-
-
-def test_preprocessing_must_fit_the_channels(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="1 channels"):
-        adopt(save(three_exit_graph(), tmp_path), tmp_path / "b", preprocessing=preprocessing("0,0", "1,1"))
 
 
 def test_a_batch_that_a_constant_fixes_is_freed(tmp_path: Path) -> None:
