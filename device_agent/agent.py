@@ -11,7 +11,7 @@ from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
 from services import log
 from services.bundle import Manifest
-from services.domain import Deadline, FloatArray, Objective, Plan, Policy
+from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Segment
 from services.errors import InvalidInput, OfframpError
 from services.fixed import DEFAULT_CODECS, held_plan
 from services.front import NO_WISHES, Answer, Early, Wishes, first_request, sends_input, so_far, wished_plan
@@ -60,14 +60,18 @@ class Agent:
 
     def _plan(self, policy: Policy, wishes: Wishes, batch_size: int) -> Plan:
         """Raises InvalidInput for splits that do not fit, or a raw input that would have to leave and may not."""
+        manifest = self.runtime.model.manifest
         if wishes.splits is not None:
             plan = wished_plan(self.runtime, wishes.splits, self._codecs)
         else:
             plan = self.plans.plan(policy, batch_size)
-            if policy.privacy and sends_input(plan):  # fixed, or not chosen for this policy yet
-                plan = held_plan(self.runtime.model.manifest, self._codecs, holds=self.runtime.holds)
-        if policy.privacy and sends_input(plan):
-            raise InvalidInput("privacy: the raw input would leave the device; have it run at least 0:1 (split, holds)")
+            if policy.privacy and sends_input(plan, manifest):  # fixed, or not chosen for this policy yet
+                plan = held_plan(manifest, self._codecs, holds=self.runtime.holds, privacy=True)
+        if policy.privacy and sends_input(plan, manifest):
+            least = Segment(0, manifest.first_activation)
+            raise InvalidInput(
+                f"privacy: the raw input would leave the device; have it run at least {least} (split, holds)"
+            )
         return plan
 
     def _learn(self, response: Response, policy: Policy, batch_size: int) -> None:

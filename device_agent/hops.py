@@ -93,7 +93,7 @@ def hop(
     receiver: TierProfile | None,
     keep_input: bool,
 ) -> Hop:
-    """The hop from `sender` over `link` to `receiver`; `keep_input` forbids it at split point 0.
+    """The hop from `sender` over `link` to `receiver`; `keep_input` forbids it where the input itself crosses.
 
     Bytes of a sample: measured at this split point, else as `_sizes` finds.
     A codec whose costs a machine does not know costs nothing there. Raises InvalidInput for an unknown codec.
@@ -105,7 +105,7 @@ def hop(
     known = sender is not None and receiver is not None and np.isfinite(round_trip)
     may = wire.usable & np.isfinite(size) & known
     if keep_input:
-        may[0] = False
+        may[: manifest.first_activation] = False
     some, count = travellers.some[:, None], travellers.count[:, None]
     sent = np.where(may, count * size, 0.0)
     full = Hop(

@@ -18,6 +18,7 @@ from services.bundle import Manifest
 from services.domain import Deadline, Plan, Policy, Segment, Tier
 from services.errors import DeadlineExceeded, OfframpError, SettingsError, Unavailable
 from services.fixed import fixed_plan, held_plan
+from services.front import sends_input
 from services.preparing import Preparer
 from services.probing import Prober
 from services.settings import DeviceSettings
@@ -49,11 +50,14 @@ def fallback_plan(manifest: Manifest, settings: DeviceSettings) -> Plan:
     Raises SettingsError where it does not fit the network, or would send the raw input though that must stay.
     """
     if settings.split_points is None:
-        plan = held_plan(manifest, settings.hop_codecs, holds=settings.holds)
+        plan = held_plan(manifest, settings.hop_codecs, holds=settings.holds, privacy=settings.privacy)
     else:
         plan = fixed_plan(manifest, settings.split_points, settings.hop_codecs)
-    if settings.privacy and plan.stages[0].segment.empty:
-        raise SettingsError("privacy: the raw input would leave the device; have it run at least 0:1 (splits, holds)")
+    if settings.privacy and sends_input(plan, manifest):
+        least = Segment(0, manifest.first_activation)
+        raise SettingsError(
+            f"privacy: the raw input would leave the device; have it run at least {least} (splits, holds)"
+        )
     return plan
 
 

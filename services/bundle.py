@@ -82,6 +82,7 @@ class SplitPointSpec(_Record):
     """A place where one tensor crosses. `ratio` is c = |z| / |x| of Dynamic Split Computing.
 
     `natural`: fewer elements than the input. `compressive`: fewer than at every earlier split point.
+    `still_input`: behind the input, and nothing but it in another layout, on another scale or grid.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -94,6 +95,7 @@ class SplitPointSpec(_Record):
     compressive: bool
     bytes_fp32: Annotated[int, Field(ge=1)]
     bytes_int8: Annotated[int, Field(ge=1)]
+    still_input: bool = False
 
 
 class CurvePoint(_Record):
@@ -195,6 +197,11 @@ class Manifest(_Record):
     def last(self) -> int:
         """The index of the last split point: the output of the whole network."""
         return len(self.split_points) - 1
+
+    @property
+    def first_activation(self) -> int:
+        """The first split point where more crosses than the input in another form; the last one has nobody beyond."""
+        return next((p.index for p in self.split_points[1:] if not p.still_input), self.last)
 
     @property
     def model_hash(self) -> str:

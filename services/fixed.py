@@ -31,14 +31,22 @@ def fixed_plan(
 
 
 def held_plan(
-    manifest: Manifest, codecs: tuple[str, str], lowest: Tier = Tier.DEVICE, holds: Segment | None = None
+    manifest: Manifest,
+    codecs: tuple[str, str],
+    lowest: Tier = Tier.DEVICE,
+    holds: Segment | None = None,
+    privacy: bool = False,
 ) -> Plan:
-    """The plan that cuts after the first two exits, or as far as `lowest` holds the network where that ends before."""
-    splits = default_splits(manifest)
+    """The plan that cuts after the first two exits, or as far as `lowest` holds the network where that ends before.
+
+    privacy: not before more crosses than the input, if that much is held.
+    """
+    earliest = manifest.first_activation if privacy else 0
+    first, second = (max(at, earliest) for at in default_splits(manifest))
     if holds is not None:
-        first, second = (min(at, holds.end) if lowest is tier else at for at, tier in zip(splits, Tier, strict=False))
-        splits = first, max(first, second)
-    return fixed_plan(manifest, splits, codecs, lowest)
+        splits = zip((first, second), Tier, strict=False)
+        first, second = (min(at, holds.end) if lowest is tier else at for at, tier in splits)
+    return fixed_plan(manifest, (first, max(first, second)), codecs, lowest)
 
 
 def default_splits(manifest: Manifest) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from services.bundle import Manifest
 from services.domain import Deadline, FloatArray, Objective, Plan, Request, Segment, Stage
 from services.errors import InvalidInput, SettingsError
 from services.fixed import DEFAULT_CODECS, fixed_plan, held_plan
@@ -86,7 +87,7 @@ class FixedFront:
     ) -> Answer:
         """Answers by the plan, or by the splits wished for; objective and accuracy have nothing to choose from."""
         plan = self.plan if wishes.splits is None else wished_plan(self.runtime, wishes.splits, self._codecs)
-        if wishes.privacy and sends_input(plan):
+        if wishes.privacy and sends_input(plan, self.runtime.model.manifest):
             raise InvalidInput(f"privacy: the raw input would leave the {self.runtime.tier.label}; let it run a part")
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         return Answer(request.request_id, plan, await self.runtime.infer(request, arrived, so_far(request, early)))
@@ -101,9 +102,9 @@ def wished_plan(runtime: TierRuntime, splits: tuple[int, int], codecs: tuple[str
         raise InvalidInput(f"split: {error}") from None
 
 
-def sends_input(plan: Plan) -> bool:
-    """Whether the raw input leaves the tier where the plan begins."""
-    return plan.stages[0].segment.empty
+def sends_input(plan: Plan, manifest: Manifest) -> bool:
+    """Whether the raw input leaves the tier where the plan begins, be it in another layout, scale or grid."""
+    return plan.stages[0].segment.end < manifest.first_activation
 
 
 def first_request(

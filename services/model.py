@@ -18,11 +18,11 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from services.bundle import Bundle, ExitSpec
+from services.bundle import Bundle, ExitSpec, SplitPointSpec
 from services.domain import Clock, FloatArray, Segment
 from services.errors import BundleError, InvalidInput, SettingsError, TooLarge
 from services.hardware import Hardware
-from services.partition import Cutter, partition
+from services.partition import Cutter, Partition, partition
 from services.sessions import SessionBuilder
 from services.weights import Weight, WeightStore, detach, tensors
 
@@ -56,13 +56,15 @@ class Model:
         sleep: Callable[[float], object] = time.sleep,
         busy: Clock = time.thread_time,
     ):
-        self.manifest, self._file = bundle.manifest, bundle.path / bundle.manifest.graph
+        self._file = bundle.path / bundle.manifest.graph
         self.last = bundle.manifest.last
         self._exits = {spec.split_point: spec for spec in bundle.manifest.exits}
         store = WeightStore()
         graph, weights = _graph(bundle, store)
         self._builder = SessionBuilder(weights, store, hardware)
-        self._cutter = _cutter(bundle, graph)
+        found = _verified(bundle, graph)
+        self.manifest = bundle.manifest.model_copy(update={"split_points": found.split_points})
+        self._cutter = Cutter(graph, found.split_points, found.exits)
         self._sessions: OrderedDict[Segment, ort.InferenceSession] = OrderedDict()
         self._max_sessions = max_sessions
         self._building = threading.Lock()
@@ -199,14 +201,17 @@ def _graph(bundle: Bundle, store: WeightStore) -> tuple[onnx.ModelProto, dict[st
         raise _not_splittable(bundle, error) from None
 
 
-def _cutter(bundle: Bundle, graph: onnx.ModelProto) -> Cutter:
-    """Cuts the graph of a verified bundle, after holding it against what its manifest says."""
+def _verified(bundle: Bundle, graph: onnx.ModelProto) -> Partition:
+    """Where the graph can be cut, after holding it against what the manifest says.
+
+    What is still the input the graph alone says: manifests of earlier releases do not.
+    """
     manifest = bundle.manifest
     try:
         found = partition(graph)
     except (InvalidInput, ValueError, KeyError, IndexError) as error:
         raise _not_splittable(bundle, error) from None
-    if found.split_points != manifest.split_points:
+    if _unmarked(found.split_points) != _unmarked(manifest.split_points):
         raise BundleError(f"{bundle.manifest_path}: the split points are not those of {manifest.graph}")
     exits = {e.output: e.split_point for e in manifest.exits}
     if found.exits != exits:
@@ -215,7 +220,11 @@ def _cutter(bundle: Bundle, graph: onnx.ModelProto) -> Cutter:
         raise BundleError(
             f"{bundle.manifest_path}: {len(manifest.labels)} labels are not the output of {manifest.graph}"
         )
-    return Cutter(graph, manifest.split_points, exits)
+    return found
+
+
+def _unmarked(points: tuple[SplitPointSpec, ...]) -> list[SplitPointSpec]:
+    return [point.model_copy(update={"still_input": False}) for point in points]
 
 
 def _not_splittable(bundle: Bundle, error: Exception) -> BundleError:

@@ -20,6 +20,8 @@ from services.bundle import SplitPointSpec
 from services.domain import Segment
 from services.errors import InvalidInput
 
+_LAYOUT = frozenset({"Identity", "Dropout", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Pad"})
+_SCALE = frozenset({"Add", "Sub", "Mul", "Div", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"})
 _INT8_RANGE_BYTES = 8  # per channel: a float32 minimum and a float32 step
 _SAMPLES = 1009
 """Where the batch is free, shapes are inferred for so many: no other size of a tensor is likely to be the same."""
@@ -66,7 +68,8 @@ def partition(model: onnx.ModelProto) -> Partition:
     if outputs[-1] in tensors:
         _check_rows(graph, source, outputs[-1])
     try:
-        points = tuple(_describe([(name, after, shapes.get(name)) for name, after in tensors.items()]))
+        found = [(name, after, shapes.get(name)) for name, after in tensors.items()]
+        points = tuple(_describe(found, _still_input(graph, source)))
     except ValidationError as error:
         raise InvalidInput(f"a tensor of this graph cannot cross: {error.errors()[0]['msg']}") from None
     if len(points) < 2 or points[-1].tensor != outputs[-1]:
@@ -150,6 +153,19 @@ def _depending(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     return nodes
 
 
+def _still_input(graph: onnx.GraphProto, source: str) -> set[str]:
+    """Tensors that are nothing but the input in another layout, on another scale or grid: who sees one sees the input.
+
+    Where only the layout changes, what else a node reads says how, and may come from the input's own size.
+    """
+    same, others = {source}, set[str]()
+    for node in _depending(graph, source):
+        read = node.input[:1] if node.op_type in _LAYOUT else node.input
+        still = node.op_type in _LAYOUT | _SCALE and not _named(read) & others
+        (same if still else others).update(_named(node.output))
+    return same - {source}
+
+
 def _ancestors(nodes: list[onnx.NodeProto], tensors: list[str]) -> set[int]:
     needed, found = set(tensors), set()
     for node in reversed(nodes):
@@ -164,7 +180,7 @@ def _named(tensors: Iterable[str]) -> set[str]:
     return {name for name in tensors if name}
 
 
-def _describe(points: list[tuple[str, str, tuple[int, ...] | None]]) -> Iterator[SplitPointSpec]:
+def _describe(points: list[tuple[str, str, tuple[int, ...] | None]], still_input: set[str]) -> Iterator[SplitPointSpec]:
     first = points[0][2]
     if first is None:
         raise InvalidInput("the input's shape is not fully known; export the model with fixed sizes")
@@ -185,6 +201,7 @@ def _describe(points: list[tuple[str, str, tuple[int, ...] | None]]) -> Iterator
             compressive=natural and elements < smallest,
             bytes_fp32=4 * elements,
             bytes_int8=elements + _INT8_RANGE_BYTES * (shape[0] if len(shape) > 1 else 1),
+            still_input=name in still_input,
         )
         smallest = min(smallest, elements)
 
