@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from device_agent.costs import expected_leaving
@@ -105,15 +106,29 @@ def merged(policy: Policy, wishes: Wishes, manifest: Manifest) -> Policy:
     """The policy of one request. A wish takes the place of a setting, except that it lifts no promise.
 
     What must stay on the device stays, and an accuracy that the settings ask for is only ever raised. Who leaves
-    earlier or later than calibrated wants another plan, too.
+    earlier or later than calibrated wants another plan, too. Raises InvalidInput for who would leave too early for it.
     """
     if wishes == NO_WISHES:
         return policy
     floors = [floor for floor in (policy.min_accuracy, wishes.min_accuracy) if floor is not None]
+    floor = max(floors, default=None)
+    if floor and wishes.thresholds is not None:
+        _check_no_earlier(wishes.thresholds, manifest, floor)
     return Policy(
         wishes.objective or policy.objective,
-        max(floors, default=None),
+        floor,
         policy.deadline_seconds,
         policy.privacy or wishes.privacy,
         policy.leaving if wishes.thresholds is None else expected_leaving(manifest, wishes.thresholds),
     )
+
+
+def _check_no_earlier(thresholds: Sequence[float], manifest: Manifest, floor: float) -> None:
+    """Only the thresholds that were calibrated, or stricter ones, are known to keep an accuracy."""
+    own = [spec.threshold for spec in manifest.exits[:-1]]
+    earlier = any(asked < calibrated and asked <= 1 for asked, calibrated in zip(thresholds, own, strict=False))
+    if earlier and manifest.calibration is not None:
+        raise InvalidInput(
+            f"exit_threshold, max_exit: who leaves earlier than calibrated ({', '.join(f'{each:g}' for each in own)}) "
+            f"may miss the accuracy of at least {floor:g} that is asked for"
+        )

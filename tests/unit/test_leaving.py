@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.agent import merged
+from device_agent.agent import Agent, merged
 from device_agent.costs import expected_leaving
 from device_agent.planner import Beliefs, Options, cost, rank, stay
+from device_agent.plans import FixedPlan
+from services import bundle
 from services.bundle import CurvePoint, Manifest
-from services.domain import Policy, Tier
+from services.domain import Deadline, Policy, Tier
+from services.errors import InvalidInput
 from services.front import Wishes
-from tests.problems import chain, link, three
+from services.model import Model
+from tests.fakes import FakeClock
+from tests.journeys import ALWAYS, NEVER, runtime, samples, stages
+from tests.problems import calibration, chain, link, three
 
 D, E, C = Tier
 CURVE = (CurvePoint(threshold=0.4, exit_rate=0.8), CurvePoint(threshold=0.6, exit_rate=0.4))
@@ -48,6 +55,24 @@ def test_who_stops_at_an_early_exit_pays_for_nothing_behind_it() -> None:
     found = cost(beliefs(), plan, stops, 1, FP32)
     assert found is not None
     assert found.seconds == pytest.approx(1.0)
+
+
+async def test_who_asks_for_an_accuracy_leaves_no_earlier_than_calibrated(tiny: Path, clock: FakeClock) -> None:
+    model = Model(bundle.load(tiny))
+    model.manifest = calibrated = model.manifest.model_copy(update={"calibration": calibration(0.85)})
+    own, whole = tuple(spec.threshold for spec in calibrated.exits), stages((D, 0, 8))
+    assert all(own[:-1])
+    agent = Agent(runtime(model, clock), FixedPlan(whole), Policy(min_accuracy=0.85))
+    for thresholds in ((0.0, 0.0, 0.0), (own[0] - 0.01, *own[1:]), (own[0], 0.0, 0.0)):
+        with pytest.raises(InvalidInput, match=r"at least 0\.85"):
+            await agent.infer(samples(1), Deadline(1e6, clock), wishes=Wishes(thresholds=thresholds))
+    for thresholds in (own, NEVER):
+        await agent.infer(samples(1), Deadline(1e6, clock), wishes=Wishes(thresholds=thresholds))
+    with pytest.raises(InvalidInput, match=r"at least 0\.9"):
+        merged(Policy(), Wishes(thresholds=ALWAYS, min_accuracy=0.9), calibrated)
+    assert merged(Policy(), Wishes(thresholds=ALWAYS, min_accuracy=0.0), calibrated).min_accuracy == 0.0
+    uncalibrated = calibrated.model_copy(update={"calibration": None})
+    assert merged(Policy(), Wishes(thresholds=ALWAYS, min_accuracy=0.9), uncalibrated).min_accuracy == 0.9
 
 
 @given(threshold=st.floats(0, 2))
