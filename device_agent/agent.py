@@ -14,7 +14,7 @@ from services import log
 from services.bundle import Manifest
 from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Segment
 from services.errors import InvalidInput, OfframpError
-from services.fixed import DEFAULT_CODECS, held_plan
+from services.fixed import DEFAULT_CODECS, held_plan, interior
 from services.front import NO_WISHES, Answer, Early, Wishes, first_request, sends_input, so_far, wished_plan
 from services.response import Predictions, Response, Trace
 from services.tier import TierRuntime
@@ -67,7 +67,7 @@ class Agent:
         else:
             plan = self.plans.plan(policy, batch_size)
             if policy.privacy and sends_input(plan, manifest):  # fixed, or not chosen for this policy yet
-                plan = held_plan(manifest, self._codecs, holds=self.runtime.holds, privacy=True)
+                plan = held_plan(manifest, interior(self._codecs), holds=self.runtime.holds, privacy=True)
         if policy.privacy and sends_input(plan, manifest):
             least = Segment(0, manifest.first_activation)
             raise InvalidInput(

@@ -49,6 +49,12 @@ def held_plan(
     return fixed_plan(manifest, (first, max(first, second)), codecs, lowest)
 
 
+def interior(codecs: tuple[str, str]) -> tuple[str, str]:
+    """`codecs` for cuts inside the network; in place of those that only images travel by, the usual ones."""
+    near, far = (name if name in codec.INTERIOR else usual for name, usual in zip(codecs, DEFAULT_CODECS, strict=True))
+    return near, far
+
+
 def default_splits(manifest: Manifest) -> tuple[int, int]:
     """After the first two exits. Where there are fewer, at the first and last compressive bottleneck beyond."""
     at = [spec.split_point for spec in manifest.exits[:-1]][:2]

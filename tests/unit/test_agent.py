@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from device_agent.agent import Agent, within
+from device_agent.plans import FixedPlan
 from services.domain import Deadline, LinkEstimate, Objective, Plan, Policy, Segment, Tier
 from services.errors import DeadlineExceeded
+from services.fixed import fixed_plan
+from services.front import Wishes
 from services.model import Model
 from services.response import Response
 from tests.fakes import FakeClock, FakeNext
@@ -67,6 +70,17 @@ async def test_a_request_that_nobody_could_answer_still_tells_how_the_link_is(mo
         await agent.infer(samples(3), Deadline(1e6, clock))
     await asyncio.sleep(0)
     assert [(response.links, size) for response, size in plans.learnt] == [((LinkEstimate(Tier.DEVICE),), 3)]
+
+
+async def test_a_device_that_sends_images_still_answers_who_wants_the_input_kept(
+    model: Model, clock: FakeClock
+) -> None:
+    codecs = ("jpeg90", "int8+zstd")
+    images = FixedPlan(fixed_plan(model.manifest, (0, 4), codecs))
+    agent = Agent(runtime(model, clock, FakeNext(answering)), images, codecs=codecs)
+    answer = await agent.infer(samples(1), Deadline(1e6, clock), wishes=Wishes(privacy=True))
+    assert str(answer.plan) == "device 0:2 > edge 2:4 int8+zstd > cloud 4:8 int8+zstd"
+    assert len(answer.response.predictions.scores) == 1
 
 
 def test_who_does_not_look_for_speed_is_planned_for_by_the_time_it_has() -> None:
