@@ -248,6 +248,10 @@ class Connection:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""
         return self._traffic.quiet_seconds()
 
+    def untaught_seconds(self) -> float:
+        """Since anything sent told of the rate."""
+        return self._estimator.untaught_seconds()
+
     async def close(self) -> None:
         """Calls in flight end in Silence."""
         self._closed = True

@@ -83,6 +83,7 @@ class LinkEstimator:
     _shown: int = 0  # calls that took measurably long for their size
     _shown_last: int = 0  # of those learned, the last of them
     _drifted: float = 0.0  # seconds since a call taught the rate, as far as they count
+    _taught_at: float = math.inf  # the last that did
     _stall: tuple[float, float] = (0.0, 0.0)  # seconds that a call lately stalled for, and when
     _failures: int = 0
     _failing_since: float = math.inf
@@ -121,6 +122,10 @@ class LinkEstimator:
         """Whether the last call was far off what the others said, so that one more would decide."""
         alone = self._shown_by_one() and not self._rate_known
         return self._doubted is not None or self._given_up is not None or alone
+
+    def untaught_seconds(self) -> float:
+        """Since a call that was not small taught the rate, 0 before any did: small ones alone may go on for ever."""
+        return max(self.clock() - self._taught_at, 0.0)
 
     def estimate(self, waiting: Iterable[tuple[int, float]] = ()) -> LinkEstimate:
         """What is believed now; every unknown is None.
@@ -275,6 +280,7 @@ class LinkEstimator:
         self._learned += 1
         if x:
             self._drifted = 0.0
+            self._taught_at = self.clock() if size > _TELLING_BYTES else min(self._taught_at, self.clock())
             if size * self._line.slope >= self._telling_seconds():
                 self._shown, self._shown_last = self._shown + 1, self._learned
         step = (

@@ -9,7 +9,8 @@ milliseconds of the link move, or else nothing would show the rate: what a small
 that could not tell is not sent; time passes until it can be afforded. Only a link of unknown rate, at the start or back
 from the dead, or one that left a probe without an answer, is felt out beyond that: empty probes, then a kibibyte, then
 four times as much until it shows, and once more the same to confirm it. A probe that got no answer sets the size back,
-so a slow link is not clogged.
+so a slow link is not clogged. While calls follow each other without a pause nothing is probed, unless they are all too
+small to show the rate: then one that does is sent among them every few seconds, within the same 1 %.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ _SPENT = 0.7  # of the savings, by one probe
 _LIGHT_SPENT = 0.2  # of theirs, by a frequent one
 _LIGHT_BYTES = 4096
 _LIGHT_SHARE = 0.5  # of what may be spent is theirs
+_IN_USE_SPENT = 0.4  # by one where calls go on: another may have to confirm it
 _TELLING_SHARE = 0.5  # of a useful size: less tells nothing
 _MOST_ALIKE = 3  # probes of one size to confirm a rate
+_UNTAUGHT_SECONDS = 3.0  # a rate that nothing has shown for so long is asked for though the link is in use
 _RESTED_SECONDS = 2.0  # a rate that no probe has shown for so long may disturb a request
 WATCHED_FOR_SECONDS = 10.0
 _EMPTY_EVERY = 4
@@ -65,6 +68,8 @@ class Probed(Protocol):
 
     def quiet_seconds(self) -> float: ...
 
+    def untaught_seconds(self) -> float: ...
+
 
 @dataclass(slots=True)
 class ProbeSchedule:
@@ -80,23 +85,40 @@ class ProbeSchedule:
     _answered: int = 0
     _known: bool = False
     _telling_bytes: int = 1
-    _told_at: float = -math.inf  # a probe of so many was answered
+    _told_at: float = -math.inf  # a probe of so many was answered, of
+    _told_bytes: int = 0
+    _emptied_at: float = -math.inf  # one without any was answered
+    _answered_at: float = -math.inf
+    _last_bytes: int = 0
     _not_before: float = -math.inf
     _retry_seconds: float = _RETRY_SECONDS
 
-    def due(self, link: LinkEstimate, quiet_seconds: float, doubtful: bool = False, needed: bool = False) -> int | None:
+    def due(
+        self,
+        link: LinkEstimate,
+        quiet_seconds: float,
+        doubtful: bool = False,
+        needed: bool = False,
+        untaught_seconds: float = 0.0,
+    ) -> int | None:
         """Bytes of the probe to send now, None for none.
 
         quiet_seconds: since the last call, 0 during one. needed: whether plans depend on it without any call, too.
+        untaught_seconds: since calls or probes last told anything of the rate.
         """
-        self._earn(link.up_bytes_per_second)
-        if quiet_seconds <= 0 or self.clock() < self._not_before:
+        rate = link.up_bytes_per_second
+        self._earn(rate)
+        if self.clock() < self._not_before:
             return None
-        if link.up_bytes_per_second is None:
-            return self._larger(doubtful, lost=self._known)
+        if rate is None:
+            return self._larger(doubtful, lost=self._known) if quiet_seconds > 0 else None
         self._known = True
-        useful = int(min(max(link.up_bytes_per_second * _TELLING_SECONDS, MIN_BYTES), MAX_BYTES))
+        useful = int(min(max(rate * _TELLING_SECONDS, MIN_BYTES), MAX_BYTES))
         self._telling_bytes = max(MIN_BYTES, int(_TELLING_SHARE * useful))
+        if quiet_seconds < WATCHED_SECONDS:
+            found = self._although_in_use(useful, doubtful, untaught_seconds)
+            if found is not None or quiet_seconds <= 0:
+                return found
         if quiet_seconds >= STALE_SECONDS and self._largest < useful:
             return min(self._larger(), 2 * useful)
         return self._within_means(link, useful, quiet_seconds, doubtful, needed or quiet_seconds < WATCHED_FOR_SECONDS)
@@ -106,8 +128,11 @@ class ProbeSchedule:
         self._answered += 1
         self._retry_seconds = _RETRY_SECONDS
         self._spend(nbytes + _CALL_BYTES)
+        self._answered_at, self._last_bytes = self.clock(), nbytes
+        if nbytes == 0:
+            self._emptied_at = self._answered_at
         if nbytes >= self._telling_bytes:
-            self._told_at = self.clock()
+            self._told_at, self._told_bytes = self.clock(), nbytes
         if nbytes >= MAX_BYTES:  # larger tells no more, whatever is still unknown
             self._not_before = self.clock() + STALE_SECONDS
         self._alike = self._alike + 1 if nbytes == self._largest else 1
@@ -134,6 +159,23 @@ class ProbeSchedule:
         if again and self._largest and self._alike < _MOST_ALIKE:
             return self._largest
         return min(max(self._largest * _GROWTH, _FIRST_BYTES), MAX_BYTES)
+
+    def _although_in_use(self, useful: int, doubtful: bool, untaught_seconds: float) -> int | None:
+        """A probe where calls go on that are too small to show the rate: sooner where the last was, too, as it is now.
+
+        First an empty one: calls of one size let what the rate has become pass for the RTT. What raises a doubt is
+        sent again at once, before a small call seems to settle it.
+        """
+        now = self.clock()
+        again = doubtful and now - self._answered_at < LOOK_SECONDS
+        wait = _UNTAUGHT_SECONDS if self._told_bytes >= self._telling_bytes else STALE_SECONDS
+        if not again and min(untaught_seconds, now - self._told_at) < wait:
+            return None
+        if self._last_bytes == 0 if again else now - self._emptied_at >= wait:
+            self._spends_light = True
+            return 0 if self._light_bytes >= _CALL_BYTES else None
+        self._spends_light = False
+        return self._affordable(useful, _IN_USE_SPENT, self._telling_bytes)
 
     def _within_means(
         self, link: LinkEstimate, useful: int, quiet_seconds: float, doubtful: bool, watched: bool
@@ -215,7 +257,8 @@ class Prober:
     async def step(self) -> bool:
         """Sends the probe that is due, if one is; whether it did."""
         target, link = self.target, self.target.link()
-        nbytes = self.schedule.due(link, target.quiet_seconds(), target.doubtful, self.needed())
+        quiet, untaught = target.quiet_seconds(), target.untaught_seconds()
+        nbytes = self.schedule.due(link, quiet, target.doubtful, self.needed(), untaught)
         if nbytes is None:
             return False
         try:

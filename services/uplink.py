@@ -181,6 +181,10 @@ class Uplink:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""
         return min((replica.connection.quiet_seconds() for replica in self.replicas), default=float("inf"))
 
+    def untaught_seconds(self) -> float:
+        """Since anything sent told of the rate."""
+        return self.replicas.lead().connection.untaught_seconds() if self.replicas else 0.0
+
     async def close(self) -> None:
         await self.replicas.close()
 

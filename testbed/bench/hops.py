@@ -114,8 +114,9 @@ class VirtualHop:
         """Probes the quiet link as `services.probing` says, to the end of the simulation."""
         schedule = ProbeSchedule(self.clock)
         while True:
-            traffic, doubtful = self.traffic, self.estimator.doubtful
-            nbytes = schedule.due(self.link(), traffic.quiet_seconds(), doubtful, needed())
+            quiet, estimator = self.traffic.quiet_seconds(), self.estimator
+            untaught = estimator.untaught_seconds()
+            nbytes = schedule.due(self.link(), quiet, estimator.doubtful, needed(), untaught)
             if nbytes is None:
                 yield self.env.timeout(LOOK_SECONDS)
                 continue

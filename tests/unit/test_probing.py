@@ -73,6 +73,9 @@ class Road:
     def quiet_seconds(self) -> float:
         return self.quiet
 
+    def untaught_seconds(self) -> float:
+        return self.estimator.untaught_seconds()
+
     async def run(self, prober: Prober, seconds: float) -> None:
         ends = self.clock.now + seconds
         while self.clock.now < ends:

@@ -87,7 +87,8 @@ class Device:
     async def _probe(self) -> bool:
         link, traffic = self.estimator.estimate(), self.traffic
         needed = self.replanner.needs_link()
-        due = self.schedule.due(link, traffic.quiet_seconds(), self.estimator.doubtful, needed)
+        quiet, untaught = traffic.quiet_seconds(), self.estimator.untaught_seconds()
+        due = self.schedule.due(link, quiet, self.estimator.doubtful, needed, untaught)
         if due is None:
             return False
         with traffic.crossing(due, probes=True):
