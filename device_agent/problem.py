@@ -35,6 +35,11 @@ class Problem:
         """What the policy wants little of."""
         return {Objective.ENERGY: found.joules, Objective.BYTES: found.bytes}.get(self.policy.objective, found.seconds)
 
+    def preference(self, found: PlanCost) -> tuple[bool, float]:
+        """The less, the better: who meets the deadline comes first."""
+        limit = self.policy.deadline_seconds
+        return limit is not None and found.seconds > limit, self.needed(found)
+
     def compared(self, current: PlanCost, best: PlanCost) -> tuple[float, float, bool]:
         """What both need, or both take where `current` misses the deadline; and whether it does."""
         limit = self.policy.deadline_seconds

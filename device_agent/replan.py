@@ -173,7 +173,16 @@ class Replanner:
     def _until_planned(self, policy: Policy, size: int) -> Plan:
         """What is ready: who leaves otherwise than calibrated goes like the rest until there is something better."""
         same = self._choices.get((replace(policy, leaving=None), size))
-        return same.plan if same is not None else self.fallback
+        return same.plan if same is not None else self._best_in_place(policy, size)
+
+    def _best_in_place(self, policy: Policy, size: int) -> Plan:
+        """Of the plans of all others, and the fallback: where more policies take turns than are kept, none of them is
+        ever planned for in time.
+        """
+        problem = Problem(self.beliefs(), self._within_reach(policy), size, self.options)
+        in_place = {plan.stages: plan for plan in (self.fallback, *(each.plan for each in self._choices.values()))}
+        found = [cost for plan in in_place.values() if (cost := problem.cost(plan)) is not None]
+        return min(found, key=problem.preference).plan if found else self.fallback
 
     def _consider(self, choice: Choice, policy: Policy, size: int) -> None:
         choice.considered_at = self.clock()
