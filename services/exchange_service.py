@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from services import eager, exchange_frames, wire
+from services.decoded import Decoded
 from services.domain import Clock
 from services.errors import DeadlineExceeded, InvalidInput, QueueFull
 from services.exchange_frames import Asked
@@ -54,11 +55,12 @@ class ExchangeService:
         self.clock = clock
         self._streams: set[_Stream] = set()
         self._room: Room | None = None
+        self.decoded = Decoded()
         self._leaving = False
 
     def within(self, room: Room) -> None:
         """What the requests of all streams take, they take of `room`."""
-        self._room = room
+        self._room, self.decoded = room, room.decoded
 
     async def exchange(self, requests: object, context: Context) -> None:
         """Serves one stream until its caller ends it, or this tier does."""

@@ -19,6 +19,7 @@ from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from services.arrivals import Arrivals
 from services.channels import ran_out
+from services.decoded import Decoded
 from services.errors import DeadlineExceeded, InvalidInput, OfframpError, QueueFull
 from services.triage import Triage, ended, turn_away
 
@@ -35,7 +36,8 @@ LOOKAHEAD_BYTES = 1 << 20
 class Room:
     """Holds up to `capacity` bytes, a message of up to `message_bytes` at a time. For one event loop.
 
-    patience_seconds: how long a call that brings no deadline may wait and take to arrive.
+    patience_seconds: how long a call that brings no deadline may wait and take to arrive. decoded: as much again, for
+    what the messages turn out to hold.
     """
 
     capacity: int
@@ -43,10 +45,12 @@ class Room:
     patience_seconds: float = 10.0
     held: int = 0
     arrivals: Arrivals = field(init=False)
+    decoded: Decoded = field(init=False)
     _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.arrivals = Arrivals(self.patience_seconds)
+        self.decoded = Decoded(self.capacity)
 
     @classmethod
     def within(cls, memory_bytes: int, message_bytes: int, patience_seconds: float = 10.0) -> Room:

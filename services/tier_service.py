@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,7 +12,8 @@ import grpc
 import numpy as np
 
 from services import codec, trace_context, wire
-from services.domain import Deadline, FloatArray, Passing, Request
+from services.decoded import Holding
+from services.domain import Deadline, FloatArray, Passing, Payload, Request
 from services.errors import InvalidInput, TooLarge
 from services.exchange_service import ExchangeService
 from services.framing import Framed
@@ -64,8 +66,9 @@ class TierService:
         with served.answering(places) as answering:
             deadline = answering.deadline = self._deadline(header.remaining_seconds, remaining, arrived)
             _check_members(members, framed.activation.shape, served.limiter.limit)
-            with served.limiter.admit(header.priority, places, seconds=deadline.remaining()):
-                request = self._request(framed, served, deadline)
+            admitted = served.limiter.admit(header.priority, places, seconds=deadline.remaining())
+            with admitted, self._exchange.decoded.holding() as room:
+                request = self._request(framed, served, deadline, room)
                 response = await served.runtime.infer(request, arrived)
         tier, plan = served.runtime.tier, request.plan
         ended, parent = time.time_ns(), request.traceparent
@@ -105,7 +108,7 @@ class TierService:
             await served.preparer.prepare(wire.plan_from_pb(message.plan), deadline)
         return pb.PrepareReply()
 
-    def _request(self, framed: Framed, served: Served, deadline: Deadline) -> Request:
+    def _request(self, framed: Framed, served: Served, deadline: Deadline, room: Holding) -> Request:
         """Checks everything that is cheap to check before the activation is decoded."""
         manifest, message = served.manifest, framed.header
         if len(message.request_id) > MAX_REQUEST_ID:
@@ -118,7 +121,13 @@ class TierService:
         served.runtime.model.check(message.at, payload.shape)
         check_batch(payload.shape[0], self._max_batch)
         plan, by = wire.plan_from_pb(message.plan), codec.at(payload.codec, message.at, manifest.input.preprocessing)
-        passing = Passing(payload, by.decode) if passes_on(plan, served.runtime.tier, by.name) else None
+        room.check(size := 4 * math.prod(payload.shape))
+
+        def decode(payload: Payload) -> FloatArray:
+            room.take(size)
+            return by.decode(payload)
+
+        passing = Passing(payload, decode) if passes_on(plan, served.runtime.tier, by.name) else None
         if passing is not None:
             by.check(payload)
         return Request(
@@ -126,7 +135,7 @@ class TierService:
             message.model_hash,
             plan,
             message.at,
-            by.decode(payload) if passing is None else _only_shape(payload.shape),
+            decode(payload) if passing is None else _only_shape(payload.shape),
             deadline,
             tuple(message.thresholds) or None,
             trace_context.accepted(message.traceparent),

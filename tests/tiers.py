@@ -76,7 +76,9 @@ async def _serving(
 ) -> AsyncIterator[Running]:
     calls = telemetry.around(services)
     secured, observers = security.of(given), telemetry.observers
-    server = TierServer(services, models.limiter, given.max_message_bytes, secured, observers, first=calls)
+    server = TierServer(
+        services, models.limiter, given.max_message_bytes, secured, observers, given.memory_bytes, first=calls
+    )
     metrics = telemetry.start(models, uplink)
     port = await server.start(given.listen)
     await asyncio.to_thread(process.warm, models, given.model_copy(update={"profile_seconds": 0.0}))

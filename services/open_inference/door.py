@@ -118,8 +118,11 @@ class OpenInference:
                     early(replies.reply(served.manifest, answer, outputs))
 
             deadline = answering.deadline = self._deadline(context.time_remaining(), asked.timeout_seconds)
-            with served.limiter.admit(asked.wishes.priority, seconds=deadline.remaining()):
-                samples = read_input(request, served.manifest.input, self._max_batch)
+            with (
+                served.limiter.admit(asked.wishes.priority, seconds=deadline.remaining()),
+                self._streams.decoded.holding() as room,
+            ):
+                samples = read_input(request, served.manifest.input, self._max_batch, room.take)
                 wishes = replace(asked.wishes, traceparent=traceparent) if traceparent else asked.wishes
                 answer = await served.front.infer(
                     samples, deadline, request.id, wishes, arrived, offer if early is not None else None

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from services.channels import ran_out
+from services.decoded import Decoded
 from services.errors import Draining, OfframpError
 from services.guard import RequestFailed, late, refusal
 from services.observing import Observers
@@ -41,10 +42,11 @@ class OpenStreams:
     def __init__(self) -> None:
         self._open: set[Stream] = set()
         self._room: Room | None = None
+        self.decoded = Decoded()
 
     def within(self, room: Room) -> None:
         """What the requests of all streams take, they take of `room`."""
-        self._room = room
+        self._room, self.decoded = room, room.decoded
 
     async def run(self, stream: Stream, requests: Any) -> None:
         """Runs `stream`; raises what it raises."""

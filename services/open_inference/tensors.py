@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,23 @@ _MAX_TYPED = 1 << 20
 """Typed contents are turned to numbers one by one, while everybody else waits: for so many, a tenth of a second."""
 _CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}
 
+Take = Callable[[int], object]
+"""Is told how many bytes of float32 there are about to be, and raises where that is too many."""
 
-def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
+
+def read_input(request: Any, spec: InputSpec, max_batch: int, take: Take = lambda size: None) -> FloatArray:
     """The samples of a ModelInferRequest as float32 [N, *input shape].
 
-    Raises TooLarge for a batch over `max_batch` or too many typed values, and InvalidInput for a wrong name, dtype,
-    shape or size, mixed raw and typed contents, or values that are not finite.
+    Raises what `take` raises, TooLarge for a batch over `max_batch` or too many typed values, and InvalidInput for a
+    wrong name, dtype, shape or size, mixed raw and typed contents, or values that are not finite.
     """
     if len(request.inputs) != 1:
         raise InvalidInput(f"give exactly one input, {spec.name!r}{_or_image(spec)}; got {len(request.inputs)}")
     tensor = request.inputs[0]
     if tensor.name == spec.name and not (tensor.name == IMAGE and tensor.datatype == "UINT8"):
-        samples = _array(request, tensor, "FP32", spec.shape, max_batch)
+        samples = _array(request, tensor, "FP32", spec.shape, max_batch, take)
     elif tensor.name == IMAGE and (shape := image_shape(spec)) is not None:
-        samples = preprocess(_array(request, tensor, "UINT8", shape, max_batch), spec)
+        samples = preprocess(_array(request, tensor, "UINT8", shape, max_batch, take), spec)
     else:
         raise InvalidInput(f"no input is called {tensor.name[:60]!r}; there is {spec.name!r}{_or_image(spec)}")
     if not np.logical_and.reduce(np.isfinite(samples), axis=None):
@@ -43,7 +47,9 @@ def read_input(request: Any, spec: InputSpec, max_batch: int) -> FloatArray:
     return np.ascontiguousarray(samples, np.float32)
 
 
-def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max_batch: int) -> npt.NDArray[Any]:
+def _array(
+    request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max_batch: int, take: Take
+) -> npt.NDArray[Any]:
     if tensor.datatype != datatype:
         raise InvalidInput(f"input {tensor.name!r} must be {datatype}, got {tensor.datatype[:20]!r}")
     given = tuple(tensor.shape[: len(shape) + 2])
@@ -51,6 +57,7 @@ def _array(request: Any, tensor: Any, datatype: str, shape: tuple[int, ...], max
         raise InvalidInput(f"input {tensor.name!r} must have shape {[-1, *shape]}, got {list(tensor.shape[:10])}")
     check_batch(given[0], max_batch)
     count = math.prod(given)
+    take(4 * count)  # pixels, too, become float32
     return _flat(request, tensor, datatype, count).reshape(given)
 
 
