@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -29,11 +29,19 @@ _LEAVING = pb.ExchangeReply(leaving=True).SerializeToString()
 _MALFORMED = "the message is not valid protobuf of an ExchangeRequest"
 
 
+class Called(NamedTuple):
+    """One call: its number, its request, and what all of it takes as it came, whatever the fields it is in."""
+
+    number: int
+    framed: Framed
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What one message of a caller says: requests by number, and the numbers of those nobody waits for any more."""
 
-    calls: tuple[tuple[int, Framed], ...]
+    calls: tuple[Called, ...]
     cancelled: tuple[int, ...]
 
 
@@ -68,8 +76,10 @@ def read_request(data: bytes) -> Asked:
     try:
         for field in framing.fields(view):
             if field.key == _CALLS:
-                looked_at += field.end - field.value
-                calls.append(_read_call(view[field.value : field.end], looked_at > _FREE_BYTES, len(data)))
+                nbytes = field.end - field.value
+                looked_at += nbytes
+                number, framed = _read_call(view[field.value : field.end], looked_at > _FREE_BYTES, len(data))
+                calls.append(Called(number, framed, nbytes))
             elif field.key & ~7 == _CANCELLED:
                 cancelled += view[field.at : min(field.end, field.at + _MAX_CANCELLED_BYTES + 1)]
             if len(calls) > MAX_CALLS or len(cancelled) > _MAX_CANCELLED_BYTES:

@@ -16,7 +16,7 @@ from services import eager, exchange_frames, wire
 from services.decoded import Decoded
 from services.domain import Clock
 from services.errors import DeadlineExceeded, InvalidInput, QueueFull
-from services.exchange_frames import Asked
+from services.exchange_frames import Asked, Called
 from services.framing import Framed
 from services.guard import refusal
 from services.observing import Observers
@@ -89,9 +89,9 @@ class ExchangeService:
         asked = framed.header.remaining_seconds
         return min(asked, self._deadline_seconds) if asked > 0 else self._deadline_seconds
 
-    async def outcome(self, number: int, framed: Framed, arrived: float) -> bytes:
+    async def outcome(self, call: Called, arrived: float) -> bytes:
         """Runs one request: its outcome, serialised."""
-        room, size = self._room, framed.nbytes
+        room, (number, framed, size) = self._room, call
         try:
             if room is not None:
                 room.take(size)
@@ -116,8 +116,7 @@ class ExchangeService:
 class _Work:
     """One call, while it runs."""
 
-    number: int
-    framed: Framed
+    call: Called
     arrived: float
     task: asyncio.Future[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -180,11 +179,11 @@ class _Stream:
     async def _take(self, asked: Asked, arrived: float) -> None:
         """Begins all its calls, even if it is to end meanwhile: what was read is answered."""
         began, ended = self._clock(), None
-        for number, framed in asked.calls:
-            if number <= self._newest:
+        for call in asked.calls:
+            if call.number <= self._newest:
                 raise InvalidInput("the numbers of the calls on a stream must go up")
-            self._newest = number
-            self._begin(_Work(number, framed, arrived))
+            self._newest = call.number
+            self._begin(_Work(call, arrived))
             if ended is None and self._clock() - began > _TURN_SECONDS:
                 try:
                     await asyncio.sleep(0)
@@ -199,25 +198,25 @@ class _Stream:
 
     def _begin(self, work: _Work) -> None:
         """Runs it until it first waits; what does not has no need of a timer."""
-        self._running[work.number] = work
+        self._running[work.call.number] = work
         work.task = eager.start(self._run(work))
         if not work.task.done():
-            left = self._service.seconds(work.framed) - (self._clock() - work.arrived)
+            left = self._service.seconds(work.call.framed) - (self._clock() - work.arrived)
             work.timer = asyncio.get_running_loop().call_later(max(left, 0.0) + _GRACE_SECONDS, self._expire, work)
 
     async def _run(self, work: _Work) -> None:
-        outcome = await self._service.outcome(work.number, work.framed, work.arrived)
+        outcome = await self._service.outcome(work.call, work.arrived)
         if work.timer is not None:  # which is left to answer in time where even that failed
             work.timer.cancel()
         self._answered(work, outcome)
 
     def _expire(self, work: _Work) -> None:
         late = DeadlineExceeded("the request's deadline has passed")
-        self._answered(work, self._service.refused(work.number, work.framed, late))
+        self._answered(work, self._service.refused(work.call.number, work.call.framed, late))
         work.stop()
 
     def _answered(self, work: _Work, outcome: bytes) -> None:
-        if self._running.pop(work.number, None) is not None:
+        if self._running.pop(work.call.number, None) is not None:
             self._outbox.put(outcome, len(outcome))
         self._pump()
 

@@ -62,8 +62,8 @@ async def test_what_waits_is_gathered_and_small_ones_come_first() -> None:
     async def exchange(_: object, context: Any) -> None:
         while isinstance(data := await context.read(), bytes):
             calls = exchange_frames.read_request(data).calls
-            messages.append([framed.request_id for _, framed in calls])
-            outcomes = [(number, reply(framed.request_id).SerializeToString()) for number, framed in calls]
+            messages.append([framed.request_id for _, framed, _ in calls])
+            outcomes = [(number, reply(framed.request_id).SerializeToString()) for number, framed, _ in calls]
             await context.write(exchange_frames.reply(exchange_frames.outcome(*each) for each in outcomes))
 
     far = FarSide()
@@ -181,7 +181,7 @@ async def test_when_the_stream_breaks_everyone_on_it_asks_again_alone_and_is_ans
 async def test_outcomes_that_come_twice_or_for_nobody_change_nothing() -> None:
     async def exchange(_: object, context: Any) -> None:
         while isinstance(data := await context.read(), bytes):
-            for number, framed in exchange_frames.read_request(data).calls:
+            for number, framed, _ in exchange_frames.read_request(data).calls:
                 right, wrong = (reply(name).SerializeToString() for name in (framed.request_id, "wrong"))
                 outcomes = [(99, wrong), (number, right), (number, wrong), (0, wrong)]
                 await context.write(exchange_frames.reply(exchange_frames.outcome(*each) for each in outcomes))

@@ -20,7 +20,7 @@ class Slow:
         self.through = asyncio.Event()
 
     async def write(self, message: bytes) -> None:
-        self.written.append(tuple(framed.request_id for _, framed in read_request(message).calls))
+        self.written.append(tuple(framed.request_id for _, framed, _ in read_request(message).calls))
         await self.through.wait()
 
     async def read(self) -> bytes:

@@ -71,7 +71,8 @@ def test_what_the_generated_stubs_write_is_read(calls: list[tuple[int, pb.InferR
         calls=[pb.ExchangeCall(number=number, request=request) for number, request in calls], cancelled=cancelled
     )
     asked = exchange_frames.read_request(written.SerializeToString())
-    assert [(number, whole(framed)) for number, framed in asked.calls] == calls
+    assert [(call.number, whole(call.framed)) for call in asked.calls] == calls
+    assert [call.nbytes for call in asked.calls] == [call.ByteSize() for call in written.calls]
     assert list(asked.cancelled) == cancelled
 
 
@@ -85,7 +86,7 @@ def test_a_single_request_is_read_as_the_stubs_read_it(request: pb.InferRequest)
 def test_a_large_payload_is_not_copied() -> None:
     request = pb.InferRequest(activation=pb.Activation(payload=bytes(1 << 20)))
     data = pb.ExchangeRequest(calls=[pb.ExchangeCall(number=1, request=request)]).SerializeToString()
-    ((_, framed),) = exchange_frames.read_request(data).calls
+    ((_, framed, _),) = exchange_frames.read_request(data).calls
     assert isinstance(framed.payload, memoryview)
     assert framed.payload.obj is data
 
@@ -97,7 +98,7 @@ def test_fields_in_another_order_or_twice_are_read_as_the_stubs_do() -> None:
     framed = Framed.FromString(body)
     assert whole(framed) == pb.InferRequest.FromString(body)
     call = b"\x7a" + framing.varint(len(body)) + body + b"\x08\x05"  # the request before its number
-    ((number, read),) = exchange_frames.read_request(b"\x0a" + framing.varint(len(call)) + call).calls
+    ((number, read, _),) = exchange_frames.read_request(b"\x0a" + framing.varint(len(call)) + call).calls
     assert (number, whole(read)) == (5, pb.InferRequest.FromString(body))
 
 
@@ -109,7 +110,7 @@ def test_garbage_is_read_as_the_stubs_read_it_or_refused(data: bytes) -> None:
     except InvalidInput:
         return
     expected = pb.ExchangeRequest.FromString(data)
-    assert [number for number, _ in asked.calls] == [call.number for call in expected.calls]
+    assert [call.number for call in asked.calls] == [call.number for call in expected.calls]
     assert list(asked.cancelled) == list(expected.cancelled)
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_message_is_read_as_the_stubs_read_it_or_refused(
     except (InvalidInput, TooLarge):
         return
     expected = pb.ExchangeRequest.FromString(bytes(message))
-    assert [(number, whole(framed)) for number, framed in asked.calls] == [
+    assert [(number, whole(framed)) for number, framed, _ in asked.calls] == [
         (call.number, whole(Framed.of(call.request))) for call in expected.calls
     ]
 
@@ -170,10 +171,11 @@ def test_a_large_message_is_not_kept_for_the_sake_of_a_small_call() -> None:
     framed = Framed(pb.InferRequest(), pb.Activation(), payload)
     other = Framed(pb.InferRequest(), pb.Activation(), bytes(1 << 20))
     small, large = (
-        call for _, call in exchange_frames.read_request(exchange_frames.request([(1, framed), (2, other)])).calls
+        framed
+        for _, framed, _ in exchange_frames.read_request(exchange_frames.request([(1, framed), (2, other)])).calls
     )
     assert isinstance(small.payload, bytes)
     assert isinstance(large.payload, memoryview)
-    (alone,) = (call for _, call in exchange_frames.read_request(exchange_frames.request([(1, framed)])).calls)
+    (alone,) = (call.framed for call in exchange_frames.read_request(exchange_frames.request([(1, framed)])).calls)
     assert isinstance(alone.payload, memoryview)
     assert small.payload == alone.payload == payload

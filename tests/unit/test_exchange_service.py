@@ -6,11 +6,12 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
-from services import exchange_frames
+from services import exchange_frames, wire
 from services.exchange_service import ExchangeService
-from services.framing import Framed
+from services.framing import Framed, varint
 from services.observing import Observers
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.room import Room
 from tests.fakes import FakeClock
 from tests.far_side import name_in, reply, request
 
@@ -24,6 +25,7 @@ class Context:
     def __init__(self, message: bytes):
         self.coming = [message]
         self.written: list[str] = []
+        self.refused: list[str] = []
 
     async def read(self) -> bytes:
         if self.coming:
@@ -33,7 +35,8 @@ class Context:
 
     async def write(self, message: bytes) -> None:
         outcomes = pb.ExchangeReply.FromString(message).outcomes
-        self.written += [name_in(each.reply) for each in outcomes]
+        self.written += [name_in(each.reply) for each in outcomes if not each.status]
+        self.refused += [wire.error_from_status(each.status).reason for each in outcomes if each.status]
 
 
 def served(clock: FakeClock) -> tuple[ExchangeService, Any, list[int]]:
@@ -70,3 +73,30 @@ async def test_what_was_read_is_answered_though_the_stream_ends_meanwhile() -> N
     service.end()
     await stream
     assert sorted(context.written) == sorted(f"r{number}" for number in range(1, CALLS + 1))
+
+
+async def test_a_call_takes_the_room_that_all_of_it_takes_not_only_its_payload() -> None:
+    free = asyncio.Event()
+
+    async def answer(framed: Framed, arrived: float) -> pb.InferReply:
+        await free.wait()
+        return reply(framed.request_id)
+
+    room, service = Room(capacity=100_000, message_bytes=1), ExchangeService(answer, 10.0, Observers(()))
+    service.within(room)
+    context: Any = Context(exchange_frames.request([(n, padded(f"r{n}", 60_000)) for n in (1, 2)]))
+    stream = asyncio.create_task(service.exchange(None, context))
+    while not context.refused:
+        await asyncio.sleep(0)
+    assert 60_000 < room.held < 61_000
+    free.set()
+    service.end()
+    await stream
+    assert (context.written, context.refused, room.held) == (["r1"], ["QUEUE_FULL"], 0)
+
+
+def padded(name: str, nbytes: int) -> Framed:
+    """A request of ten bytes, and of a field that nobody knows in its header."""
+    framed = request(name, 10)
+    framed.header.MergeFromString(b"\xfa\x7f" + varint(nbytes) + bytes(nbytes))
+    return framed
