@@ -29,8 +29,14 @@ _MODES = {1: "L", 3: "RGB"}
 _MOST_PIXELS = {"WEBP": 16383, "JPEG": 65500}
 """On a side, as libwebp and libjpeg have it."""
 _LENGTH = np.dtype("<u4")
-_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
-_SCAN = b"\xff\xda"  # of a JPEG: behind it, the end is where it first says so
+_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+"""Of a PNG: those of its pixels. Others can hold texts that swell."""
+_FEW_CHUNKS, _CHUNK_BYTES = 8, 1 << 10
+"""A few are always taken, and one more for so many bytes of the file: each takes the same time, however small."""
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""Of a JPEG."""
+_MOST_SCANS = 64
+"""A progressive JPEG has ten; each goes over the whole image again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +173,36 @@ def _pixel_shape(shape: Shape) -> Shape:
 
 
 def _check_whole(kind: str, file: bytes, size: tuple[int, int]) -> None:
-    """Refuses a file that is cut short or has something behind it, and before libwebp allocates, a wrong size."""
-    if kind != "WEBP":
-        end = file.find(_ENDS[kind], max(file.find(_SCAN), 0) if kind == "JPEG" else 0)
-        if end < 0 or end + len(_ENDS[kind]) != len(file):
-            raise CorruptPayload(f"an image is not a whole {kind}")
-        return
+    """Refuses a file that is cut short, or has something in it or behind it that is none of its pixels."""
+    if kind == "PNG":
+        _check_png(file)
+    elif kind == "JPEG":
+        _check_jpeg(file)
+    else:
+        _check_webp(file, size)
+
+
+def _check_png(file: bytes) -> None:
+    at, length, kind = 8, 0, b""
+    for _ in range(_FEW_CHUNKS + len(file) // _CHUNK_BYTES):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        at += length + 12
+        if kind == b"IEND" or kind not in _CHUNKS:
+            break
+    if (kind, length, at) != (b"IEND", 0, len(file)):
+        raise CorruptPayload("an image is not a whole PNG of pixels and nothing else")
+
+
+def _check_jpeg(file: bytes) -> None:
+    end = file.find(_END, max(file.find(_SCAN), 0))  # behind a scan, it is where it first says so
+    if end < 0 or end + len(_END) != len(file):
+        raise CorruptPayload("an image is not a whole JPEG")
+    if (scans := file.count(_SCAN)) > _MOST_SCANS:
+        raise CorruptPayload(f"an image is a JPEG of {scans} scans; {_MOST_SCANS} are enough")
+
+
+def _check_webp(file: bytes, size: tuple[int, int]) -> None:
+    """Looks at the size, too, since libwebp allocates for it before Pillow can say which it is."""
     riff, length, webp, chunk = struct.unpack_from("<4sI4s4s", file)
     if (riff, webp) != (b"RIFF", b"WEBP") or length + 8 != len(file) or chunk not in (b"VP8 ", b"VP8L"):
         raise CorruptPayload("an image is not a whole WebP of one still picture")

@@ -232,6 +232,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("an image of another kind", images(lambda: image("JPEG", 8, 8)), CORRUPT),
     Wrong("an image said to be of a gigapixel", images(lambda: png_said_to_be(50_000, 20_000)), CORRUPT),
     Wrong("an image with a text that swells", images(lambda: png_with(text_bomb())), CORRUPT),
+    Wrong("an image with many texts that swell", images(lambda: png_with(*map(text_bomb, [1 << 20] * 60))), CORRUPT),
     Wrong("an image with something behind it", images(lambda: image("PNG", 8, 8) + b"PK\3\4"), CORRUPT),
     Wrong("an image whose header lies to the decoder", images(lambda: png_said_to_be(8, 8)[:40]), CORRUPT),
     Wrong("a picture that moves", images(lambda: moving(), "webp80"), CORRUPT),
@@ -253,8 +254,8 @@ WRONG: tuple[Wrong, ...] = (
 )
 
 
-def text_bomb() -> bytes:
-    return png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20), 9))
+def text_bomb(size: int = 64 << 20) -> bytes:
+    return png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(size), 9))
 
 
 def moving() -> bytes:

@@ -199,14 +199,33 @@ def test_an_image_of_other_colours_is_refused(name: str, mode: str) -> None:
         codec.get(name, GREY).decode(carrying(name, data))
 
 
-def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A grey PNG whose header announces width x height."""
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+def png(width: int, height: int, data: bytes = b"", more: bytes = b"") -> bytes:
+    """A grey PNG whose header announces width x height; `more` stands behind that."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+BLACK = zlib.compress(bytes(32 * 33))
+"""The pixels of a PNG of 32 x 32."""
+
+
+def texts(kind: bytes, between: bytes) -> bytes:
+    """Chunks of a kilobyte each that hold a megabyte each."""
+    swollen = zlib.compress(bytes(1 << 20), 9)
+    return b"".join(chunk(kind, f"text {number}".encode() + between + swollen) for number in range(60))
+
+
+def progressive(scans: int) -> bytes:
+    """A JPEG that says the same again and again."""
+    with io.BytesIO() as file:
+        Image.fromarray(smooth(1)[0, ..., 0]).save(file, "JPEG", progressive=True)
+        whole = file.getvalue()
+    start, end = whole.rfind(b"\xff\xda"), len(whole) - 2
+    return whole[:end] + whole[start:end] * (scans - whole.count(b"\xff\xda")) + whole[end:]
 
 
 def webp(kind: bytes, width: int, height: int) -> bytes:
@@ -223,7 +242,12 @@ def webp(kind: bytes, width: int, height: int) -> bytes:
 
 
 BOMBS = {
-    "png": [png(30000, 30000), png(9000, 9000, zlib.compress(bytes(1 << 20))), png(1 << 31, 1)],
+    "png": [
+        *(png(30000, 30000), png(9000, 9000, zlib.compress(bytes(1 << 20))), png(1 << 31, 1)),
+        *(png(32, 32, BLACK, texts(b"zTXt", b"\0\0")), png(32, 32, BLACK, texts(b"iTXt", b"\0\1\0\0\0"))),
+        png(32, 32, BLACK, chunk(b"IDAT", b"") * 5000),
+    ],
+    "jpeg90": [progressive(65), progressive(1000)],
     "pixels+webp": [webp(b"VP8L", 16383, 16383), webp(b"VP8X", 1 << 24, 1 << 24)],
     "webp80": [webp(b"VP8 ", 16383, 16383), webp(b"VP8X", 16383, 16383)],
 }
@@ -239,6 +263,19 @@ def test_an_image_that_would_become_huge_is_refused_before_it_is_decoded(name: s
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("png", png(32, 32, BLACK)),
+        ("png", png(32, 32, BLACK[5:], chunk(b"tRNS", bytes(2)) + chunk(b"IDAT", BLACK[:5]))),
+        ("jpeg90", progressive(6)),
+        ("jpeg90", progressive(64)),
+    ],
+)
+def test_an_image_that_another_encoder_wrote_is_taken(name: str, file: bytes) -> None:
+    assert codec.get(name, GREY).decode(carrying(name, file)).shape == (1, 1, 32, 32)
 
 
 @given(
