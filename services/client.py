@@ -64,7 +64,8 @@ class GrpcNextTier:
         passing = request.passing
         if passing is not None and passing.payload.codec == codec_name:
             return passing.payload
-        return codec.at(codec_name, request.at, self._preprocessing).encode(request.activation)
+        by = codec.carrying(request.activation, codec_name, request.at, self._preprocessing)
+        return by.encode(request.activation)
 
     async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
         await self._uplink.prepare(model_hash, plan, seconds)

@@ -19,7 +19,7 @@ from services.errors import CorruptPayload, InvalidInput
 from services.packing import Buffer, checksum
 from services.quantise import QUANTISERS, Quantiser
 
-__all__ = ["CODECS", "IMAGE", "INTERIOR", "NAMES", "Codec", "at", "checksum", "faithful", "get", "usable"]
+__all__ = ["CODECS", "IMAGE", "INTERIOR", "NAMES", "Codec", "at", "carrying", "checksum", "faithful", "get", "usable"]
 
 Encoded = tuple[Buffer, bytes]
 """Data, then the parameters that decoding needs besides it."""
@@ -172,6 +172,7 @@ INTERIOR = tuple(CODECS)
 IMAGE = tuple(image_codec.FORMATS)
 """For split point 0 of networks that take images."""
 NAMES = (*INTERIOR, *IMAGE)
+_NUMBERS = "fp32+zstd"
 
 
 def get(name: str, preprocessing: Preprocessing | None = None) -> Codec:
@@ -194,6 +195,16 @@ def get(name: str, preprocessing: Preprocessing | None = None) -> Codec:
 def at(name: str, split_point: int, preprocessing: Preprocessing | None) -> Codec:
     """The codec called `name` for an activation at `split_point`; raises as `get` does."""
     return get(name, preprocessing if split_point == 0 else None)
+
+
+def carrying(tensor: FloatArray, name: str, split_point: int, preprocessing: Preprocessing | None) -> Codec:
+    """As `at`, for `tensor`: an input that no image can show goes as the numbers it is, not cut off at black and white.
+
+    A receiver decodes by the codec that a payload names, whatever the plan says.
+    """
+    by = at(name, split_point, preprocessing)
+    shown = not isinstance(by.coding, image_codec.ImageCoding) or by.coding.holds(tensor)
+    return by if shown else CODECS[_NUMBERS]
 
 
 def usable(manifest: Manifest, split_point: int) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from services import packing
 from services.bundle import Preprocessing
 from services.domain import FloatArray
 from services.errors import CorruptPayload, InvalidInput
-from services.images import normalise, pixels_of
+from services.images import normalise, pixels_of, within_pixels
 from services.packing import Buffer
 
 Pixels = npt.NDArray[np.uint8]
@@ -118,7 +118,8 @@ class Compressed:
 class ImageCoding:
     """Inputs float32 [N, C, H, W] as images, C being 1 or 3.
 
-    Error: that of the image format, and half a level of 255 where the input was not made of whole pixels.
+    Error: that of the image format, and half a level of 255 where the input was not made of whole pixels. What lies
+    beyond black and white is cut off there, by any amount; `holds` tells.
     """
 
     format: Raw | Compressed
@@ -128,6 +129,10 @@ class ImageCoding:
         if tensor.ndim != 4 or tensor.shape[1] != len(self.preprocessing.mean):
             raise InvalidInput(f"an image codec cannot carry {list(tensor.shape)}; use it at split point 0")
         return self.format.encode(pixels_of(tensor, self.preprocessing))
+
+    def holds(self, tensor: FloatArray) -> bool:
+        """Whether nothing of an input would be cut off."""
+        return within_pixels(tensor, self.preprocessing)
 
     def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> FloatArray:
         if len(shape) != 4 or shape[1] != len(self.preprocessing.mean):

@@ -47,5 +47,13 @@ def pixels_of(tensor: FloatArray, preprocessing: Preprocessing) -> npt.NDArray[n
     return np.asarray(np.rint(scaled).clip(0, 255), np.uint8)
 
 
+def within_pixels(tensor: FloatArray, preprocessing: Preprocessing) -> bool:
+    """Whether `pixels_of` would clip nothing of float32 [N, C, H, W] by more than half a level of 255."""
+    mean, std = _moments(preprocessing)
+    ends = np.stack((tensor.min(axis=(0, 2, 3)), tensor.max(axis=(0, 2, 3))))
+    scaled = (ends * std + mean) * np.float32(255)
+    return bool(((scaled >= -0.5) & (scaled <= 255.5)).all())  # what is not a number lies nowhere
+
+
 def _moments(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
     return np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)

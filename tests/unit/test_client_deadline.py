@@ -88,7 +88,7 @@ async def test_what_encoding_takes_is_not_left_for_the_way(
     clock, left = FakeClock(100), list[float]()
     uplink = Uplink(Tier.DEVICE, "127.0.0.1:1", clock=clock)
     tier = GrpcNextTier(uplink, 2, clock=clock)
-    monkeypatch.setattr(codec, "at", lambda *given: Slow(clock, takes))
+    monkeypatch.setattr(codec, "carrying", lambda *given: Slow(clock, takes))
 
     async def sent(message: Framed, timeout_seconds: float, expected_seconds: float | None) -> Call:
         left.append(timeout_seconds)

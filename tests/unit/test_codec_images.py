@@ -92,6 +92,18 @@ def test_what_was_not_whole_pixels_is_off_by_half_a_pixel_and_cut_at_black_and_w
     assert (np.abs(decoded - tensor.clip(black, white)) <= 0.5 / 255 / GREY.std[0] + 1e-5).all()
 
 
+@pytest.mark.parametrize("name", codec.IMAGE)
+@pytest.mark.parametrize(
+    ("level", "image"), [(-0.6, False), (-0.4, True), (255.4, True), (255.6, False), (float("nan"), False)]
+)
+def test_an_input_goes_as_an_image_unless_more_than_half_a_level_of_it_were_cut_off(
+    name: str, level: float, image: bool
+) -> None:
+    tensor = normalise(smooth(3), COLOUR)
+    tensor[1, 2, 3, 4] = (level / 255 - COLOUR.mean[2]) / COLOUR.std[2]
+    assert codec.carrying(tensor, name, 0, COLOUR).name == (name if image else "fp32+zstd")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("name", "off"), [("jpeg90", 12), ("jpeg75", 20), ("webp80", 20)])
 def test_a_lossy_image_is_smaller_than_its_pixels_and_about_the_same(name: str, off: int, channels: int) -> None:
