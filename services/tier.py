@@ -86,7 +86,7 @@ class TierRuntime:
         Raises CallerError for a request that no tier could answer, DeadlineExceeded or Unavailable where
         time or tiers ran out before the first exit.
         """
-        segment = self._checked(request)
+        segment = self.checked(request)
         journey = self._start(request, arrived)
         journey.early = early
         await self._run(journey, segment)
@@ -133,7 +133,7 @@ class TierRuntime:
         if model_hash != ours:
             raise ModelMismatch(f"this {self.tier.label} holds model {ours}, the request names {model_hash[:64]}")
 
-    def _checked(self, request: Request) -> Segment:
+    def checked(self, request: Request) -> Segment:
         """What of the network `request` wants run here. Raises CallerError for what no tier could answer."""
         self.check_model(request.model_hash)
         segment = check_plan(request, self.tier, self.model.last).segment

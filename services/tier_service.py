@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -12,9 +12,10 @@ import grpc
 import numpy as np
 
 from services import codec, trace_context, wire
+from services.codec import Codec
 from services.decoded import Holding
-from services.domain import Deadline, FloatArray, Passing, Payload, Request
-from services.errors import InvalidInput, TooLarge
+from services.domain import Deadline, FloatArray, Passing, Payload, Request, Tier
+from services.errors import DeadlineExceeded, InvalidInput, TooLarge
 from services.exchange_service import ExchangeService
 from services.framing import Framed
 from services.guard import MAX_REQUEST_ID, Service, raw_stream, unary
@@ -121,27 +122,21 @@ class TierService:
         served.runtime.model.check(message.at, payload.shape)
         check_batch(payload.shape[0], self._max_batch)
         plan, by = wire.plan_from_pb(message.plan), codec.at(payload.codec, message.at, manifest.input.preprocessing)
-        room.check(size := 4 * math.prod(payload.shape))
-
-        def decode(payload: Payload) -> FloatArray:
-            room.take(size)
-            return by.decode(payload)
-
-        passing = Passing(payload, decode) if passes_on(plan, served.runtime.tier, by.name) else None
-        if passing is not None:
-            by.check(payload)
-        return Request(
+        request = Request(
             message.request_id,
             message.model_hash,
             plan,
             message.at,
-            decode(payload) if passing is None else _only_shape(payload.shape),
+            _only_shape(payload.shape),
             deadline,
             tuple(message.thresholds) or None,
             trace_context.accepted(message.traceparent),
-            passing,
-            message.priority,
+            priority=message.priority,
         )
+        served.runtime.checked(request)
+        if deadline.remaining() <= 0:
+            raise DeadlineExceeded("no time left to decode")
+        return _with_activation(request, payload, by, served.runtime.tier, room)
 
     def _deadline(self, asked: float, remaining: float | None, arrived: float) -> Deadline:
         """`asked`: remaining_seconds when the message `arrived`; `remaining`: what gRPC says. 0 and None: not given."""
@@ -160,6 +155,20 @@ def _check_members(members: tuple[str, ...], shape: Sequence[int], limit: int) -
         raise InvalidInput(
             f"{len(members)} members need as many equal parts of the samples, and ids of at most {MAX_REQUEST_ID}"
         )
+
+
+def _with_activation(request: Request, payload: Payload, by: Codec, tier: Tier, room: Holding) -> Request:
+    """`request`, which has the shape alone, with what it brings: decoded, or to be passed on as it came."""
+    room.check(size := request.activation.nbytes)
+
+    def decode(payload: Payload) -> FloatArray:
+        room.take(size)
+        return by.decode(payload)
+
+    if not passes_on(request.plan, tier, by.name):
+        return replace(request, activation=decode(payload))
+    by.check(payload)
+    return replace(request, passing=Passing(payload, decode))
 
 
 def _only_shape(shape: tuple[int, ...]) -> FloatArray:
