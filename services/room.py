@@ -36,8 +36,8 @@ LOOKAHEAD_BYTES = 1 << 20
 class Room:
     """Holds up to `capacity` bytes, a message of up to `message_bytes` at a time. For one event loop.
 
-    patience_seconds: how long a call that brings no deadline may wait and take to arrive. decoded: as much again, for
-    what the messages turn out to hold.
+    patience_seconds: how long a call that brings no deadline may wait, and any message may take to arrive. decoded: as
+    much again, for what the messages turn out to hold.
     """
 
     capacity: int
@@ -146,7 +146,7 @@ async def _answered(
     deserialize: Any = handler.request_deserializer
     came, taken = False, 0
     try:
-        taken = await room.enter()
+        taken = await (room.enter() if _in_a_hurry(context) else room.arrivals.wait(room.enter()))
         data = await room.arrivals.wait(context.read())
         came = True
         if data is EOF:
@@ -163,6 +163,11 @@ async def _answered(
         raise
     finally:
         room.leave(taken)
+
+
+def _in_a_hurry(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    """Whether the call has a deadline, at which gRPC ends it."""
+    return context.time_remaining() is not None
 
 
 async def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpError:

@@ -123,6 +123,30 @@ async def test_whose_time_is_up_before_its_message_is_in_has_failed_and_who_leav
     assert place.held == int(full)
 
 
+@pytest.mark.parametrize("left", [None, 60.0])
+async def test_a_call_without_a_deadline_waits_for_room_no_longer_than_is_patient(left: float | None) -> None:
+    place, heard = Room(capacity=1, message_bytes=1, patience_seconds=0.05), list[type[Exception]]()
+    place.held = 1
+
+    async def answer(request: Any, context: Any) -> None:
+        heard.append(type(request))
+
+    handler = grpc.unary_unary_rpc_method_handler(answer, request_deserializer=bytes)
+    context = SimpleNamespace(read=lambda: pytest.fail("there was no room"), time_remaining=lambda: left)
+    behaviour: Any = held(handler, place).stream_unary
+    call = asyncio.create_task(behaviour(None, context))
+    await asyncio.sleep(0)
+    assert len(place._waiting) == 1
+    if left is None:
+        await asyncio.wait_for(call, 5)
+    else:
+        assert not place.arrivals._due  # gRPC ends it
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    assert heard == ([DeadlineExceeded] if left is None else [])
+    assert (len(place._waiting), place.held) == (0, 1)
+
+
 def test_on_a_small_machine_messages_are_smaller_and_still_several_fit() -> None:
     small, large = Room.within(256 * MEGABYTE, 64 * MEGABYTE), Room.within(64 << 30, 64 * MEGABYTE)
     assert small.message_bytes == 4 * MEGABYTE
