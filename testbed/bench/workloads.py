@@ -11,11 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from services import bundle
-from services.bundle import Bundle
+from services.bundle import Bundle, Manifest
 from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.images import image_shape, preprocess
 from testbed import samples
+from training import datasets
 
 _SYNTHETIC = 8
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # as `partition --images` takes
@@ -40,6 +41,13 @@ class Workload:
     def input_bytes(self) -> int:
         """What one takes as float32."""
         return 4 * self.bundle.manifest.split_points[0].elements
+
+
+def source(manifest: Manifest) -> str | None:
+    """The option that names the folder which its inputs come from; None: it brings its own."""
+    if manifest.samples is not None:
+        return None
+    return "--data" if manifest.name in datasets.NAMES else "--photos"
 
 
 def labelled(name: str, path: Path, data: Path | None, limit: int) -> Workload:

@@ -25,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="Benchmarks over recorded links.")
 EPILOG = "Example: offramp bench policies --trace traces/ --virtual --photos photos/ --json policies.json"
 _QUICK_SECONDS, _QUICK_TRACES = 15.0, 3
 _VIRTUAL_SECONDS, _REAL_SECONDS = 120.0, 30.0
+_ROUNDS = 2
 
 
 @app.command(epilog=EPILOG)
@@ -47,7 +48,9 @@ def policies(
     edge_slowdown: Annotated[float, typer.Option("--edge-slowdown", min=1, max=1000, help="Over the cloud.")] = 2.0,
     rtt: Annotated[str, typer.Option("--rtt", help="Round trip between device and edge.")] = "10ms",
     edge_cloud: Annotated[str, typer.Option("--edge-cloud", help="Link edge-cloud: RATE,RTT.")] = "50mbit,40ms",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each policy on the running tiers.")] = 2,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Turns of each policy on the running tiers; none: 2.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of samples, arrivals and resampling.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="15 seconds of at most 3 traces, one turn.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
@@ -58,17 +61,18 @@ def policies(
     """All policies side by side on recorded links: ours, static plans, published ones, hindsight and the oracle."""
     from testbed.bench import conduct
 
-    files, length = _files(trace), _seconds(seconds, virtual, whole, quick)
+    files, length, turns = _files(trace), _seconds(seconds, virtual, whole, quick), _rounds(rounds, virtual, quick)
+    _check_inputs(bundle or [], data, photos)
     places.folder(out)
     places.file(json_file)
     if quick:
-        files, rounds = files[:_QUICK_TRACES], 1
+        files = files[:_QUICK_TRACES]
     world = _world(device_slowdown, edge_slowdown, rtt, edge_cloud)
     names, loops = _names(policy), _loops(loop)
     _check_traces(files)
-    asked = conduct.Asked(files, bundle or (), data, photos, loops, names, length, rounds, seed, out, world)
+    asked = conduct.Asked(files, bundle or (), data, photos, loops, names, length, turns, seed, out, world)
     console = Console()
-    steps = len(files) * len(loops) * len(names) * (1 if virtual else rounds) * len(bundle or (1, 2))
+    steps = len(files) * len(loops) * len(names) * (1 if virtual else turns) * len(bundle or (1, 2))
     found = _compared(asked, virtual, steps, console)
     conduct.write(found, asked, json_file)
     for each in found.comparisons:
@@ -108,6 +112,24 @@ def _seconds(asked: float | None, virtual: bool, whole: bool, quick: bool) -> fl
     if quick:
         return _QUICK_SECONDS
     return _VIRTUAL_SECONDS if virtual else _REAL_SECONDS
+
+
+def _rounds(asked: int | None, virtual: bool, quick: bool) -> int:
+    """Turns of each policy. Raises InvalidInput where they were asked for and would be ignored."""
+    if asked is not None and (virtual or quick):
+        raise InvalidInput("--rounds is for running tiers, and --quick takes one turn: leave out --virtual and --quick")
+    return 1 if quick else _ROUNDS if asked is None else asked
+
+
+def _check_inputs(bundles: list[Path], data: Path | None, photos: Path | None) -> None:
+    """Raises InvalidInput for a folder that none of `bundles` takes its inputs from."""
+    from services.bundle import read_manifest
+    from testbed.bench.workloads import source
+
+    wanted = {source(read_manifest(path)) for path in bundles}
+    for option, given in (("--data", data), ("--photos", photos)):
+        if bundles and given is not None and option not in wanted:
+            raise InvalidInput(f"no --bundle here takes its inputs from {option}: leave it out")
 
 
 def _files(given: list[Path]) -> list[Path]:

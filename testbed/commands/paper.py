@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from services.errors import InvalidInput
 from testbed.commands import places
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from testbed.dsc_report import Report
 
 EPILOG = "Example: offramp paper dsc --json counts.json --out out/dsc --slowdown 8"
+OUT, SLOWDOWN, SECONDS = Path("out/dsc"), 8.0, 30.0
 NETWORKS = ("efficientnet-b0", "efficientnetv2-s")
 _CLAIM = (
     "gain: time saved by choosing over one static split, averaged over the splits and the grid (the paper claims "
@@ -31,22 +33,28 @@ def dsc(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the bottleneck counts, a list of models, to this file.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the maps and their numbers go.")] = Path("out/dsc"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the maps and their numbers go; none: out/dsc.")
+    ] = None,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Measure heads and tails here and draw maps.")] = True,
     slowdown: Annotated[
-        float,
-        typer.Option("--slowdown", min=1, max=1000, help="How many times slower than this machine the device is."),
-    ] = 8.0,
+        float | None,
+        typer.Option("--slowdown", min=1, max=1000, help="How many times slower than here the device is; none: 8."),
+    ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1, max=3600, help="Measuring time for each network, about.")
-    ] = 30.0,
+        float | None,
+        typer.Option("--seconds", min=1, max=3600, help="Measuring time for each network, about; none: 30."),
+    ] = None,
 ) -> None:
     """Dynamic Split Computing (ICASSP 2023): bottlenecks of the EfficientNets, regimes and gains on this machine."""
     from testbed import dsc as computed
 
+    if not maps and any(each is not None for each in (out, slowdown, seconds)):
+        raise InvalidInput("--no-maps measures nothing here: leave it out, or --out, --slowdown and --seconds")
     places.file(json_file)
+    folder = OUT if out is None else out
     if maps:
-        places.folder(out)
+        places.folder(folder)
     console = Console()
     found = computed.efficientnets()
     console.print(_counts(found))
@@ -54,7 +62,7 @@ def dsc(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps([asdict(entry) for entry in found], indent=2) + "\n")
     if maps:
-        _maps(console, out, slowdown, seconds)
+        _maps(console, folder, slowdown or SLOWDOWN, seconds or SECONDS)
 
 
 def _counts(found: list[Bottlenecks]) -> Table:

@@ -31,8 +31,9 @@ def partition(
         int | None, typer.Option("--classes", min=2, max=100_000, help="With --network; none: as published.")
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="With --network: seed of its random weights.")
-    ] = 0,
+        int | None,
+        typer.Option("--seed", min=0, max=2**32 - 1, help="With --network: seed of its random weights; none: 0."),
+    ] = None,
     output: Annotated[str | None, typer.Option("--output", help="The output to keep, where there are several.")] = None,
     mean: Annotated[str | None, typer.Option("--mean", help="Per channel, of pixels in 0..1; with --std.")] = None,
     std: Annotated[str | None, typer.Option("--std", help="Per channel, of pixels in 0..1; with --mean.")] = None,
@@ -44,15 +45,16 @@ def partition(
     """Find every place where a classifier can be split, and write it as a bundle. No retraining."""
     from testbed import adopt, inspection
 
-    if network is None and model is not None and exits is None and classes is None:
+    if network is None and model is not None and not any(each is not None for each in (exits, classes, seed)):
         places.folder(out, keep=False)
         adopted = adopt.adopt(model, out, output, adopt.preprocessing(mean, std), images)
     elif network is not None and model is None and output is mean is std is None:
         places.folder(out, keep=False)
-        adopted = adopt.adopt_network(network, out, _numbers(exits), classes, seed, images)
+        adopted = adopt.adopt_network(network, out, _numbers(exits), classes, seed or 0, images)
     else:
         raise InvalidInput(
-            "give MODEL.onnx, with --output, --mean and --std as needed, or --network NAME with --exits and --classes"
+            "give MODEL.onnx, with --output, --mean and --std as needed, or --network NAME with --exits, --classes "
+            "and --seed"
         )
     if as_json:
         print(json.dumps(inspection.as_json(out) | _remarks(adopted), indent=2))

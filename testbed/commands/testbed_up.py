@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from services.errors import OfframpError
+from services.errors import InvalidInput, OfframpError
 from testbed.commands.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ BUNDLE = Path("models/digits")
 OUT = Path("out/run")
 CONSOLE_PORT = 8000
 DEVICE_EDGE, THEN, EDGE_CLOUD = "20mbit,10ms", "0.1mbit,10ms", "50mbit,40ms"
+LIMIT = 1000
 DEVICE_SLOWDOWN, EDGE_SLOWDOWN = 1000.0, 2.0
 """The digits' network is so small that only a microcontroller has reason to hand it over."""
 
@@ -62,14 +63,17 @@ def run(
     console_port: ConsoleOption = None,
     device_edge: DeviceEdgeOption = DEVICE_EDGE,
     then: Annotated[
-        str, typer.Option("--then", help="Link device-edge from half way on: RATE,RTT; -: it stays as it is.")
-    ] = THEN,
+        str | None,
+        typer.Option("--then", help=f"Link device-edge from half way on: RATE,RTT; -: as it is; none: {THEN}."),
+    ] = None,
     edge_cloud: EdgeCloudOption = EDGE_CLOUD,
     data: Annotated[
         Path | None, typer.Option("--data", help="Directory of the data set's files, or an .npz of labelled images.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Most inputs to send.")] = 1000,
-    in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=256, help="Requests at a time.")] = 1,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most inputs to send; none: 1000.")] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, max=256, help="Requests at a time; none: 1.")
+    ] = None,
     splits: SplitsOption = None,
     device_slowdown: DeviceSlowdownOption = DEVICE_SLOWDOWN,
     edge_slowdown: EdgeSlowdownOption = EDGE_SLOWDOWN,
@@ -78,8 +82,10 @@ def run(
     """Start three tiers and two emulated links, send held-out inputs, show what happened and how the plan changed."""
     from services.bundle import load
 
+    if serve and any(each is not None for each in (data, limit, in_flight, then)):
+        raise InvalidInput("--serve sends nothing: leave it out, or --data, --limit, --in-flight and --then")
     console = Console()
-    changed = None if then == "-" else then
+    changed = None if then == "-" else THEN if then is None else then
     settings = _settings(
         bundle,
         device_edge,
@@ -101,8 +107,14 @@ def run(
         wait_for(demo.serve(settings, console))
         return
     loaded = load(bundle)
-    split = held_out(loaded, data, limit)
-    _show(wait_for(demo.demonstrate(settings, split, out, in_flight, console)), loaded.manifest, settings, out, console)
+    split = held_out(loaded, data, limit or LIMIT)
+    _show(
+        wait_for(demo.demonstrate(settings, split, out, in_flight or 1, console)),
+        loaded.manifest,
+        settings,
+        out,
+        console,
+    )
 
 
 def _show(summary: dict[str, Any], manifest: Manifest, settings: TestbedSettings, out: Path, console: Console) -> None:

@@ -29,9 +29,21 @@ def test_a_published_network_is_partitioned_with_its_exits(tmp_path: Path) -> No
     assert bundle.load(tmp_path / "b").manifest.name == "resnet20"
 
 
+@pytest.mark.parametrize("asked", [["--slowdown", "4"], ["--seconds", "60"], ["--out", "x"]])
+def test_what_is_asked_of_maps_is_refused_where_none_are_drawn(asked: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="--no-maps measures nothing here"):
+        RUNNER.invoke(cli.app, ["paper", "dsc", "--no-maps", *asked], catch_exceptions=False)
+
+
 @pytest.mark.parametrize(
     "asked",
-    [[], ["--network", "resnet20", "m.onnx"], ["m.onnx", "--exits", "2"], ["--network", "resnet20", "--mean", "0"]],
+    [
+        [],
+        ["--network", "resnet20", "m.onnx"],
+        ["m.onnx", "--exits", "2"],
+        ["--network", "resnet20", "--mean", "0"],
+        ["m.onnx", "--seed", "5"],
+    ],
 )
 def test_a_file_or_a_network_is_wanted_and_not_both(asked: list[str]) -> None:
     with pytest.raises(InvalidInput, match=r"give MODEL\.onnx"):
@@ -55,8 +67,9 @@ def test_a_file_is_partitioned_and_says_what_its_bytes_were_measured_on(tmp_path
     assert "4 synthetic images" in " ".join(result.stdout.split())
 
 
-def test_the_counts_are_written_without_measuring_anything(tmp_path: Path) -> None:
-    paper.dsc(json_file=tmp_path / "counts.json", out=tmp_path / "out", maps=False)
+def test_the_counts_are_written_without_measuring_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paper.dsc(json_file=tmp_path / "counts.json", maps=False)
     found = json.loads((tmp_path / "counts.json").read_text())
     assert set(found[0]) == {"model", "input", "blocks", "natural", "compressive", "ratios"}
     assert [entry["model"] for entry in found] == [entry.model for entry in efficientnets()]

@@ -63,6 +63,10 @@ def test_a_broken_trace_is_refused_before_anything_is_measured(
         (("--virtual", "--whole", "--seconds", "5"), "give one of them"),
         (("--virtual", "--whole", "--quick"), "give one of them"),
         (("--virtual", "--quick", "--seconds", "5"), "give one of them"),
+        (("--virtual", "--rounds", "5"), "--rounds is for running tiers"),
+        (("--quick", "--rounds", "5"), "--quick takes one turn"),
+        (("--bundle", "models/digits", "--data", "."), "no --bundle here takes its inputs from --data"),
+        (("--bundle", "models/cifar10", "--photos", "."), "no --bundle here takes its inputs from --photos"),
     ],
 )
 def test_options_of_which_one_would_be_ignored_are_refused(asked: tuple[str, ...], said: str, trace: Path) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from device_agent.client import ModelInfo, Prediction
 from services.bundle import read_manifest
 from services.domain import Plan, Segment, Stage, Tier
 from services.errors import InvalidInput, SettingsError
 from testbed import ask, local, report
+from testbed.cli import app
 from testbed.load import Outcome, submit
 from testbed.local import LinkAsked, TestbedSettings
 from tests.conftest import ROOT
@@ -52,6 +54,15 @@ def test_a_summary_counts_failures_degraded_answers_and_bytes() -> None:
 def test_a_plan_reads_back_as_it_was_written() -> None:
     plan = Plan((Stage(Tier.DEVICE, Segment(0, 3)), Stage(Tier.EDGE, Segment(3, 7), "int8+zstd")))
     assert Plan.parse(str(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    "asked", [("--data", "nowhere"), ("--limit", "5"), ("--in-flight", "9"), ("--then", "1mbit,10ms"), ("--then", "-")]
+)
+def test_what_is_asked_of_requests_is_refused_where_none_are_sent(asked: tuple[str, str]) -> None:
+    refused = CliRunner().invoke(app, ["run", "--serve", *asked])
+    assert isinstance(refused.exception, InvalidInput)
+    assert "--serve sends nothing" in str(refused.exception)
 
 
 @pytest.mark.parametrize(
