@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks over recorded links.")
 
-EPILOG = "Example: offramp bench policies --trace traces/ --virtual --photos photos/ --json policies.json"
+EPILOG = "Example: offramp bench policies --trace traces/ --virtual --data data/ --photos photos/ --json policies.json"
 _QUICK_SECONDS, _QUICK_TRACES = 15.0, 3
 _VIRTUAL_SECONDS, _REAL_SECONDS = 120.0, 30.0
 _ROUNDS = 2
