@@ -169,8 +169,8 @@ def _verdict(passed: bool, sentence: str) -> str:
     return f"[{'green' if passed else 'red'}]{'PASS' if passed else 'FAIL'}[/] {sentence}"
 
 
-def main() -> None:
-    """Measures each in its own process, prints a table and the verdicts, writes JSON."""
+def main() -> int:
+    """Measures each in its own process, prints a table and the verdicts, writes JSON; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sessions", description=__doc__)
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--split-points", type=int, default=18, help="each gives a head and a tail")
@@ -179,20 +179,22 @@ def main() -> None:
     given = parser.parse_args()
     if given.measure:
         print(json.dumps(_measured(given.measure, given.split_points, given.rounds)))
-        return
+        return 0
     kinds = ("naive", "shared", "latency", "requests")
     found = {kind: _apart(kind, given.split_points, given.rounds) for kind in kinds}
     console, each, ratio = Console(), found["shared"]["mb_per_session"], found["latency"]
     console.print(_shown(found))
-    console.print(_verdict(each <= TARGET_MB, f"{each:.2f} MB for each further session, at most {TARGET_MB:g}"))
+    small, fast = each <= TARGET_MB, ratio["latency_ratio"] <= TARGET_LATENCY
+    console.print(_verdict(small, f"{each:.2f} MB for each further session, at most {TARGET_MB:g}"))
     sentence = f"{ratio['latency_ratio']:.3f} of the naive latency ({ratio['least']:.3f} to {ratio['most']:.3f})"
-    console.print(_verdict(ratio["latency_ratio"] <= TARGET_LATENCY, f"{sentence}, at most {TARGET_LATENCY:g}"))
+    console.print(_verdict(fast, f"{sentence}, at most {TARGET_LATENCY:g}"))
     console.print("requests: {alone_p50_ms} ms (p99 {alone_p99_ms}) alone, ".format(**found["requests"]), end="")
     console.print("{building_p50_ms} ms (p99 {building_p99_ms}) while others are built".format(**found["requests"]))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps({"target_mb": TARGET_MB, **found}, indent=2) + "\n")
+    return 0 if small and fast else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
