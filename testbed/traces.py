@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 PACKET_BYTES = 1500
@@ -201,9 +202,10 @@ def name_of(path: Path) -> str:
 def is_trace(path: Path) -> bool:
     """Whether the file begins like a trace of one of the two kinds, whatever comes then."""
     try:
-        with path.open("rb") as file:
-            first = file.readline(_LONGEST_HEADER).decode("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            lines = islice(iter(lambda: file.readline(_LONGEST_HEADER), ""), MAX_FILE_BYTES)
+            first = next((text for line in lines if (text := line.strip())), "")
+    except OSError:
         return False
     return _is_header(first) or _is_whole(first)
 

@@ -16,6 +16,7 @@ from testbed.traces import (
     TraceError,
     format_duration,
     format_rate,
+    is_trace,
     parse_duration,
     parse_rate,
     read_rate,
@@ -203,6 +204,19 @@ def test_a_formatted_duration_reads_back(seconds: float) -> None:
 def test_a_constant_rate_is_positive_and_finite(value: float) -> None:
     with pytest.raises(QuantityError):
         ConstantRate(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["\n  \n0\n3\n", "\n\ufefft_s,mbps\n0,8\n", "\ufefft_s,mbps\n0,8\n", "\n\n", "", "\nname\n"]
+)
+def test_a_file_is_taken_for_a_trace_where_it_reads_as_one(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    try:
+        read_trace(path)
+    except TraceError:
+        assert not is_trace(path)
+    else:
+        assert is_trace(path)
 
 
 def test_a_rate_may_name_a_trace(tmp_path: Path) -> None:
