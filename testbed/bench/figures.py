@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -33,6 +34,8 @@ _PLANS = ("#8d99a6", "#457b9d", "#2a9d8f", "#e9c46a", "#e76f51", "#6d597a", "#b5
 _MOST_POINTS = 20000
 _RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10)
 _FAR_RATIOS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_as_written = rc_context({"text.parse_math": False})
+"""Names of traces are drawn as they are: what is between two dollar signs is no formula."""
 _WIDE = 6
 """From so many times the least ratio on, the numbers of the first list would lie over one another."""
 
@@ -45,6 +48,7 @@ class Picture:
     png: bytes
 
 
+@_as_written
 def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> Picture:
     """The share of requests answered within so many milliseconds, for each policy, one panel for each trace."""
     columns = min(4, len(traces))
@@ -69,6 +73,7 @@ def latencies(traces: Mapping[str, Mapping[str, Runs]], title: str) -> Picture:
     return Picture(f"Latency distributions: {title}", _png(figure))
 
 
+@_as_written
 def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> Picture:
     """How each policy stands, a row for each trace; shaded: within 5 % of the oracle.
 
@@ -97,6 +102,7 @@ def standing(ratios: Mapping[str, Mapping[str, float]], title: str) -> Picture:
     return Picture(f"Standing over the oracle: {title}", _png(figure))
 
 
+@_as_written
 def timeline(rate: Rate, start: float, end: float, runs: Mapping[str, Runs], title: str) -> Picture:
     """Over one turn: the rate of the link, the plan of each of our requests, and latencies, others' for comparison."""
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -124,6 +130,7 @@ def timeline(rate: Rate, start: float, end: float, runs: Mapping[str, Runs], tit
     return Picture(f"Timeline: {title}", _png(figure))
 
 
+@_as_written
 def regimes(
     rates: Sequence[float], batches: Sequence[int], best: Sequence[Sequence[Plan | None]], title: str
 ) -> Picture:

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from services.errors import InvalidInput
 from testbed import traces
@@ -97,7 +98,12 @@ def _compared(asked: Asked, virtual: bool, steps: int, console: Console) -> Foun
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:50.50}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:50.50}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console)
 
 
@@ -205,7 +211,7 @@ def _shown(each: Comparison) -> Table:
     for trace, found in each.traces.items():
         means = [f"{found[name].mean_ms:.1f}" if name in found else "–" for name in (OURS, BEST_STATIC, ORACLE)]
         shown = [f"{ratio[trace]:.3f}" if trace in ratio else "–" for ratio in ratios]
-        table.add_row(trace[-22:], *means, *shown, "yes" if each.crossing.get(trace) else "no")
+        table.add_row(Text(trace[-22:]), *means, *shown, "yes" if each.crossing.get(trace) else "no")
     return table
 
 
@@ -217,5 +223,5 @@ def _verdicts(found: list[Target]) -> Table:
         table.add_column(column)
     for target in found:
         colour = {True: "green", False: "red", None: "dim"}[target.met]
-        table.add_row(target.name, target.where, target.found, f"[{colour}]{verdict(target.met)}[/]")
+        table.add_row(target.name, Text(target.where), Text(target.found), f"[{colour}]{verdict(target.met)}[/]")
     return table

@@ -11,6 +11,9 @@ from rich.console import Console
 
 from services.measuring import Findings
 from testbed.adopt import adopt
+from testbed.bench.results import Comparison, Target
+from testbed.bench.world import Loop
+from testbed.commands import bench
 from testbed.commands.partition import partition
 from testbed.commands.profile import shown
 
@@ -40,3 +43,13 @@ def test_a_profile_prints_names_as_they_are(file: Path) -> None:
     console = Console(file=(printed := io.StringIO()), width=120)
     console.print(shown(manifest, Findings([], ()), (1,)))
     assert "neg]" in printed.getvalue()
+
+
+def test_the_bench_prints_names_of_traces_as_they_are() -> None:
+    compared = Comparison("b", Loop.CLOSED, real=False, deadline_ms=100.0, traces={"lte[up]": {}})
+    target = Target("within 5 %", "lte[up]", "1.2 on [/lte]", met=False)
+    console = Console(file=(printed := io.StringIO()), width=160)
+    console.print(bench._shown(compared))
+    console.print(bench._verdicts([target]))
+    assert printed.getvalue().count("lte[up]") == 2
+    assert "1.2 on [/lte]" in printed.getvalue()
