@@ -66,12 +66,17 @@ def photos(path: Path, height: int, width: int, channels: int) -> Pixels:
 
 
 def _photo(file: Path, height: int, width: int, channels: int) -> Pixels:
+    fitted = ImageOps.fit(opened(file, "L" if channels == 1 else "RGB"), (width, height))
+    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
+
+
+def opened(file: Path, mode: str) -> Image.Image:
+    """The image in `file`, in Pillow's `mode`. Raises InvalidInput for what is none, or too large."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
-            fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height))
+            return image.convert(mode)
     except _UNREADABLE as error:
         raise InvalidInput(f"{file}: not an image: {str(error)[:100] or type(error).__name__}") from None
-    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
 
 
 def inputs(spec: InputSpec, images: Path | None, count: int = 4) -> tuple[FloatArray, str]:

@@ -15,10 +15,11 @@ from services.bundle import Bundle, Manifest
 from services.domain import FloatArray
 from services.errors import InvalidInput
 from services.images import image_shape, preprocess
-from testbed import samples
+from testbed import samples, scenes
 from training import datasets
 
 _SYNTHETIC = 8
+_MOST = 64
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # as `partition --images` takes
 
 Images = npt.NDArray[np.uint8]
@@ -59,7 +60,7 @@ def labelled(name: str, path: Path, data: Path | None, limit: int) -> Workload:
 
 
 def unlabelled(name: str, path: Path, photos: Path | None, seed: int = 0) -> Workload:
-    """A bundle with pictures of unknown truth: crops of the photos in a directory, or smooth synthetic ones.
+    """A bundle with pictures of unknown truth: crops of the first photos in a directory, or smooth synthetic ones.
 
     Raises InvalidInput for a network that takes no such pictures, and for a directory without any.
     """
@@ -72,16 +73,15 @@ def unlabelled(name: str, path: Path, photos: Path | None, seed: int = 0) -> Wor
 
 
 def _crops_in(folder: Path, size: tuple[int, int]) -> Images:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)[:_MOST]
     if not files:
         raise InvalidInput(f"{folder}: no images here; give --photos with a directory of {', '.join(_SUFFIXES)} files")
     return np.stack([crop for file in files for crop in crops(file, size)])
 
 
 def crops(file: Path, size: tuple[int, int]) -> Sequence[Images]:
-    """Squares from both ends of a photo, at the network's size."""
-    with Image.open(file) as opened:
-        photo = opened.convert("RGB")
+    """Squares from both ends of a photo, at the network's size. Raises InvalidInput for what is no image."""
+    photo = scenes.opened(file, "RGB")
     side = min(photo.size)
     ends = ((0, 0), (photo.width - side, photo.height - side))
     squares = [photo.crop((x, y, x + side, y + side)) for x, y in ends]

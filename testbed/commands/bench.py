@@ -38,7 +38,9 @@ def policies(
         typer.Option("--bundle", help="Bundle to run; repeatable; none: CIFAR-10 with exits, and EfficientNet-B0."),
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets, for labelled inputs.")] = None,
-    photos: Annotated[Path | None, typer.Option("--photos", help="Folder of photos, for unlabelled inputs.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", help="Folder of photos, for unlabelled inputs: its first 64.")
+    ] = None,
     loop: Annotated[str, typer.Option("--loop", help="closed, open, or both.")] = "both",
     policy: Annotated[str | None, typer.Option("--policies", help="Only these, with commas; none: all.")] = None,
     seconds: Annotated[

@@ -212,6 +212,26 @@ def test_photos_of_the_formats_that_partition_takes_are_taken(
     assert workloads.unlabelled("tiny", tiny, tmp_path).images.shape == (2, 8, 8, 3)
 
 
+def test_only_so_many_photos_of_a_folder_are_taken_the_first_ones(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "image_shape", lambda spec: (8, 8, 3))
+    for index in range(workloads._MOST):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index:03}.png")
+    (tmp_path / "999.png").write_bytes(b"not looked at")
+    found = workloads.unlabelled("tiny", tiny, tmp_path).images
+    assert found[::2, 0, 0, 0].tolist() == list(range(workloads._MOST))
+
+
+def test_a_photo_that_is_none_or_far_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bad := tmp_path / "bad.png").write_bytes(b"no picture")
+    Image.new("RGB", (40, 30)).save(bomb := tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for file in (bad, bomb):
+        with pytest.raises(InvalidInput, match=rf"{file.name}: not an image"):
+            workloads.crops(file, (8, 8))
+
+
 def test_costs_measured_on_other_inputs_are_kept_apart(tiny: Path) -> None:
     loaded = bundle.load(tiny)
     dark, bright = (np.full((2, 1, 8, 8), value, np.float32) for value in (0, 1))
