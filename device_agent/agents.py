@@ -36,7 +36,7 @@ class Agents:
 
     async def start(self) -> None:
         """Measures the link, asks the tiers above, chooses first plans, and goes on doing so in the background."""
-        if self._uplink is not None and any(planning.plans_ahead for planning in self.plannings):
+        if self._uplink is not None:  # with fixed plans, too: whoever watches the device asks how the link is
             self._probes = probing(self._uplink, self.plannings)
         await asyncio.gather(*(planning.start() for planning in self.plannings))
 

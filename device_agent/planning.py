@@ -76,11 +76,6 @@ class Planning:
         self._replanner = None if settings.splits else self._of(options_of(settings))
         self.plans: Plans = self._replanner or FixedPlan(self.fallback)
 
-    @property
-    def plans_ahead(self) -> bool:
-        """Whether plans are chosen here, from what is measured, and not fixed by the settings."""
-        return self._replanner is not None
-
     def plan(self) -> Plan:
         """The plan for one sample, as far as settings say."""
         return self.plans.plan(self.policy, 1)

@@ -13,6 +13,22 @@ from services import bundle, process
 from services.domain import Tier
 from services.errors import BundleError
 from services.settings import DeviceSettings
+from services.uplink import Uplink
+
+
+async def test_a_device_with_fixed_splits_probes_its_link_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(self: Planning) -> None: ...
+
+    monkeypatch.setattr(Planning, "start", start)
+    given = DeviceSettings(bundle=tiny, splits="2,4", profile_seconds=0.0)
+    uplink = Uplink(Tier.DEVICE, "127.0.0.1:1")
+    models = process.models(Tier.DEVICE, given, uplink)
+    agents = Agents(models, uplink, given)
+    await agents.start()
+    assert "probes" in {task.get_name() for task in asyncio.all_tasks()}
+    await agents.stop()
+    await uplink.close()
+    await process.close(models, None)
 
 
 async def test_where_one_cannot_join_the_others_are_not_left_on_their_way(
