@@ -107,6 +107,7 @@ class Observers:
     def __init__(self, observers: Iterable[Observer] = (LogLines(),), begin: Begin = trace_context.nothing):
         self._observers: list[Observer] = []
         self._told: list[Told] = []
+        self._counting: list[Callable[[str], None]] = []
         self._ended: list[Finished] = []
         self._next = -math.inf
         self.begin = begin
@@ -121,6 +122,8 @@ class Observers:
         """Tells `observer` too, of what ends from now on."""
         self.tell()
         self._observers.append(observer)
+        if (count := getattr(observer, "turned_away", None)) is not None:
+            self._counting.append(count)
         self._told.append(getattr(observer, "answered_together", None) or partial(_one_by_one, observer))
 
     def answered(self, finished: Finished) -> None:
@@ -137,6 +140,11 @@ class Observers:
                 observer.refused(refused)
             except Exception:
                 _failed()
+
+    def turned_away(self, reason: str) -> None:
+        """A call that nobody looked at. Told to those who count such; a line for each would cost what that saves."""
+        for count in self._counting:
+            count(reason)
 
     def tell(self) -> None:
         """Now, of all that ended."""

@@ -37,13 +37,14 @@ class Room:
     """Holds up to `capacity` bytes, a message of up to `message_bytes` at a time. For one event loop.
 
     patience_seconds: how long a call that brings no deadline may wait, and any message may take to arrive. decoded: as
-    much again, for what the messages turn out to hold.
+    much again, for what the messages turn out to hold. rejected: how many found no room, by reason.
     """
 
     capacity: int
     message_bytes: int
     patience_seconds: float = 10.0
     held: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
     arrivals: Arrivals = field(init=False)
     decoded: Decoded = field(init=False)
     _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
@@ -87,12 +88,16 @@ class Room:
         """Holds room for a request of a stream, which is here already, until `leave`. Raises QueueFull."""
         limit = self.capacity - (self.message_bytes if self._waiting else 0)
         if self.held and self.held + size > limit:
-            raise QueueFull(f"{self.held} bytes of requests are here already; try again shortly")
+            raise self._full(f"{self.held} bytes of requests are here already")
         self.held += size
+
+    def _full(self, why: str) -> QueueFull:
+        self.rejected[QueueFull.reason] = self.rejected.get(QueueFull.reason, 0) + 1
+        return QueueFull(f"{why}; try again shortly")
 
     async def _turn(self) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            raise QueueFull("too many messages are on their way in already; try again shortly")
+            raise self._full("too many messages are on their way in already")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:

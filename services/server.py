@@ -46,6 +46,8 @@ class TierServer:
     ):
         """`first`: stands around whatever security puts around the methods. patience_seconds: see `Room`."""
         room = Room.within(memory_bytes or memory.limit_bytes(), max_message_bytes, patience_seconds)
+        room.rejected = limiter.rejected
+        observers = observers or Observers()
         self._security = security or Security()
         self._limiter = limiter
         self._names = [service.name for service in services]
@@ -56,12 +58,13 @@ class TierServer:
         self._server = grpc.aio.server(options=_server_options(room.message_bytes))
         self._probes: grpc.aio.Server | None = None
         self.health_port: int | None = None
-        gates = self._security.gates(self._names, observers or Observers())
-        self._methods(services, room).serve(self._server, (*first, *gates))
+        gates = self._security.gates(self._names, observers)
+        triage = Triage(self._limiter, tell=observers.turned_away)
+        self._methods(services, room, triage).serve(self._server, (*first, *gates))
 
-    def _methods(self, services: Sequence[Service], room: Room) -> Methods:
+    def _methods(self, services: Sequence[Service], room: Room, triage: Triage) -> Methods:
         """Those of `services`, health and reflection."""
-        methods, triage = Methods(), Triage(self._limiter)
+        methods = Methods()
         for service in services:
             kept = {
                 name: held(method, room, triage if name in service.computing else None)

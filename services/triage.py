@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ _RISE, _FALL, _LONGER = 0.2, 0.02, 1.5
 _AGAIN_SECONDS = 0.2
 
 
+def _nobody(reason: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Visit:
     """A call that was let in, until it ends one way or the other. until: its deadline; trial: though it seemed late."""
@@ -59,10 +64,14 @@ class Visit:
 
 @dataclass(slots=True)
 class Triage:
-    """Of one tier, whose `limiter` counts those turned away. needed: seconds that most calls took lately."""
+    """Of one tier, whose `limiter` counts those turned away. needed: seconds that most calls took lately.
+
+    tell: hears of each that is turned away, by reason, and must be quick: they are many.
+    """
 
     limiter: Limiter
     clock: Clock = time.monotonic
+    tell: Callable[[str], None] = _nobody
     flooded: bool = False
     needed: float = 0.0
     _margin: float = _MARGIN
@@ -84,6 +93,7 @@ class Triage:
         if late and self._late % TRIAL:
             self._turned_away += 1
             self.limiter.rejected[QueueFull.reason] += 1
+            self.tell(QueueFull.reason)
             return None
         return Visit(self, now, math.inf if remaining is None else now + remaining, late)
 

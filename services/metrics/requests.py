@@ -76,8 +76,12 @@ class Metrics:
             self._model(ended[0].manifest).count(ended)
 
     def refused(self, refused: Refused) -> None:
-        known = refused.reason in self._errors or refused.reason in reasons()
-        self._error(refused.reason if known else InternalError.reason).inc()
+        self.turned_away(refused.reason)
+
+    def turned_away(self, reason: str) -> None:
+        """Unread or not: each is a call that ended with an error."""
+        known = reason in self._errors or reason in reasons()
+        self._error(reason if known else InternalError.reason).inc()
 
     def _error(self, reason: str) -> Count:
         if reason not in self._errors:

@@ -173,6 +173,19 @@ def test_what_came_on_a_stream_has_room_until_it_is_answered_or_is_refused() -> 
     assert place.held == 0
 
 
+async def test_who_finds_no_room_is_counted_with_those_whom_the_limiter_turns_away() -> None:
+    limiter, leave = Limiter(4), asyncio.Event()
+    place = Room(capacity=1, message_bytes=1, rejected=limiter.rejected)
+    tasks, _ = await crowd(place, 1 + room.MAX_WAITING, leave)
+    with pytest.raises(QueueFull):
+        await place.enter()
+    with pytest.raises(QueueFull):
+        place.take(1)
+    assert limiter.rejected["QUEUE_FULL"] == 2
+    leave.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_streams_leave_room_for_a_message_that_waits_to_be_read() -> None:
     place, leave = Room(capacity=100, message_bytes=60), asyncio.Event()
     place.take(50)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
-from services import triage, wire
+from services import server, triage, wire
+from services.domain import Tier
 from services.errors import QueueFull
+from services.guard import Service
 from services.limiter import Limiter
+from services.metrics.requests import Metrics
+from services.observing import LogLines, Observers
+from services.pb.offramp.v1 import tier_pb2
 from services.room import Room, held
 from services.triage import LEAST_CALLS, TRIAL, WINDOW_SECONDS, Triage, Visit
 from tests.fakes import FakeClock
+from tests.scraping import of, total
 
 NEEDED = 0.02
 
@@ -96,6 +104,36 @@ def test_while_many_end_in_vain_who_has_less_time_than_others_needed_is_turned_a
     assert door.enter(1.0) is not None
     assert door.enter(None) is not None
     assert door.limiter.rejected[QueueFull.reason] == 1
+
+
+def test_who_is_turned_away_unread_counts_as_an_error_and_leaves_no_line(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(Tier.EDGE, "0")
+    door = Triage(Limiter(64), clock, tell=Observers((LogLines(), metrics)).turned_away)
+    flood(door, clock)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "offramp"):
+        assert door.enter(NEEDED / 2) is None
+    assert total(of(metrics.registry), "offramp_request_errors_total", reason="QUEUE_FULL") == 1
+    assert not caplog.records
+
+
+async def test_a_server_counts_those_without_room_and_tells_of_those_turned_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doors, rooms, limiter, observers = list[Triage](), list[Room](), Limiter(4), Observers(())
+
+    def door_of(*given: Any, **more: Any) -> Triage:
+        doors.append(Triage(*given, **more))
+        return doors[-1]
+
+    monkeypatch.setattr(server, "Triage", door_of)
+    streams: Any = SimpleNamespace(within=rooms.append)
+    service = Service("offramp.v1.Tier", {}, tier_pb2.DESCRIPTOR.serialized_pb, streams)
+    server.TierServer([service], limiter, observers=observers)
+    assert doors[0].tell == observers.turned_away
+    assert rooms[0].rejected is doors[0].limiter.rejected is limiter.rejected
 
 
 def test_one_in_so_many_is_let_in_all_the_same(door: Triage, clock: FakeClock) -> None:
