@@ -125,7 +125,9 @@ def _seconds(asked: float | None, virtual: bool, whole: bool, quick: bool) -> fl
 def _rounds(asked: int | None, virtual: bool, quick: bool) -> int:
     """Turns of each policy. Raises InvalidInput where they were asked for and would be ignored."""
     if asked is not None and (virtual or quick):
-        raise InvalidInput("--rounds is for running tiers, and --quick takes one turn: leave out --virtual and --quick")
+        raise InvalidInput(
+            "--rounds is for running tiers, not --virtual, and --quick takes one turn: leave one of them out"
+        )
     return 1 if quick else _ROUNDS if asked is None else asked
 
 
