@@ -10,13 +10,14 @@ from typing import Protocol
 
 from services.connection import Silence
 from services.domain import Clock, Deadline, Plan, Stage
-from services.errors import OfframpError
+from services.errors import OfframpError, QueueFull
 
 GREET_SECONDS = 2.0
 """A replica that is back may be kept waiting for requests so long, at most; they would wait for its builds, too."""
 
 _MAX_PLANS = 16
 _AT_ONCE = 4
+_Key = tuple[str, tuple[Stage, ...]]
 
 
 class Asked(Protocol):
@@ -30,7 +31,7 @@ class Prepared:
 
     def __init__(self, clock: Clock = time.monotonic):
         self._clock = clock
-        self._plans: OrderedDict[tuple[str, tuple[Stage, ...]], Plan] = OrderedDict()
+        self._plans: OrderedDict[_Key, Plan] = OrderedDict()
 
     def note(self, model_hash: str, plan: Plan) -> None:
         """`plan` has been prepared; the one that was not for longest is forgotten, where there are many."""
@@ -41,13 +42,24 @@ class Prepared:
             self._plans.popitem(last=False)
 
     async def greet(self, replica: Asked) -> None:
-        """Has `replica` prepare them, the newest first, as far as it can in a while. What is there costs it nothing."""
-        until, turns = Deadline.after(GREET_SECONDS, self._clock), asyncio.Semaphore(_AT_ONCE)
+        """Has `replica` prepare them, the newest first, as far as it can in a while. What is there costs it nothing.
 
-        async def prepare(model_hash: str, plan: Plan) -> None:
-            async with turns:
-                if (left := until.remaining()) > 0:
-                    with suppress(OfframpError, Silence):
-                        await replica.prepare(model_hash, plan, left)
+        What is prepared elsewhere meanwhile comes last.
+        """
+        until, turns, begun = Deadline.after(GREET_SECONDS, self._clock), asyncio.Semaphore(_AT_ONCE), set[_Key]()
+        while new := {key: plan for key, plan in reversed(self._plans.items()) if key not in begun}:
+            begun.update(new)
+            await asyncio.gather(*(_prepare(replica, key[0], plan, until, turns) for key, plan in new.items()))
 
-        await asyncio.gather(*(prepare(key[0], plan) for key, plan in reversed(self._plans.items())))
+
+async def _prepare(replica: Asked, model_hash: str, plan: Plan, until: Deadline, turns: asyncio.Semaphore) -> None:
+    """Asks again where others have asked for too much at once."""
+    async with turns:
+        while (left := until.remaining()) > 0:
+            with suppress(OfframpError, Silence):
+                try:
+                    return await replica.prepare(model_hash, plan, left)
+                except QueueFull as error:
+                    await asyncio.sleep(min(error.retry_seconds, left))
+                    continue
+            return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from services import log
@@ -51,6 +52,7 @@ class Replica:
         self.breaker = Breaker(clock)
         self.serving = False
         self._greet = greet
+        self._heard = asyncio.Event()
         self._closed = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         if watched:
@@ -97,8 +99,13 @@ class Replica:
         else:
             self._go_on("recover", self._recover())
 
+    def heard(self) -> None:
+        """It answered something: its health is worth asking for at once. It may serve only later, and greeted first."""
+        self._heard.set()
+
     def doubted(self) -> None:
-        """Another one was quicker. Whoever is hedged is never waited for to the end, and so would never fall silent."""
+        """Another one was quicker, or it is not there. Whoever is hedged is never waited for to the end, and so would
+        never fall silent."""
         if self.usable:
             self._go_on("suspect", self._suspect())
 
@@ -123,7 +130,10 @@ class Replica:
     async def _recover(self) -> None:
         """Asks for its health, less and less often, until it serves."""
         while not self.usable:
-            await asyncio.sleep(self.breaker.due_seconds)
+            self._heard.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.breaker.due_seconds):
+                    await self._heard.wait()
             if await self.connection.serves(CHECK_SECONDS):
                 await self._greet(self.connection)
                 self.breaker.healthy()

@@ -19,7 +19,7 @@ from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import Draining, ModelMismatch, QueueFull, Unavailable
+from services.errors import Draining, ModelMismatch, QueueFull, Unavailable, UpstreamUnavailable
 from services.framing import Framed
 from services.greeting import Prepared
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -148,8 +148,10 @@ class Uplink:
             await lead.connection.probe(nbytes, timeout_seconds)
         except Silence as silence:
             self.replicas.pass_lead(lead)
+            if isinstance(silence.error, UpstreamUnavailable):  # what comes back in its place is to be greeted
+                lead.doubted()
             raise silence.error from None
-        lead.breaker.healthy()
+        lead.heard()
 
     def check(self) -> None:
         """Raises UpstreamUnavailable where nobody would be asked, before anything is made ready to be sent."""

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.domain import Deadline, Plan, Segment, Stage, Tier
-from services.errors import DeadlineExceeded, InvalidInput, NotHeld, UpstreamUnavailable
+from services.errors import DeadlineExceeded, InvalidInput, NotHeld, OfframpError, UpstreamUnavailable
 from services.preparing import Preparer
 from services.uplink import Uplink
 from tests.calls import until
@@ -61,6 +61,32 @@ async def test_a_tier_that_restarted_has_its_plans_prepared_before_it_is_asked(t
             return not replica.usable
 
         async def back() -> bool:
+            return replica.usable
+
+        await until(left_alone)
+        edge = await stack.enter_async_context(upper(Tier.EDGE, tiny, listen=edge.address))
+        await until(back)
+        assert edge.runtime.model.resident(Segment(3, 8))
+
+
+async def test_a_tier_that_restarted_unnoticed_by_requests_has_its_plans_prepared_before_it_serves(tiny: Path) -> None:
+    async with AsyncExitStack() as stack:
+        gone = await stack.enter_async_context(AsyncExitStack())
+        edge = await gone.enter_async_context(upper(Tier.EDGE, tiny))
+        uplink = Uplink(Tier.DEVICE, edge.address)
+        stack.push_async_callback(uplink.close)
+        await uplink.prepare(edge.models.first.manifest.model_hash, EDGE_PLAN, 10)
+        await gone.aclose()
+        (replica,) = uplink.replicas
+
+        async def left_alone() -> bool:
+            with suppress(OfframpError):
+                await uplink.probe(0, 1.0)
+            return not replica.usable
+
+        async def back() -> bool:
+            with suppress(OfframpError):
+                await uplink.probe(0, 1.0)  # answered before it serves, which says nothing of its plans
             return replica.usable
 
         await until(left_alone)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from services.connection import Silence
 from services.domain import Plan, Tier
-from services.errors import NotHeld, UpstreamUnavailable
+from services.errors import NotHeld, QueueFull, UpstreamUnavailable
 from services.greeting import GREET_SECONDS, Prepared
 from tests.fakes import FakeClock
 from tests.journeys import stages
@@ -58,3 +58,26 @@ async def test_a_plan_that_cannot_be_prepared_keeps_nobody_from_the_others(clock
 
 async def test_who_takes_long_to_prepare_is_not_kept_from_serving(clock: FakeClock) -> None:
     assert len(await asked(noted(clock, *PLANS), Back(clock, seconds=0.75 * GREET_SECONDS))) == 2
+
+
+async def test_who_is_asked_by_too_many_at_once_is_asked_again(clock: FakeClock) -> None:
+    class Crowded(Back):
+        async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
+            first = plan not in self.asked
+            await super().prepare(model_hash, plan, seconds)
+            if first:
+                raise QueueFull("8 plans wait to be prepared", 0.001)
+
+    found = await asked(noted(clock, *PLANS[:3]), Crowded(clock))
+    assert all(found.count(plan) == 2 for plan in PLANS[:3])
+
+
+async def test_what_is_prepared_elsewhere_meanwhile_is_prepared_here_too(clock: FakeClock) -> None:
+    prepared = noted(clock, PLANS[0])
+
+    class Meanwhile(Back):
+        async def prepare(self, model_hash: str, plan: Plan, seconds: float) -> None:
+            prepared.note(model_hash, PLANS[1])
+            await super().prepare(model_hash, plan, seconds)
+
+    assert await asked(prepared, Meanwhile(clock)) == PLANS[:2]
