@@ -7,6 +7,7 @@ did would hold room for its message meanwhile, which may be what the others need
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.errors import QueueFull, TooLarge
@@ -14,15 +15,11 @@ from services.errors import QueueFull, TooLarge
 
 @dataclass(slots=True)
 class Decoded:
-    """Holds up to `capacity` bytes; any number where nobody says how many."""
+    """Holds up to `capacity` bytes; any number where nobody says how many. full: the error of who finds no room."""
 
     capacity: int = sys.maxsize
+    full: Callable[[str], QueueFull] = QueueFull
     held: int = 0
-
-    def check(self, size: int) -> None:
-        """Raises TooLarge where `size` would not even fit alone."""
-        if size > self.capacity:
-            raise TooLarge(f"the activation takes {size} bytes once it is decoded, this tier has {self.capacity}")
 
     def holding(self) -> Holding:
         """What one request takes, until the body of a `with` ends."""
@@ -44,14 +41,18 @@ class Holding:
     def __exit__(self, *error: object) -> None:
         self._room.held -= self._taken
 
-    def check(self, size: int) -> None:
-        """Raises TooLarge where `size` would not even fit alone."""
-        self._room.check(size)
-
     def take(self, size: int) -> None:
-        """Holds `size` more. Raises TooLarge where it can never fit, QueueFull where it does not now."""
-        self.check(size)
-        if self._room.held + size > self._room.capacity:
-            raise QueueFull(f"{self._room.held} bytes of activations are here already; try again shortly")
-        self._room.held += size
+        """Holds `size` more of what another tier sent. Raises QueueFull where it does not fit, now or ever: the tier
+        below may have the memory, and then answers without this one.
+        """
+        room = self._room
+        if room.held + size > room.capacity:
+            raise room.full(f"the activation takes {size} bytes decoded, and {room.held} of {room.capacity} are taken")
+        room.held += size
         self._taken += size
+
+    def bring(self, size: int) -> None:
+        """As `take`, for what a caller brings. Raises TooLarge where it can never fit: nobody else will be asked."""
+        if size > self._room.capacity:
+            raise TooLarge(f"the input takes {size} bytes decoded, this tier has {self._room.capacity}")
+        self.take(size)

@@ -51,7 +51,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.arrivals = Arrivals(self.patience_seconds)
-        self.decoded = Decoded(self.capacity)
+        self.decoded = Decoded(self.capacity, self._full)
 
     @classmethod
     def within(cls, memory_bytes: int, message_bytes: int, patience_seconds: float = 10.0) -> Room:

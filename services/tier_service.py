@@ -159,10 +159,9 @@ def _check_members(members: tuple[str, ...], shape: Sequence[int], limit: int) -
 
 def _with_activation(request: Request, payload: Payload, by: Codec, tier: Tier, room: Holding) -> Request:
     """`request`, which has the shape alone, with what it brings: decoded, or to be passed on as it came."""
-    room.check(size := request.activation.nbytes)
 
     def decode(payload: Payload) -> FloatArray:
-        room.take(size)
+        room.take(request.activation.nbytes)
         return by.decode(payload)
 
     if not passes_on(request.plan, tier, by.name):

@@ -122,7 +122,7 @@ class OpenInference:
                 served.limiter.admit(asked.wishes.priority, seconds=deadline.remaining()),
                 self._streams.decoded.holding() as room,
             ):
-                samples = read_input(request, served.manifest.input, self._max_batch, room.take)
+                samples = read_input(request, served.manifest.input, self._max_batch, room.bring)
                 wishes = replace(asked.wishes, traceparent=traceparent) if traceparent else asked.wishes
                 answer = await served.front.infer(
                     samples, deadline, request.id, wishes, arrived, offer if early is not None else None

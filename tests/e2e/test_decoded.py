@@ -12,12 +12,13 @@ import grpc
 import numpy as np
 import pytest
 
+from device_agent.client import AsyncClient
 from services import bundle, codec, wire
 from services.batcher import Batcher
 from services.domain import Plan, Segment, Stage, Tier
 from services.pb.offramp.v1 import tier_pb2 as pb
 from tests.calls import DOOR, TIER, Call, asking, calling, reason
-from tests.tiers import upper
+from tests.tiers import device, upper
 
 BY = "int8+zstd"
 HERE = Plan((Stage(Tier.DEVICE, Segment(0, 2)), Stage(Tier.EDGE, Segment(2, 8), BY)))
@@ -77,7 +78,8 @@ async def test_more_than_there_is_memory_for_is_not_decoded_at_once(
     async with upper(Tier.EDGE, tiny, **SMALL) as edge, calling(edge.address, exchange) as call:
         async with runs.busy(call, path, zeros(tiny, MOST)) as (first,):
             assert await refusal(call, path, zeros(tiny, MOST)) == "QUEUE_FULL"
-            assert await refusal(call, path, zeros(tiny, MORE)) == "TOO_LARGE"
+            assert await refusal(call, path, zeros(tiny, MORE)) == "QUEUE_FULL"
+            assert edge.limiter.rejected["QUEUE_FULL"] == 2
         assert len(first.result().predictions.exits) == MOST
         assert len((await call(path, zeros(tiny, MOST))).predictions.exits) == MOST
         assert edge.limiter.in_flight == 0
@@ -107,7 +109,7 @@ async def test_what_passes_on_takes_no_memory_where_it_passes(tiny: Path, monkey
         calling(edge.address) as call,
         runs.busy(call, path, zeros(tiny, MOST), zeros(tiny, MOST, BEYOND)) as tasks,
     ):
-        assert await refusal(call, path, zeros(tiny, MORE, BEYOND)) == "TOO_LARGE"
+        assert await refusal(call, path, zeros(tiny, MORE, BEYOND)) == "QUEUE_FULL"
         runs.free.set()
         here, beyond = await asyncio.gather(*tasks)
     assert set(here.predictions.tiers) == {pb.TIER_NAME_EDGE}
@@ -134,3 +136,14 @@ async def test_pixels_at_the_public_door_count_as_the_floats_they_become(
         async with runs.busy(call, path, asking(pixels), asking(pixels)):
             assert await refusal(call, path, asking(pixels)) == "QUEUE_FULL"
         await call(path, asking(pixels))
+
+
+async def test_what_a_tier_above_has_no_memory_for_is_answered_below(tiny: Path) -> None:
+    pixels = np.zeros((MORE, 8, 8, 1), np.uint8)
+    async with (
+        upper(Tier.EDGE, tiny, **SMALL) as edge,
+        device(tiny, edge.address, splits="2,8", max_batch=20_000) as front,
+        AsyncClient(front.address) as client,
+    ):
+        answers = await client.infer("tiny", pixels, exit_threshold=2.0)
+    assert {(answer.tier, answer.degraded_reason) for answer in answers} == {(Tier.DEVICE, "upstream_overloaded")}

@@ -38,14 +38,15 @@ def test_what_does_not_fit_now_is_refused_and_takes_nothing() -> None:
         second.take(40)
 
 
-def test_what_would_not_fit_alone_is_too_large_even_where_nothing_is_held() -> None:
+def test_what_would_not_fit_alone_is_too_large_of_a_caller_and_left_to_the_tier_below_of_a_tier() -> None:
     room = Decoded(100)
     with room.holding() as holding:
-        with pytest.raises(TooLarge, match="takes 101 bytes once it is decoded, this tier has 100"):
-            holding.check(101)
-        with pytest.raises(TooLarge):
+        with pytest.raises(TooLarge, match="takes 101 bytes decoded, this tier has 100"):
+            holding.bring(101)
+        with pytest.raises(QueueFull, match="takes 101 bytes decoded, and 0 of 100 are taken"):
             holding.take(101)
-        holding.check(100)
+        holding.bring(100)
+        assert room.held == 100
     assert room.held == 0
 
 
@@ -99,4 +100,4 @@ def test_the_public_door_counts_its_input_as_the_floats_it_becomes(samples: np.n
 def test_the_public_door_decodes_nothing_it_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.open_inference.tensors._flat", lambda *given: pytest.fail("it was decoded"))
     with Decoded(500).holding() as holding, pytest.raises(TooLarge):
-        read_input(asking(PIXELS), SPEC, 2, holding.take)
+        read_input(asking(PIXELS), SPEC, 2, holding.bring)
