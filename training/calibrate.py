@@ -79,7 +79,8 @@ def calibrate(
     """
     if logits.ndim != 3 or logits.shape[1] != len(labels) or len(labels) == 0:
         raise InvalidInput(f"logits {logits.shape} do not fit {len(labels)} labels; give both for the same samples")
-    for exit_index, lost in enumerate((~np.isfinite(logits).all(axis=2)).sum(axis=1)):
+    unusable = ~np.isfinite(logits.max(axis=2)) | ~np.isfinite(logits[:, np.arange(len(labels)), labels])
+    for exit_index, lost in enumerate(unusable.sum(axis=1)):  # a class may be ruled out, if it is not the true one
         if lost:
             count = f"{lost} of {len(labels)} samples"
             raise InvalidInput(f"exit {exit_index} answers {count} with numbers that are not finite")

@@ -179,6 +179,12 @@ def test_logits_that_do_not_fit_the_labels_are_refused() -> None:
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_an_exit_whose_answers_are_not_finite_is_named(number: float) -> None:
     logits, labels = _logits(np.random.default_rng(9), 50, (1.0, 3.0))
-    logits[1, [4, 7], 2] = number
+    logits[1, [4, 7], 2], labels[[4, 7]] = number, 2
     with pytest.raises(InvalidInput, match="exit 1 answers 2 of 50 samples with numbers that are not finite"):
         calibrate(logits, labels, Contract(0.05))
+
+
+def test_a_class_that_is_ruled_out_is_no_fault_where_it_is_not_the_true_one() -> None:
+    logits, labels = _logits(np.random.default_rng(9), 50, (1.0, 3.0))
+    logits[1, 4, (labels[4] + 1) % logits.shape[2]] = -np.inf
+    assert all(np.isfinite(calibrate(logits, labels, Contract(0.05)).temperatures))
