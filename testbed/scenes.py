@@ -57,12 +57,16 @@ def photos(path: Path, height: int, width: int, channels: int) -> Pixels:
 
     Raises InvalidInput where there is none, or one cannot be read.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)[:_MOST]
-    if not files:
-        raise InvalidInput(f"{path}: no images here; give a directory of {', '.join(_SUFFIXES)} files, or one file")
+    files = files_in(path, _MOST) if path.is_dir() else [path]
     return np.concatenate([_photo(file, height, width, channels) for file in files])
+
+
+def files_in(folder: Path, most: int) -> list[Path]:
+    """The first image files of a directory, by name. Raises InvalidInput where there is none."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)[:most]
+    if not files:
+        raise InvalidInput(f"{folder}: no images here; give a directory of {', '.join(_SUFFIXES)} files")
+    return files
 
 
 def _photo(file: Path, height: int, width: int, channels: int) -> Pixels:

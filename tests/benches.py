@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import numpy as np
 from device_agent.costs import Options
 from device_agent.switching import SwitchRule
 from services import bundle, codec
-from services.domain import CodecCost, Policy, Segment, SegmentTime
+from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime
 from services.model import Model
 from testbed.bench.compare import Bench, staying
 from testbed.bench.costs import CodecAt, Costs
 from testbed.bench.journeys import Journeys
+from testbed.bench.policies import Static
 from testbed.bench.routes import Network, choices
+from testbed.bench.virtual import Simulation
 from testbed.bench.workloads import Workload
 from testbed.bench.world import World
+from testbed.traces import Rate
 
 _WORLD = World(call_seconds=0.001, agent_seconds=0.0)
 _OPTIONS = Options(codecs=(("int8", "fp32"), ("int8", "fp32")), image_codecs=("pixels", "jpeg90"))
@@ -40,6 +44,12 @@ def _costs(workload: Workload, coding: float) -> Costs:
     pieces = [Segment(a, b) for a in range(manifest.last) for b in range(a + 1, manifest.last + 1)]
     times = tuple(SegmentTime(each, 1, BLOCK_SECONDS * (each.end - each.start)) for each in pieces)
     return Costs(times, tuple(at), tuple({each.codec: each for each in reversed(told)}.values()))
+
+
+def seconds_of(each: Bench, plan: Plan, rate: Rate, at: float = 0.0) -> float:
+    """What one request by `plan` takes that begins at `at`."""
+    simulation = Simulation(each.world, each.journeys, rate)
+    return simulation.open(Static(plan), repeat(0), [at]).seconds[0]
 
 
 def tiny_bench(path: Path, coding: float = 0.0) -> Bench:

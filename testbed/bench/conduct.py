@@ -25,7 +25,6 @@ from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop, World
-from training import datasets
 
 EXITS_BUNDLES = (Path("models/cifar10"), Path("models/fashion-mnist"))
 NO_EXITS = "efficientnet-b0"
@@ -44,7 +43,8 @@ HOW = (
     "all plans, the four that promise the least mean on this very trace, the one that promises the least at each cut "
     "of the device, and those that are always the same, are simulated, and the best of these is taken. On running "
     "tiers that same plan runs; the others are not tried there. A plan that is always the same promises nothing, so "
-    "that the device waits for it as long as it took before, and at least half a second, before it finishes by itself; "
+    "that the device waits for it three times as long as nearly all of its answers took before, and at least half a "
+    "second, before it finishes by itself; "
     "for plans of offramp and of the oracles it waits twice what they promise, and at least a tenth. "
     "exits-fixed: the exits, with the fixed default split. dsc: Dynamic Split Computing as published, device and cloud "
     "only, no exits, told the current rate.",
@@ -235,12 +235,13 @@ def _plain(asked: Asked) -> Workload:
 def _workload(path: Path, asked: Asked) -> Workload:
     """With labelled inputs where the bundle or the data has some, else with photos."""
     manifest = bundle.read_manifest(path)
-    if manifest.samples is not None:
+    source = workloads.source(manifest)
+    if source is None:
         return workloads.labelled(manifest.name, path, None, SAMPLES)
-    if manifest.name in datasets.NAMES:
-        if asked.data is None:
-            raise InvalidInput(f"{path} carries no samples; give --data with the folder of its data set")
-        folders = (asked.data / manifest.name, asked.data / manifest.name.replace("-", "_"), asked.data)
-        folder = next((folder for folder in folders if folder.is_dir()), asked.data)
-        return workloads.labelled(manifest.name, path, folder, SAMPLES)
-    return workloads.unlabelled(manifest.name, path, asked.photos, asked.seed)
+    if source == workloads.PHOTOS:
+        return workloads.unlabelled(manifest.name, path, asked.photos, asked.seed)
+    if asked.data is None:
+        raise InvalidInput(f"{path} carries no samples; give {source} with the folder of its data set")
+    folders = (asked.data / manifest.name, asked.data / manifest.name.replace("-", "_"), asked.data)
+    folder = next((folder for folder in folders if folder.is_dir()), asked.data)
+    return workloads.labelled(manifest.name, path, folder, SAMPLES)

@@ -180,30 +180,38 @@ class Simulation:
             self.runs.add(began, self.world.limit_seconds, plan, failed=True)
             return
         yield self.env.timeout(self._compute(Tier.DEVICE, journey, sample) + self.world.agent_seconds)
-        hop = journey.hops.get(Tier.DEVICE)
-        sent = hop.bytes[sample] if hop is not None else 0
-        deadline = began + self.world.limit_seconds
-        answering = (yield from self._answered(policy, plan, sample, deadline)) if sent else journey
+        hop, deadline = journey.hops.get(Tier.DEVICE), began + self.world.limit_seconds
+        crossing = hop.bytes[sample] if hop is not None else 0
+        sent = crossing if crossing and self.hops[Tier.DEVICE].breaker.allows() else 0
+        answering: Journey | None = journey
+        if sent:
+            answering = yield from self._answered(policy, plan, sample, deadline)
+        elif crossing:
+            answering = yield from self._finished_here(policy, journey, sample, deadline)
         right = answering.right[sample] if answering else journey.early[sample]
         exit_index, failed = (answering or journey).exit[sample], answering is None and right is None
         self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed)
         policy.learn(self._response(sent > 0 and answering is journey), _POLICY, 1)
 
     def _answered(self, policy: VirtualPolicy, plan: Plan, sample: int, deadline: float) -> Ending:
-        """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for
-        or nobody is asked there, the one that ends here, as in `services.tier`; None where there is no time left for
-        it, or an answer from an exit that the sample passed here."""
-        journey, asked = self.journeys.of(plan, policy.with_exits), self.clock()
+        """The journey that brings the answer: the plan's or, where that takes longer than the device has patience for,
+        the one that ends here, as in `services.tier`; None where there is no time left for it, or an answer from
+        an exit that the sample passed here."""
+        journey, asked, hop = self.journeys.of(plan, policy.with_exits), self.clock(), self.hops[Tier.DEVICE]
         rest = self.journeys.seconds_of_rest(journey) + self.queues().device
         patient = self._patient_until(plan, rest, deadline, journey.early[sample] is not None)
-        given, hop = min(deadline, patient), self.hops[Tier.DEVICE]
-        if asks := hop.breaker.allows():
-            arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, given)
-            hop.ended(arrived, given - asked, plan.expected_seconds)
-            (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
-            if arrived:
-                return journey
-        if asks and patient >= deadline:
+        given = min(deadline, patient)
+        arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, given)
+        hop.ended(arrived, given - asked, plan.expected_seconds)
+        (self.patience.took if arrived else self.patience.in_vain)(plan, 1, self.clock() - asked)
+        if arrived or patient >= deadline:
+            return journey if arrived else None
+        return (yield from self._finished_here(policy, journey, sample, deadline))
+
+    def _finished_here(self, policy: VirtualPolicy, journey: Journey, sample: int, deadline: float) -> Ending:
+        """The journey whose rest the device runs after all; None where it would not get its turn in time."""
+        if self.clock() + self.queues().device >= deadline:
+            yield self.env.timeout(max(0.0, deadline - self.clock()))
             return None
         finished = self.journeys.finished_here(journey, policy.with_exits)
         yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, finished.compute[Tier.DEVICE][sample]))

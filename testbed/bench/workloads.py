@@ -18,9 +18,9 @@ from services.images import image_shape, preprocess
 from testbed import samples, scenes
 from training import datasets
 
+DATA, PHOTOS = "--data", "--photos"
 _SYNTHETIC = 8
 _MOST = 64
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # as `partition --images` takes
 
 Images = npt.NDArray[np.uint8]
 
@@ -48,7 +48,7 @@ def source(manifest: Manifest) -> str | None:
     """The option that names the folder which its inputs come from; None: it brings its own."""
     if manifest.samples is not None:
         return None
-    return "--data" if manifest.name in datasets.NAMES else "--photos"
+    return DATA if manifest.name in datasets.NAMES else PHOTOS
 
 
 def labelled(name: str, path: Path, data: Path | None, limit: int) -> Workload:
@@ -73,10 +73,7 @@ def unlabelled(name: str, path: Path, photos: Path | None, seed: int = 0) -> Wor
 
 
 def _crops_in(folder: Path, size: tuple[int, int]) -> Images:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)[:_MOST]
-    if not files:
-        raise InvalidInput(f"{folder}: no images here; give --photos with a directory of {', '.join(_SUFFIXES)} files")
-    return np.stack([crop for file in files for crop in crops(file, size)])
+    return np.stack([crop for file in scenes.files_in(folder, _MOST) for crop in crops(file, size)])
 
 
 def crops(file: Path, size: tuple[int, int]) -> Sequence[Images]:

@@ -134,10 +134,10 @@ def _rounds(asked: int | None, virtual: bool, quick: bool) -> int:
 def _check_inputs(bundles: list[Path], data: Path | None, photos: Path | None) -> None:
     """Raises InvalidInput for a folder that none of `bundles` takes its inputs from."""
     from services.bundle import read_manifest
-    from testbed.bench.workloads import source
+    from testbed.bench.workloads import DATA, PHOTOS, source
 
     wanted = {source(read_manifest(path)) for path in bundles}
-    for option, given in (("--data", data), ("--photos", photos)):
+    for option, given in ((DATA, data), (PHOTOS, photos)):
         if bundles and given is not None and option not in wanted:
             raise InvalidInput(f"no --bundle here takes its inputs from {option}: leave it out")
 

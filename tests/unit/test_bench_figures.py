@@ -29,7 +29,7 @@ def test_a_timeline_shows_one_turn_where_several_would_lie_over_one_another(monk
     assert list(latencies.get_ydata()) == [100.0, 100.0]
 
 
-@pytest.mark.parametrize("name", ["lte$up$", r"$\nothing$", "a_$x^$_{"])
+@pytest.mark.parametrize("name", [r"$\nothing$", "a_$x^$_{"])
 def test_a_name_with_dollars_is_no_formula(name: str) -> None:
     runs = Runs()
     runs.add(1.0, 0.1, PLAN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.domain import Plan, Policy, Tier
+from services.domain import Policy, Tier
 from services.plan_rules import passes_on
 from testbed.bench import policies
 from testbed.bench.compare import Bench, staying
-from testbed.bench.policies import Static
 from testbed.bench.routes import Choices, Network, _dominated, choices, crosses, over_trace, plan_of
-from testbed.bench.virtual import Simulation
 from testbed.bench.world import FastRate
-from testbed.traces import ConstantRate, Rate, RateTrace
-from tests.benches import tiny_bench
+from testbed.traces import ConstantRate, RateTrace
+from tests.benches import seconds_of, tiny_bench
 
 _FEW = st.floats(0, 1).map(lambda value: round(value, 1))
 
@@ -28,12 +25,6 @@ _FEW = st.floats(0, 1).map(lambda value: round(value, 1))
 @pytest.fixture
 def each(tiny: Path) -> Bench:
     return tiny_bench(tiny)
-
-
-def _seconds(each: Bench, plan: Plan, rate: Rate, at: float = 0.0) -> float:
-    """What one request takes that begins at `at`."""
-    simulation = Simulation(each.world, each.journeys, rate)
-    return simulation.open(Static(plan), repeat(0), [at]).seconds[0]
 
 
 @settings(max_examples=300, deadline=None)
@@ -57,7 +48,7 @@ def test_no_option_that_was_left_out_is_ever_first(
 def test_what_the_edge_hands_on_as_it_came_is_coded_once(each: Bench, tiny: Path) -> None:
     slow, last, rate = tiny_bench(tiny, coding=0.02), each.workload.bundle.manifest.last, ConstantRate(1e6)
     for plan, times in ((policies.relay(last, 0, "jpeg90"), 2), (plan_of(last, 0, 0, "jpeg90", "pixels"), 4)):
-        assert _seconds(slow, plan, rate) - _seconds(each, plan, rate) == pytest.approx(0.02 * times)
+        assert seconds_of(slow, plan, rate) - seconds_of(each, plan, rate) == pytest.approx(0.02 * times)
 
 
 def test_a_plan_that_the_edge_hands_on_is_said_to_take_what_it_takes(tiny: Path) -> None:
@@ -67,7 +58,7 @@ def test_a_plan_that_the_edge_hands_on_is_said_to_take_what_it_takes(tiny: Path)
     found = choices(network, each.costs, world, each.options, Policy())
     each = replace(each, world=world, journeys=replace(each.journeys, slowdowns=world.slowdowns), choices=found)
     assert any(passes_on(plan, Tier.EDGE, plan.stages[1].codec) for plan in found.plans if len(plan.stages) > 1)
-    took = [_seconds(each, plan, rate) for plan in found.plans]
+    took = [seconds_of(each, plan, rate) for plan in found.plans]
     assert over_trace(found, rate, 0.0, 0.25)[0] == pytest.approx(took, rel=0.03, abs=0.003)
 
 
@@ -75,16 +66,16 @@ def test_what_the_oracle_expects_is_what_the_simulation_does(each: Bench) -> Non
     rate = RateTrace.from_rates([2e4, 5e3, 1e5, 0.0, 3e4])
     expected = over_trace(each.choices, rate, 0.0, 5.0, every=0.5)
     for row, at in zip(expected, np.arange(0.0, 5.0, 0.5), strict=True):
-        took = [_seconds(each, plan, rate, float(at)) for plan in each.choices.plans]
+        took = [seconds_of(each, plan, rate, float(at)) for plan in each.choices.plans]
         assert row == pytest.approx(took, rel=0.03, abs=0.003)  # a sample's bytes are not quite the mean
 
 
 def test_no_plan_that_was_left_out_beats_the_options(each: Bench) -> None:
     last = each.workload.bundle.manifest.last
     rate = ConstantRate(3e4)
-    best = min(_seconds(each, plan, rate) for plan in each.choices.plans)
+    best = min(seconds_of(each, plan, rate) for plan in each.choices.plans)
     others = [plan_of(last, s1, s2, "int8", "int8") for s1 in range(last) for s2 in range(s1, last + 1)]
-    assert all(_seconds(each, plan, rate) >= best - 0.02 for plan in others)
+    assert all(seconds_of(each, plan, rate) >= best - 0.02 for plan in others)
 
 
 def test_a_trace_crosses_a_break_even_where_no_plan_is_good_everywhere() -> None:

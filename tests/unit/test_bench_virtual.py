@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import count, cycle, repeat
 from pathlib import Path
@@ -20,8 +21,8 @@ from testbed.bench.routes import plan_of
 from testbed.bench.virtual import Simulation
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop
-from testbed.traces import ConstantRate, Rate, RateTrace, rate_around, read_trace
-from tests.benches import BLOCK_SECONDS, tiny_bench
+from testbed.traces import ConstantRate, RateTrace, rate_around, read_trace
+from tests.benches import BLOCK_SECONDS, seconds_of, tiny_bench
 from tests.fakes import FakeClock
 
 
@@ -30,18 +31,12 @@ def each(tiny: Path) -> Bench:
     return tiny_bench(tiny)
 
 
-def _seconds(each: Bench, plan: Plan, rate: Rate, at: float = 0.0) -> float:
-    """What one request takes that begins at `at`."""
-    simulation = Simulation(each.world, each.journeys, rate)
-    return simulation.open(Static(plan), repeat(0), [at]).seconds[0]
-
-
 def test_a_request_takes_what_its_parts_add_up_to(each: Bench) -> None:
     last, world = each.workload.bundle.manifest.last, each.world
     plan = plan_of(last, 0, last, "pixels")
     sent = 64 + world.header_bytes
     expected = sent / 1e5 + world.near_fixed_seconds + BLOCK_SECONDS * last * world.edge_slowdown
-    assert _seconds(each, plan, ConstantRate(1e5)) == pytest.approx(expected)
+    assert seconds_of(each, plan, ConstantRate(1e5)) == pytest.approx(expected)
 
 
 def test_a_simulated_tier_learns_how_large_images_are_from_those_it_sent(each: Bench) -> None:
@@ -75,7 +70,7 @@ def test_two_requests_at_once_wait_for_each_other(each: Bench) -> None:
 def test_who_has_nothing_to_run_on_the_device_does_not_wait_for_it(each: Bench) -> None:
     last = each.workload.bundle.manifest.last
     local, away = plan_of(last, last), plan_of(last, 0, last, "pixels")
-    alone = _seconds(each, away, ConstantRate(1e5))
+    alone = seconds_of(each, away, ConstantRate(1e5))
 
     class Turns(Static):
         def plan(self, policy: Policy, batch_size: int) -> Plan:
@@ -144,12 +139,23 @@ def test_a_dead_link_is_asked_no_more_until_it_answers_a_health_check(each: Benc
     fixed = Static(plan_of(last, 0, last, "pixels"))
     arrivals = [2.0 * at for at in range(15)]
     runs = Simulation(each.world, each.journeys, dying).open(fixed, repeat(0), arrivals)
-    took = [seconds for _, seconds in sorted(zip(runs.at, runs.seconds, strict=True))]
+    _, took, sent = zip(*sorted(zip(runs.at, runs.seconds, runs.bytes, strict=True)), strict=True)
     alone, away = BLOCK_SECONDS * last * each.world.device_slowdown, took[0]
     assert took[:4] == pytest.approx([away] * 4)
     assert took[4] == pytest.approx(max(SEEN_PATIENCE * away, SEEN_LEAST_SECONDS) + alone)
     assert took[5:10] == pytest.approx([alone] * 5)
+    assert [nbytes > 0 for nbytes in sent] == [True] * 5 + [False] * 5 + [True] * 5
     assert took[12:] == pytest.approx([away] * 3)
+
+
+def test_who_is_left_to_a_device_without_time_for_it_gets_no_answer(each: Bench) -> None:
+    last = each.workload.bundle.manifest.last
+    simulation = Simulation(replace(each.world, limit_seconds=1.0), each.journeys, RateTrace.from_rates([*[0.0] * 60, 1e6]))
+    simulation.hops[Tier.DEVICE].breaker.dead()
+    runs = simulation.open(Static(plan_of(last, 0, last, "pixels")), repeat(0), [0.0] * 9)
+    in_time = math.ceil(1.0 / (BLOCK_SECONDS * last * each.world.device_slowdown))
+    assert sorted(runs.failed) == [False] * in_time + [True] * (9 - in_time)
+    assert {seconds for seconds, failed in zip(runs.seconds, runs.failed, strict=True) if failed} == {1.0}
 
 
 def test_a_short_call_in_vain_says_nothing_of_the_far_side(each: Bench) -> None:
