@@ -48,7 +48,7 @@ class Stub:
         answers = Predictions.empty(len(request.activation), self._classes)
         answers.exits[:], answers.tiers[:] = self._last_exit, int(Tier.CLOUD)
         trace = Trace((HopTrace(Tier.EDGE), HopTrace(Tier.CLOUD)))
-        return Forwarded(Response(answers, trace, self._profiles, _LINKS[1:]), 0.0, 1000, 400)
+        return Forwarded(Response(answers, trace, self._profiles, _LINKS[1:]), 0.0, 1000, 400, codec)
 
     def link(self) -> LinkEstimate:
         return _LINKS[0]

@@ -58,7 +58,7 @@ class GrpcNextTier:
         call = await self._uplink.infer(message, remaining, request.plan.expected_seconds)
         response = wire.response_from_pb(call.reply, len(request.activation), self._classes)
         self._uplink.learn(call, header.ByteSize(), response.trace.seconds)
-        return Forwarded(response, encoded - started, payload.nbytes, call.reply.ByteSize())
+        return Forwarded(response, encoded - started, payload.nbytes, call.reply.ByteSize(), payload.codec)
 
     def _payload(self, request: Request, codec_name: str) -> Payload:
         passing = request.passing

@@ -306,4 +306,5 @@ def _split(forwarded: Forwarded, count: int) -> list[Forwarded]:
     size = len(whole.predictions) // count
     parts = (whole.predictions.part(slice(start, start + size)) for start in range(0, size * count, size))
     up, down = forwarded.bytes_up // count, forwarded.bytes_down // count
-    return [Forwarded(Response(part, whole.trace, whole.profiles, whole.links), seconds, up, down) for part in parts]
+    each = (Response(part, whole.trace, whole.profiles, whole.links) for part in parts)
+    return [Forwarded(response, seconds, up, down, forwarded.codec) for response in each]

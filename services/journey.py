@@ -21,12 +21,13 @@ _STAGES = ("queue", "decode", "compute", "encode", "network")
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """What came back from the next tier, and what the way there cost this one."""
+    """What came back from the next tier, and what the way there cost this one. codec: by which it went."""
 
     response: Response
     encode_seconds: float
     bytes_up: int
     bytes_down: int
+    codec: str
 
 
 @dataclass(slots=True)

@@ -237,8 +237,8 @@ class TierRuntime:
             await self._without_next(journey, reason, error)
             return
         self.patience.took(request.plan, count, self._clock() - asked)
-        if following.codec in codec.IMAGE:  # those of others follow from shapes
-            self.profiler.sent(following.codec, forwarded.bytes_up / max(request.activation.nbytes, 1))
+        if forwarded.codec in codec.IMAGE:  # those of others follow from shapes
+            self.profiler.sent(forwarded.codec, forwarded.bytes_up / max(request.activation.nbytes, 1))
         journey.take(forwarded.response.predictions)
         journey.forwarded = forwarded
         self._book(journey, forwarded)

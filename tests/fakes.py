@@ -48,7 +48,7 @@ class FakeNext:
         self.asked.append((request, codec))
         if isinstance(self.answer, Exception):
             raise self.answer
-        return Forwarded(self.answer(request), encode_seconds=0.0, bytes_up=100, bytes_down=10)
+        return Forwarded(self.answer(request), encode_seconds=0.0, bytes_up=100, bytes_down=10, codec=codec)
 
     def link(self) -> LinkEstimate:
         return LinkEstimate(Tier.DEVICE)
@@ -65,7 +65,7 @@ class Above:
     async def infer(self, request: Request, codec: str) -> Forwarded:
         self.clock()
         response = self.runtime.report(await self.runtime.infer(request))
-        return Forwarded(response, self.encode_seconds, bytes_up=100, bytes_down=10)
+        return Forwarded(response, self.encode_seconds, bytes_up=100, bytes_down=10, codec=codec)
 
     def link(self) -> LinkEstimate:
         return LinkEstimate(self.runtime.tier)

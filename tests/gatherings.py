@@ -52,7 +52,8 @@ class Far:
         answers.exits[:] = 0
         answers.reasons[:] = self.degraded if members else 0
         profile = TierProfile(Tier.EDGE, segments=(SegmentTime(Segment(0, 4), count, self.seconds * count),))
-        return Forwarded(Response(answers, Trace((HopTrace(Tier.EDGE),)), (profile,)), 0.001, 64 * count, 32 * count)
+        response = Response(answers, Trace((HopTrace(Tier.EDGE),)), (profile,))
+        return Forwarded(response, 0.001, 64 * count, 32 * count, codec_name)
 
 
 def asking(number: int, plan: Plan = HERE, seconds: float = 10.0, count: int = 1) -> Request:

@@ -150,7 +150,8 @@ def test_a_dead_link_is_asked_no_more_until_it_answers_a_health_check(each: Benc
 
 def test_who_is_left_to_a_device_without_time_for_it_gets_no_answer(each: Bench) -> None:
     last = each.workload.bundle.manifest.last
-    simulation = Simulation(replace(each.world, limit_seconds=1.0), each.journeys, RateTrace.from_rates([*[0.0] * 60, 1e6]))
+    hasty, dead = replace(each.world, limit_seconds=1.0), RateTrace.from_rates([*[0.0] * 60, 1e6])
+    simulation = Simulation(hasty, each.journeys, dead)
     simulation.hops[Tier.DEVICE].breaker.dead()
     runs = simulation.open(Static(plan_of(last, 0, last, "pixels")), repeat(0), [0.0] * 9)
     in_time = math.ceil(1.0 / (BLOCK_SECONDS * last * each.world.device_slowdown))

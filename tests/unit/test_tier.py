@@ -20,6 +20,7 @@ from services.domain import (
 from services.errors import (
     UpstreamUnavailable,
 )
+from services.journey import Forwarded
 from services.model import Model, SegmentOutput
 from services.profile import Measured
 from services.tier import TierRuntime
@@ -163,6 +164,18 @@ async def test_what_images_take_on_the_link_is_told_with_the_answer(model: Model
         response = await device.infer(request(model, clock, plan=away))
     (cost,) = device.report(response).profiles[0].codecs
     assert cost.ratio == pytest.approx(100 / samples().nbytes, rel=0.03)  # 100 bytes, says the fake
+
+
+async def test_an_input_that_went_as_numbers_says_nothing_of_images(model: Model, clock: FakeClock) -> None:
+    class AsNumbers(FakeNext):
+        async def infer(self, request: Request, codec: str) -> Forwarded:
+            return await FakeNext.infer(self, request, "fp32+zstd")
+
+    device = runtime(model, clock, AsNumbers(answering))
+    device.profiler.learn(Measured(codecs=(CodecCost("jpeg90", 1e-9, 1e-9, 0.03),)))
+    away = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, model.last), "jpeg90")))
+    response = await device.infer(request(model, clock, plan=away))
+    assert device.report(response).profiles[0].codecs == ()
 
 
 async def test_encoding_is_told_from_the_network(model: Model, clock: FakeClock) -> None:
