@@ -283,6 +283,14 @@ async def test_health_knows_the_names_that_probes_use(tiny: Path) -> None:
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_health_answers_while_a_tier_is_full(tiny: Path) -> None:
+    check = health_pb2.HealthCheckRequest(service="readiness")
+    async with upper(Tier.EDGE, tiny, max_in_flight=1) as edge, calling(edge.address) as call:
+        with edge.limiter.admit():
+            assert reason(await refused(call, f"{TIER}/Infer", infer(tiny))) == "QUEUE_FULL"
+            assert (await call(f"{HEALTH}/Check", check)).status == health_pb2.HealthCheckResponse.SERVING
+
+
 async def test_health_says_so_while_draining(tiny: Path) -> None:
     check = health_pb2.HealthCheckRequest(service="readiness")
     async with upper(Tier.EDGE, tiny) as edge, calling(edge.address) as call:

@@ -26,6 +26,7 @@ async def test_a_device_with_fixed_splits_probes_its_link_too(tiny: Path, monkey
     agents = Agents(models, uplink, given)
     await agents.start()
     assert "probes" in {task.get_name() for task in asyncio.all_tasks()}
+    assert not agents.first.needs_link()  # else it would be probed ten times a second
     await agents.stop()
     await uplink.close()
     await process.close(models, None)

@@ -284,7 +284,9 @@ def test_ours_finds_the_link_by_itself_and_leaves_it_when_it_collapses(each: Ben
     runs = simulate(each, Trial("t", rate, 40.0, Loop.CLOSED, seed=0), maker(each, OURS))
     by_end = dict(zip(runs.at, runs.plans, strict=True))
     assert next(plan for at, plan in by_end.items() if at > 10).after(Tier.DEVICE) is not None
-    assert next(plan for at, plan in by_end.items() if at > 35).after(Tier.DEVICE) is None
+    late = [plan for at, plan in sorted(by_end.items(), key=lambda each: each[0]) if at > 20][3:]
+    assert late
+    assert all(plan.after(Tier.DEVICE) is None for plan in late)
 
 
 def test_an_answer_that_was_long_under_way_may_still_change_the_plan(each: Bench) -> None:

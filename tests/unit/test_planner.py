@@ -257,11 +257,14 @@ def test_least_energy_is_not_least_latency() -> None:
     assert str(best(beliefs, Policy(Objective.ENERGY), options).plan) == "device 0:0 > edge 0:3 fp32"
 
 
-def test_bytes_tie_to_the_faster_plan() -> None:
-    beliefs = three(chain(SHAPES, {1: 1.0}), EVEN, **between(FAST))  # nobody passes split point 1
-    found = rank(beliefs, Policy(Objective.BYTES, privacy=True), options=FP32)
-    assert {each.bytes for each in found} == {0.0}
-    assert [each.seconds for each in found] == sorted(each.seconds for each in found)
+def test_bytes_tie_to_the_faster_plan_and_then_to_the_one_that_cuts_earlier() -> None:
+    shapes, frugal = [(1, 10, 10), (1, 2, 2), (1, 2, 2), (2,)], Policy(Objective.BYTES, privacy=True)
+    found = rank(three(chain(shapes), {D: [1.0] * 3, E: [2.0] * 3}, **between(FAST)), frugal, options=FP32)
+    plans = ["device 0:3", "device 0:2 > edge 2:3 fp32", "device 0:1 > edge 1:3 fp32"]  # both of 16 bytes
+    assert [str(each.plan) for each in found[:3]] == plans
+    nobody = rank(three(chain(SHAPES, {1: 1.0}), EVEN, **between(FAST)), frugal, options=FP32)  # passes split point 1
+    assert {each.bytes for each in nobody} == {0.0}
+    assert [each.plan.stages[0].segment.end for each in nobody] == [1, 1, 1, 2, 2, 3]
 
 
 def test_the_cost_of_a_fixed_plan_takes_tiers_that_do_nothing() -> None:

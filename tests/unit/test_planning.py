@@ -14,11 +14,12 @@ import pytest
 
 from device_agent import planning as module
 from device_agent.planner import Options
-from device_agent.planning import Planning, fallback_plan, options_of
+from device_agent.planning import Planning, fallback_plan, options_of, policy_of
+from device_agent.queues import Queues
 from services import bundle
 from services.bundle import Manifest
 from services.describing import Description
-from services.domain import Deadline, LinkEstimate, Plan, Segment, Tier, TierProfile
+from services.domain import Deadline, LinkEstimate, Objective, Plan, Policy, Segment, Tier, TierProfile
 from services.errors import NotHeld, OfframpError, SettingsError, UpstreamUnavailable
 from services.model import Model
 from services.preparing import Preparer
@@ -140,6 +141,21 @@ def test_a_plan_that_would_send_the_raw_input_is_refused_where_it_must_stay(
 
 def test_the_figures_that_nobody_measures_are_those_of_the_settings(tiny: Path) -> None:
     assert options_of(DeviceSettings(bundle=tiny)) == Options()
+    figures = {"max_accuracy_loss": 0.01, "compute_watts": 4, "idle_watts": 2, "joules_per_byte": 1e-4}
+    given = DeviceSettings(bundle=tiny, policy="energy", min_accuracy=0.9, privacy=True, **figures)
+    assert options_of(given) == Options(max_accuracy_loss=0.01, active_watts=4, idle_watts=2, joules_per_byte=1e-4)
+    assert policy_of(given) == Policy(Objective.ENERGY, 0.9, privacy=True)
+
+
+async def test_requests_are_planned_for_by_the_queues_of_this_device_and_its_link(
+    planning: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog = planning._runtime.backlog
+    backlog.runs, backlog.seconds = 3, 0.2
+    monkeypatch.setattr(planning._uplink, "ahead_seconds", lambda: 0.7)
+    assert planning._replanner is not None
+    assert planning._replanner.queues() == Queues(backlog.ahead_seconds(), 0.7)
+    assert backlog.ahead_seconds() > 0
 
 
 @pytest.mark.parametrize("splits", [None, "2,4"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,19 @@ async def test_when_the_link_collapses_the_next_decision_changes_the_plan(
 ) -> None:
     await learnt(replanner, clock, FAST)
     assert [s.tier for s in (await learnt(replanner, clock, SLOW)).stages] == [Tier.DEVICE]
+
+
+async def test_each_change_is_one_line_of_the_log(
+    replanner: Replanner, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = await learnt(replanner, clock, FAST)
+    with caplog.at_level(logging.INFO, "offramp"):
+        here = await learnt(replanner, clock, SLOW)
+    (line,) = (vars(record)["fields"] for record in caplog.records if record.getMessage() == "plan")
+    assert here.stages != away.stages
+    assert line["plan"] == str(here)
+    assert here.expected_seconds is not None
+    assert line["expected_ms"] == round(1000 * here.expected_seconds, 3) < line["was_ms"]
 
 
 async def test_from_a_link_that_collapsed_the_next_request_flees_at_once_to_what_this_tier_has_ready(
