@@ -209,3 +209,28 @@ def test_the_pieces_of_a_larger_batch_are_measured(tiny: Path) -> None:
     assert {time.segment for time in found.segments} >= set(model.pieces(Segment(0, model.last)))
     assert {time.batch_size for time in found.segments} == {16}
     assert measuring.take_sizes(loaded, model, 5.0, ()) == Measured()
+
+
+@pytest.mark.parametrize(("busy_runs", "factor"), [(12, 1.0), (10_000, 3.0)])
+def test_what_cannot_be_is_measured_again_and_believed_if_it_stays_so(
+    timed: TimedModel, monkeypatch: pytest.MonkeyPatch, busy_runs: int, factor: float
+) -> None:
+    head, takes = Segment(0, 4), TimedModel.takes
+
+    def while_busy(self: TimedModel, piece: Segment, batch_size: int = 1) -> float:
+        busy = piece == head and self.ran.count((head, batch_size)) < busy_runs
+        return (3.0 if busy else 1.0) * takes(self, piece, batch_size)
+
+    monkeypatch.setattr(TimedModel, "takes", while_busy)
+    found = measured(timed)
+    assert found[head, 1] == pytest.approx(factor * takes(timed, head))
+    assert found[Segment(0, 5), 1] == pytest.approx(takes(timed, Segment(0, 5)))
+
+
+def test_measuring_again_keeps_to_a_quarter_of_the_budget_more(
+    timed: TimedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "implausible", lambda seconds, last: [(2, 1)] * 10_000)
+    longest = sum(timed.takes(Segment(0, timed.manifest.last)) for _ in range(10))
+    measured(timed, budget=40.0)
+    assert timed.clock.now <= 1.25 * 40.0 + longest
