@@ -69,8 +69,13 @@ async def learnt(replanner: Replanner, clock: FakeClock, *links: LinkEstimate) -
     return replanner.plan(POLICY, 1)
 
 
+def hear(replanner: Replanner, clock: FakeClock, link: LinkEstimate) -> None:
+    """An answer that tells of `link`, when it is time to think again."""
+    clock.now += 2 * REPLAN_SECONDS
+    replanner.learn(told(link), POLICY, 1)
+
+
 def begin_switch(replanner: Replanner, clock: FakeClock, prepares: Prepares, link: LinkEstimate) -> None:
     """To what suits `link`; it does not end before the gate of `prepares` is set."""
     prepares.gate.clear()
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(link), POLICY, 1)
+    hear(replanner, clock, link)

@@ -78,11 +78,16 @@ def policies(
     steps = len(files) * len(loops) * len(names) * (1 if virtual else turns) * len(bundle or (1, 2))
     found = _compared(asked, virtual, steps, console)
     conduct.write(found, asked, json_file)
+    _show(found, console)
+    wrote = f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else "")
+    console.print(wrote, markup=False, soft_wrap=True)
+
+
+def _show(found: Found, console: Console) -> None:
+    """What came of each comparison, and of the targets."""
     for each in found.comparisons:
         console.print(_shown(each))
     console.print(_verdicts(found.targets))
-    wrote = f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else "")
-    console.print(wrote, markup=False, soft_wrap=True)
 
 
 def _compared(asked: Asked, virtual: bool, steps: int, console: Console) -> Found:

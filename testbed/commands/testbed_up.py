@@ -85,21 +85,9 @@ def run(
     if serve and any(each is not None for each in (data, limit, in_flight, then)):
         raise InvalidInput("--serve sends nothing: leave it out, or --data, --limit, --in-flight and --then")
     console = Console()
-    changed = None if then == "-" else THEN if then is None else then
-    settings = _settings(
-        bundle,
-        device_edge,
-        edge_cloud,
-        port,
-        console_port,
-        splits,
-        seed,
-        out,
-        serve,
-        device_slowdown,
-        edge_slowdown,
-        changed,
-    )
+    then = None if then == "-" else THEN if then is None else then
+    slower = device_slowdown, edge_slowdown
+    settings = _settings(bundle, device_edge, edge_cloud, port, console_port, splits, seed, out, serve, *slower, then)
     from testbed import demo  # which takes a second: what is wrong with a call is said before
     from testbed.samples import held_out
 
@@ -108,13 +96,8 @@ def run(
         return
     loaded = load(bundle)
     split = held_out(loaded, data, limit or LIMIT)
-    _show(
-        wait_for(demo.demonstrate(settings, split, out, in_flight or 1, console)),
-        loaded.manifest,
-        settings,
-        out,
-        console,
-    )
+    summary = wait_for(demo.demonstrate(settings, split, out, in_flight or 1, console))
+    _show(summary, loaded.manifest, settings, out, console)
 
 
 def _show(summary: dict[str, Any], manifest: Manifest, settings: TestbedSettings, out: Path, console: Console) -> None:

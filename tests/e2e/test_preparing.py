@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.fakes import FakeClock
 from tests.tiers import device, three_tiers, upper
 
 EDGE_PLAN = Plan((Stage(Tier.DEVICE, Segment(0, 3)), Stage(Tier.EDGE, Segment(3, 8), "fp32")))
+
+Look = Callable[[], Awaitable[bool]]
 
 
 def _plan(first: int, second: int, last: int) -> Plan:
@@ -46,6 +49,14 @@ async def test_what_a_tier_runs_when_those_above_fail_is_built_after_the_plan_is
         await until(built)
 
 
+async def _prepared_when_back(tiny: Path, stack: AsyncExitStack, address: str, left_alone: Look, back: Look) -> bool:
+    """Whether an edge that starts where one was `left_alone` has the plan of that one, once it is `back`."""
+    await until(left_alone)
+    edge = await stack.enter_async_context(upper(Tier.EDGE, tiny, listen=address))
+    await until(back)
+    return edge.runtime.model.resident(Segment(3, 8))
+
+
 async def test_a_tier_that_restarted_has_its_plans_prepared_before_it_is_asked(tiny: Path) -> None:
     async with AsyncExitStack() as stack:
         gone = await stack.enter_async_context(AsyncExitStack())
@@ -63,10 +74,7 @@ async def test_a_tier_that_restarted_has_its_plans_prepared_before_it_is_asked(t
         async def back() -> bool:
             return replica.usable
 
-        await until(left_alone)
-        edge = await stack.enter_async_context(upper(Tier.EDGE, tiny, listen=edge.address))
-        await until(back)
-        assert edge.runtime.model.resident(Segment(3, 8))
+        assert await _prepared_when_back(tiny, stack, edge.address, left_alone, back)
 
 
 async def test_a_tier_that_restarted_unnoticed_by_requests_has_its_plans_prepared_before_it_serves(tiny: Path) -> None:
@@ -89,10 +97,7 @@ async def test_a_tier_that_restarted_unnoticed_by_requests_has_its_plans_prepare
                 await uplink.probe(0, 1.0)  # answered before it serves, which says nothing of its plans
             return replica.usable
 
-        await until(left_alone)
-        edge = await stack.enter_async_context(upper(Tier.EDGE, tiny, listen=edge.address))
-        await until(back)
-        assert edge.runtime.model.resident(Segment(3, 8))
+        assert await _prepared_when_back(tiny, stack, edge.address, left_alone, back)
 
 
 async def test_a_replica_that_is_new_prepares_what_the_others_have_before_it_serves(tiny: Path) -> None:

@@ -15,7 +15,7 @@ from services.domain import CodecCost, LinkEstimate, Policy, Tier, TierProfile
 from services.errors import UpstreamUnavailable
 from services.fixed import fixed_plan
 from tests.fakes import FakeClock
-from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, begin_switch, learnt, profile_of, told
+from tests.replans import FAST, MIDDLING, POLICY, SLOW, UNKNOWN, Prepares, begin_switch, hear, learnt, profile_of, told
 
 
 async def test_on_a_fast_link_a_slow_device_sends_its_input_away(replanner: Replanner, clock: FakeClock) -> None:
@@ -49,8 +49,7 @@ async def test_from_a_link_that_collapsed_the_next_request_flees_at_once_to_what
 ) -> None:
     await learnt(replanner, clock, FAST)
     prepares.resident, asked = (Tier.DEVICE,), len(prepares.asked)
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(UNKNOWN), POLICY, 1)
+    hear(replanner, clock, UNKNOWN)
     assert [stage.tier for stage in replanner.plan(POLICY, 1).stages] == [Tier.DEVICE]
     assert len(prepares.asked) == asked
 
@@ -80,8 +79,7 @@ async def test_from_a_link_that_died_while_another_plan_is_prepared_requests_fle
     await asyncio.sleep(0)
     assert replanner.plan(POLICY, 1) == away
     prepares.resident, asked = (Tier.DEVICE,), len(prepares.asked)
-    clock.now += 2 * REPLAN_SECONDS
-    replanner.learn(told(UNKNOWN), POLICY, 1)
+    hear(replanner, clock, UNKNOWN)
     here, changes = replanner.plan(POLICY, 1), replanner.changes
     assert [stage.tier for stage in here.stages] == [Tier.DEVICE]
     prepares.gate.set()
@@ -97,8 +95,7 @@ async def test_while_a_plan_is_prepared_no_other_that_needs_preparing_is(
     await asyncio.sleep(0)
     asked = len(prepares.asked)
     for link in (UNKNOWN, FAST, SLOW):
-        clock.now += 2 * REPLAN_SECONDS
-        replanner.learn(told(link), POLICY, 1)
+        hear(replanner, clock, link)
         await asyncio.sleep(0)
     assert (replanner.plan(POLICY, 1), len(prepares.asked)) == (away, asked)
 
