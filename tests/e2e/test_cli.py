@@ -113,8 +113,9 @@ def test_run_answers_everything_and_writes_its_results(tiny: Path, tmp_path: Pat
 
 def test_the_same_seed_gives_the_same_answers(tiny: Path, tmp_path: Path) -> None:
     found = []
+    steady = (*FIXED, "--then", "-")  # over a slow link, a busy machine may have the device finish by itself
     for name in ("a", "b"):
-        assert offramp("run", "--bundle", tiny, "--out", tmp_path / name, "--seed", "3", *FIXED).returncode == 0
+        assert offramp("run", "--bundle", tiny, "--out", tmp_path / name, "--seed", "3", *steady).returncode == 0
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         found.append({key: summary[key] for key in ("accuracy", "answered_at", "bytes_sent", "plan", "seed")})
     assert found[0] == found[1]
