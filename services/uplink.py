@@ -63,7 +63,7 @@ class Uplink:
     """The replicas of the tier above behind one face. Needs a running event loop.
 
     target: see `targets.parse`. counted: makes of a channel one that tells somebody of its calls. hedge_after_seconds:
-    how long to wait for one replica before another is asked as well; None: not at all.
+    how long to wait for one replica before another is asked as well; None: not at all. opens: makes a `Connection`.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class Uplink:
         transport: Transport = "exchange",
         counted: Callable[[Any], Any] | None = None,
         hedge_after_seconds: float | None = None,
+        opens: Callable[..., Connection] = Connection,
     ):
         self._source = source
 
         def connect(name: str) -> Connection:
-            return Connection(source, name, max_message_bytes, clock, self._trust, transport, counted)
+            return opens(source, name, max_message_bytes, clock, self._trust, transport, counted)
 
         self._connect = connect
         self._clock = clock

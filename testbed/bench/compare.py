@@ -162,8 +162,8 @@ def maker(each: Bench, name: str) -> Maker:
         return lambda simulation: Static(static[name])
     makers: dict[str, Maker] = {
         OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.queues, each.options, each.rule),
-        ORACLE: lambda s: Oracle(each.choices, s.situation),
-        LATE_ORACLE: lambda s: LateOracle(each.choices, s.situation),
+        ORACLE: lambda s: Oracle(each.choices, s.known()),
+        LATE_ORACLE: lambda s: LateOracle(each.choices, s.known()),
         "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(s.rate, s.clock())),
     }
     return makers[name]

@@ -31,14 +31,15 @@ NO_EXITS = "efficientnet-b0"
 SAMPLES = 256
 
 HOW = (
-    "Every policy meets the same trace from its beginning, and from two seconds later on the same samples in the same "
+    "Every policy meets the same trace from its beginning, and from four seconds later on the same samples in the same "
     "order and, in the open loop, at the same times. The uplink from device to edge follows the trace; everything else "
     "of the links stands still.",
     "closed: one request after the other, so that the mean is per request and quick answers weigh more. open: Poisson "
     "arrivals at half of what the device could answer alone, so that every second of the trace weighs the same.",
     "offramp: the live loop, with its estimates, probes and switches; when the trace begins it knows the machines, not "
-    "the links, and has two seconds to probe them before the first request. On running tiers nothing is prepared for "
-    "it, but what was run in an earlier turn is still there; what others run is prepared before the trace begins. "
+    "the links, and has four seconds to probe them and to prepare its first plan before the first request. On running "
+    "tiers nothing is prepared for it, but what was run in an earlier turn is still there, and sizes of images that "
+    "were learnt in one; what others run is prepared before the trace begins. "
     "device, cloud-raw, cloud-jpeg: always the same. best-static: one plan for the whole trace, known afterwards: of "
     "all plans, the four that promise the least mean on this very trace, the one that promises the least at each cut "
     "of the device, and those that are always the same, are simulated, and the best of these is taken. On running "
@@ -50,8 +51,9 @@ HOW = (
     "only, no exits, told the current rate.",
     "oracle: for each request the plan that answers first in expectation, with the link's present and future, the "
     "queues for the device and for the link and all costs known, but not where the sample will leave, nor the queues "
-    "further up. On running tiers, the queue for the device is what the device makes of the runs that wait there, and "
-    "that for the link is worked out from the trace and from what the policy's own requests have put on it. "
+    "further up. Neither what the device saw of the link nor its breaker keeps anything of it back. On running tiers,"
+    " the queue for the device is what the device makes of the runs that wait there, and that for the link is worked "
+    "out from the trace and from what the policy's own requests have put on it. "
     "oracle-late: the same, but of the link it knows only the rate half a second ago, and takes it to last: about what "
     "can be found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. The oracles know how "

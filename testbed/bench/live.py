@@ -28,13 +28,15 @@ from services.client import GrpcNextTier
 from services.domain import NO_EXIT, Deadline, FloatArray, Plan, Segment, Tier
 from services.errors import OfframpError
 from services.front import Wishes
+from services.patience import Lag, Patience
 from services.preparing import Preparer
 from services.profile import Measured
 from services.profile_cache import ProfileCache
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
-from testbed.bench import policies
-from testbed.bench.booked import BookedUplink
+from services.uplink import Uplink
+from testbed.bench import booked, policies
+from testbed.bench.booked import Book
 from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS, DynamicSplit, LateOracle, Oracle, Static
 from testbed.bench.speeds import Speeds
@@ -137,12 +139,8 @@ async def _replay(
     speeds: Speeds,
 ) -> Runs:
     """One turn of one policy on one trial, with a connection and estimates of its own."""
-    manifest = each.workload.bundle.manifest
-    classes, limit = len(manifest.labels), tiers.asked.max_message_bytes
     await reshape(tiers, FAST)
-    line = Line(trial.rate, each.world.near_rtt_seconds / 2)
-    uplink, inputs = BookedUplink(tiers.near.address, limit, line, each.world.header_bytes), each.workload.inputs()
-    tiers.device.next_tier = GrpcNextTier(uplink, classes, manifest.input.preprocessing)
+    book, uplink = _way_up(each, tiers, trial, name)
     preparer = Preparer(tiers.device, uplink)
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
     probes = None
@@ -150,15 +148,16 @@ async def _replay(
         for plan in _likely(each, name, virtual):
             await preparer.prepare(plan, Deadline.after(PREPARE_SECONDS))
         await reshape(tiers, f"trace:{trace}")
-        uplink.begin()
+        book.begin()
         began = time.monotonic()
         if planning is not None:
             probes = probing(uplink, [planning])
             await planning.start()
-        plans = planning.plans if planning is not None else _plans(each, tiers.device, uplink, name, virtual)
-        await asyncio.sleep(max(0.0, trial.start - uplink.now()))
+        plans = planning.plans if planning is not None else _plans(each, tiers.device, book, name, virtual)
+        await asyncio.sleep(max(0.0, trial.start - book.now()))
+        inputs = each.workload.inputs()
         runs = await _serve(each, Agent(tiers.device, plans), trial, inputs, name == "dsc", speeds, began)
-        runs.extra_bytes = uplink.sent_bytes - sum(runs.bytes)
+        runs.extra_bytes = book.sent_bytes - sum(runs.bytes)
         return runs
     finally:
         if probes is not None:
@@ -167,6 +166,16 @@ async def _replay(
         if planning is not None:
             await planning.stop()
         await uplink.close()
+
+
+def _way_up(each: Bench, tiers: Tiers, trial: Trial, name: str) -> tuple[Book, Uplink]:
+    """A connection for one turn, and a device that does not remember how long others had to wait."""
+    manifest, knowing = each.workload.bundle.manifest, name in (ORACLE, LATE_ORACLE)
+    book = Book(Line(trial.rate, each.world.near_rtt_seconds / 2), each.world.header_bytes)
+    uplink = booked.uplink(tiers.near.address, tiers.asked.max_message_bytes, book, knowing)
+    tiers.device.next_tier = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
+    tiers.device.patience, tiers.device.lag = Patience(), Lag()
+    return book, uplink
 
 
 def _likely(each: Bench, name: str, virtual: Outcome) -> list[Plan]:
@@ -180,7 +189,7 @@ def _likely(each: Bench, name: str, virtual: Outcome) -> list[Plan]:
     return list({plan.stages: plan for plan in plans}.values())
 
 
-def _plans(each: Bench, device: TierRuntime, uplink: BookedUplink, name: str, virtual: Outcome) -> Plans:
+def _plans(each: Bench, device: TierRuntime, book: Book, name: str, virtual: Outcome) -> Plans:
     """A policy that is not ours; what it must know of the moment, it is told."""
     manifest = each.workload.bundle.manifest
     static = policies.static_plans(manifest)
@@ -189,17 +198,17 @@ def _plans(each: Bench, device: TierRuntime, uplink: BookedUplink, name: str, vi
     if name in static:
         return Static(static[name])
     if name in (ORACLE, LATE_ORACLE):
-        return (Oracle if name == ORACLE else LateOracle)(each.choices, _situation(device, uplink))
-    return DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(uplink.line.rate, uplink.now()))
+        return (Oracle if name == ORACLE else LateOracle)(each.choices, _situation(device, book))
+    return DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(book.line.rate, book.now()))
 
 
-def _situation(device: TierRuntime, uplink: BookedUplink) -> Situation:
+def _situation(device: TierRuntime, book: Book) -> Situation:
     """The device's queue as it reckons it itself; of the link, its trace and what this turn's requests put on it."""
 
     def device_free() -> float:
-        return uplink.now() + device.backlog.ahead_seconds()
+        return book.now() + device.backlog.ahead_seconds()
 
-    return Situation(uplink.now, device_free, uplink.line, uplink.traffic.ahead_seconds)
+    return Situation(book.now, device_free, book.line, book.traffic.ahead_seconds)
 
 
 async def _serve(

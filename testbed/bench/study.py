@@ -8,6 +8,7 @@ from pathlib import Path
 
 from device_agent.planner import Beliefs, rank
 from device_agent.planning import FIRST_SECONDS
+from device_agent.replan import PREPARE_SECONDS
 from services.domain import LinkEstimate, Plan, Policy, Tier
 from testbed.bench import cells, figures, policies
 from testbed.bench.compare import Bench, Outcome, Trial, deadline_seconds, run
@@ -21,8 +22,9 @@ from testbed.traces import RateTrace, name_of, read_trace
 Progress = Callable[[str], None]
 
 _TIMELINES = 3
-START_SECONDS = FIRST_SECONDS
-"""Of a trace, before the first request: so long a device may look for its link when it starts. Nobody else needs it."""
+START_SECONDS = FIRST_SECONDS + PREPARE_SECONDS
+"""Of a trace, before the first request: so long a device may look for its link when it starts, and prepare its first
+plan. Nobody else needs it."""
 _REGIME_BATCHES = (1, 2, 4, 8, 16, 32)
 _REGIME_RATES = 60
 

@@ -29,6 +29,7 @@ from testbed.bench.hops import Outcome, Steps, VirtualHop
 from testbed.bench.journeys import Journey, Journeys
 from testbed.bench.speeds import Paces
 from testbed.bench.statistics import Runs
+from testbed.bench.trusting import TrustingBreaker
 from testbed.bench.world import Line, World
 from testbed.traces import Rate
 
@@ -130,9 +131,10 @@ class Simulation:
         wait = max(0.0, self.machines[Tier.DEVICE].free - self.clock())
         return Queues(wait, self.hops[Tier.DEVICE].ahead_seconds())
 
-    @property
-    def situation(self) -> Situation:
+    def known(self) -> Situation:
+        """For a policy that knows the link: no breaker keeps its calls back, either, for what was seen of it."""
         hop = self.hops[Tier.DEVICE]
+        hop.breaker = TrustingBreaker()
         return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, hop.line, hop.traffic.ahead_seconds)
 
     def closed(self, policy: VirtualPolicy, samples: Iterator[int], start: float, end: float) -> Runs:

@@ -64,3 +64,10 @@ async def test_who_does_not_probe_sends_only_what_its_requests_take(each: Bench,
     assert not any(runs.failed)
     assert sum(runs.bytes) > 0
     assert runs.extra_bytes == 0
+
+
+async def test_a_turn_does_not_remember_how_long_others_had_to_wait(each: Bench, tiers: live.Tiers) -> None:
+    await replayed(each, tiers, "cloud-raw")
+    of_the_first = tiers.device.patience
+    await replayed(each, tiers, "cloud-raw")
+    assert tiers.device.patience is not of_the_first

@@ -251,17 +251,26 @@ def test_the_late_oracle_learns_of_a_change_half_a_second_later(each: Bench) -> 
     found = {}
     for at in (0.9, 1.4, 1.6, 2.4, 2.6):
         simulation.env.run(at)
-        found[at] = policies.LateOracle(each.choices, simulation.situation).plan(Policy(), 1)
+        found[at] = policies.LateOracle(each.choices, simulation.known()).plan(Policy(), 1)
     local = plan_of(last, last).stages
     assert [plan.stages == local for plan in found.values()] == [False, False, True, True, False]
 
 
 def test_the_late_oracle_makes_way_for_what_is_in_flight(each: Bench) -> None:
     simulation = Simulation(each.world, each.journeys, ConstantRate(1e6))
-    late = policies.LateOracle(each.choices, simulation.situation)
+    late = policies.LateOracle(each.choices, simulation.known())
     assert late.plan(Policy(), 1).after(Tier.DEVICE) is not None
     with simulation.hops[Tier.DEVICE].traffic.crossing(10_000_000):
         assert late.plan(Policy(), 1).after(Tier.DEVICE) is None
+
+
+def test_no_breaker_keeps_an_oracle_from_a_link_that_it_knows_to_be_back(each: Bench) -> None:
+    simulation = Simulation(each.world, each.journeys, ConstantRate(1e6))
+    oracle = policies.Oracle(each.choices, simulation.known())
+    simulation.hops[Tier.DEVICE].breaker.dead()
+    runs = simulation.open(oracle, repeat(0), [0.1])
+    assert runs.plans[0].after(Tier.DEVICE) is not None
+    assert runs.bytes[0] > 0
 
 
 def test_ours_is_told_of_the_queues_that_its_requests_make(each: Bench) -> None:
