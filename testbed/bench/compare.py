@@ -13,6 +13,7 @@ from device_agent.switching import SwitchRule
 from services import codec
 from services.bundle import Manifest
 from services.domain import Plan, Policy, Segment, Stage, Tier
+from services.errors import InvalidInput
 from services.model import Model
 from testbed.bench import costs as measured
 from testbed.bench import policies
@@ -123,8 +124,13 @@ class Trial:
         return self.start + self.seconds
 
     def arrivals(self, per_second: float) -> list[float]:
-        """When requests come in an open loop, in seconds of the trace."""
-        return [self.start + at for at in poisson(per_second, self.seconds, self.seed)]
+        """When requests come in an open loop, in seconds of the trace. Raises InvalidInput where none does."""
+        found = poisson(per_second, self.seconds, self.seed)
+        if not found:
+            raise InvalidInput(
+                f"no request comes in {self.seconds:g} s at {per_second:.2g} a second; give more --seconds"
+            )
+        return [self.start + at for at in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,10 +73,10 @@ class VirtualHop:
             if arrives > deadline:
                 return (yield from self._give_up(crossing, deadline))
             yield env.timeout(arrives - began)
-            entered = env.now
-            answered = yield from far()
+            entered, answering = env.now, env.process(far())
+            yield answering | env.timeout(max(0.0, deadline - entered))
             held = env.now - entered
-            if not answered or env.now + self._back > deadline:
+            if not (answering.triggered and answering.value) or env.now + self._back > deadline:
                 return (yield from self._give_up(crossing, deadline))
             yield env.timeout(self._back)
         self.held.note(plan.stages, held)

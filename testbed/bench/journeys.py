@@ -36,7 +36,8 @@ class Hop:
 class Journey:
     """One plan and N samples. compute: seconds on each tier. right: whether the answer is; None is not known.
 
-    early: whether the best answer that the device has, should the rest not come back, is right; None: it has none.
+    early: the exit of the best answer that the device has, should the rest not come back, or NO_EXIT; early_right:
+    whether that is right.
     """
 
     plan: Plan
@@ -44,7 +45,8 @@ class Journey:
     hops: Mapping[Tier, Hop]
     exit: list[int]
     right: list[bool | None]
-    early: list[bool | None]
+    early: list[int]
+    early_right: list[bool | None]
 
 
 @dataclass(slots=True)
@@ -91,14 +93,15 @@ class Journeys:
         way = _Way(np.arange(len(inputs)), inputs, nobody.copy(), nobody.copy())
         compute: dict[Tier, list[float]] = {}
         hops: dict[Tier, Hop] = {}
-        early = nobody
+        early = early_exit = nobody
         for stage in plan.stages:
             if stage.tier is not plan.stages[0].tier:
                 self._cross(plan, stage, way, hops, len(inputs))
             compute[stage.tier] = self._run(stage, way, with_exits, len(inputs))
             if stage.tier is Tier.DEVICE:
-                early = way.labels.copy()
-        return Journey(plan, compute, hops, way.exit.tolist(), self._right(way.labels), self._right(early))
+                early, early_exit = way.labels.copy(), way.exit.copy()
+        right, early_right = self._right(way.labels), self._right(early)
+        return Journey(plan, compute, hops, way.exit.tolist(), right, early_exit.tolist(), early_right)
 
     def _cross(self, plan: Plan, stage: Stage, way: _Way, hops: dict[Tier, Hop], count: int) -> None:
         """The hop to `stage`; where the tier before hands on what it gets, that is decoded only where it ends."""

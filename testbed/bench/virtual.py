@@ -20,7 +20,7 @@ import simpy
 from device_agent.plans import Plans
 from device_agent.queues import Queues
 from services import codec
-from services.domain import Clock, LinkEstimate, Plan, Policy, Segment, Tier
+from services.domain import NO_EXIT, Clock, LinkEstimate, Plan, Policy, Segment, Tier
 from services.patience import Patience
 from services.probing import never
 from services.profile import Measured, Profiler
@@ -176,13 +176,12 @@ class Simulation:
         """One request, from the caller's question to the answer, and what the policy learns from it."""
         began = self.env.now
         plan = policy.plan(_POLICY, 1)
-        journey = self.journeys.of(plan, policy.with_exits)
-        if journey.compute[Tier.DEVICE][sample] and self.queues().device >= self.world.limit_seconds:
-            yield self.env.timeout(self.world.limit_seconds)  # it never gets its turn
-            self.runs.add(began, self.world.limit_seconds, plan, failed=True)
+        journey, deadline = self.journeys.of(plan, policy.with_exits), began + self.world.limit_seconds
+        if not (yield from self._runs_here(journey, sample, deadline)):
+            self.runs.add(began, self.env.now - began, plan, failed=True)
             return
-        yield self.env.timeout(self._compute(Tier.DEVICE, journey, sample) + self.world.agent_seconds)
-        hop, deadline = journey.hops.get(Tier.DEVICE), began + self.world.limit_seconds
+        yield self.env.timeout(self.world.agent_seconds)
+        hop = journey.hops.get(Tier.DEVICE)
         crossing = hop.bytes[sample] if hop is not None else 0
         sent = crossing if crossing and self.hops[Tier.DEVICE].breaker.allows() else 0
         answering: Journey | None = journey
@@ -190,9 +189,9 @@ class Simulation:
             answering = yield from self._answered(policy, plan, sample, deadline)
         elif crossing:
             answering = yield from self._finished_here(policy, journey, sample, deadline)
-        right = answering.right[sample] if answering else journey.early[sample]
-        exit_index, failed = (answering or journey).exit[sample], answering is None and right is None
-        self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed)
+        right = answering.right[sample] if answering else journey.early_right[sample]
+        exit_index = answering.exit[sample] if answering else journey.early[sample]
+        self.runs.add(began, self.env.now - began, plan, sent, right, exit_index, failed=exit_index == NO_EXIT)
         policy.learn(self._response(sent > 0 and answering is journey), _POLICY, 1)
 
     def _answered(self, policy: VirtualPolicy, plan: Plan, sample: int, deadline: float) -> Ending:
@@ -201,7 +200,7 @@ class Simulation:
         an exit that the sample passed here."""
         journey, asked, hop = self.journeys.of(plan, policy.with_exits), self.clock(), self.hops[Tier.DEVICE]
         rest = self.journeys.seconds_of_rest(journey) + self.queues().device
-        patient = self._patient_until(plan, rest, deadline, journey.early[sample] is not None)
+        patient = self._patient_until(plan, rest, deadline, journey.early[sample] != NO_EXIT)
         given = min(deadline, patient)
         arrived = yield from self._cross(Tier.DEVICE, journey, sample, plan, given)
         hop.ended(arrived, given - asked, plan.expected_seconds)
@@ -211,13 +210,19 @@ class Simulation:
         return (yield from self._finished_here(policy, journey, sample, deadline))
 
     def _finished_here(self, policy: VirtualPolicy, journey: Journey, sample: int, deadline: float) -> Ending:
-        """The journey whose rest the device runs after all; None where it would not get its turn in time."""
-        if self.clock() + self.queues().device >= deadline:
-            yield self.env.timeout(max(0.0, deadline - self.clock()))
-            return None
+        """The journey whose rest the device runs after all; None where it does not come to its end in time."""
         finished = self.journeys.finished_here(journey, policy.with_exits)
-        yield self.env.timeout(self.machines[Tier.DEVICE].book(self.env.now, finished.compute[Tier.DEVICE][sample]))
-        return finished
+        return finished if (yield from self._runs_here(finished, sample, deadline)) else None
+
+    def _runs_here(self, journey: Journey, sample: int, deadline: float) -> Outcome:
+        """What the device runs of it; False where time runs out, be it before its turn, when it does not begin."""
+        seconds = journey.compute[Tier.DEVICE][sample]
+        if seconds and self.clock() + self.queues().device >= deadline:
+            ends = math.inf
+        else:
+            ends = self.clock() + self._compute(Tier.DEVICE, journey, sample)
+        yield self.env.timeout(max(0.0, min(ends, deadline) - self.clock()))
+        return ends <= deadline
 
     def _cross(self, source: Tier, journey: Journey, sample: int, plan: Plan, deadline: float) -> Outcome:
         """Encodes, sends, and waits for the answer; False where time runs out before."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import count, cycle, repeat
 from pathlib import Path
@@ -148,17 +147,6 @@ def test_a_dead_link_is_asked_no_more_until_it_answers_a_health_check(each: Benc
     assert took[12:] == pytest.approx([away] * 3)
 
 
-def test_who_is_left_to_a_device_without_time_for_it_gets_no_answer(each: Bench) -> None:
-    last = each.workload.bundle.manifest.last
-    hasty, dead = replace(each.world, limit_seconds=1.0), RateTrace.from_rates([*[0.0] * 60, 1e6])
-    simulation = Simulation(hasty, each.journeys, dead)
-    simulation.hops[Tier.DEVICE].breaker.dead()
-    runs = simulation.open(Static(plan_of(last, 0, last, "pixels")), repeat(0), [0.0] * 9)
-    in_time = math.ceil(1.0 / (BLOCK_SECONDS * last * each.world.device_slowdown))
-    assert sorted(runs.failed) == [False] * in_time + [True] * (9 - in_time)
-    assert {seconds for seconds, failed in zip(runs.seconds, runs.failed, strict=True) if failed} == {1.0}
-
-
 def test_a_short_call_in_vain_says_nothing_of_the_far_side(each: Bench) -> None:
     hop = Simulation(each.world, each.journeys, RateTrace.from_rates([*[0.0] * 9, 1e6])).hops[Tier.DEVICE]
     for expected in (None, 1.0):
@@ -176,38 +164,6 @@ def test_of_plans_that_make_queues_the_one_that_is_really_best_is_found(each: Be
     every = {plan.stages[0].segment.end: plan for plan in each.choices.plans}.values()
     tried = [np.mean(simulate(each, trial, lambda _, plan=plan: Static(plan)).seconds) for plan in every]
     assert np.mean(static.seconds) <= min(tried)
-
-
-def test_on_a_link_that_stays_dead_the_device_finishes_in_time_or_the_caller_gives_up(each: Bench) -> None:
-    last = each.workload.bundle.manifest.last
-    dead, plan = RateTrace.from_rates([1e5, *[0.0] * 60]), plan_of(last, 0, last, "pixels")
-    alone = BLOCK_SECONDS * last * each.world.device_slowdown
-    for limit, failed in ((3 * alone, False), (1.5 * alone, True)):
-        hasty = replace(each.world, limit_seconds=limit)
-        runs = Simulation(hasty, each.journeys, dead).open(Static(plan), count(), [2.0])
-        assert runs.failed == [failed]
-        assert runs.seconds == pytest.approx([limit])
-
-
-def test_who_passed_an_exit_on_the_device_has_its_answer_when_time_is_up(each: Bench) -> None:
-    manifest = each.workload.bundle.manifest
-    dead, plan = RateTrace.from_rates([1e5, *[0.0] * 60]), plan_of(manifest.last, 2, manifest.last, "int8")
-    assert manifest.exits[0].split_point <= 2
-    runs = Simulation(each.world, each.journeys, dead).open(Static(plan), repeat(0), [2.0])
-    assert runs.failed == [False]
-    assert runs.right == [each.journeys.of(plan).early[0]]
-    assert runs.seconds == pytest.approx([each.world.limit_seconds])
-
-
-def test_however_many_wait_each_waits_for_those_before_it_or_as_long_as_its_caller(each: Bench) -> None:
-    last, limit = each.workload.bundle.manifest.last, each.world.limit_seconds
-    simulation = Simulation(each.world, each.journeys, ConstantRate(1e5))
-    runs = simulation.open(Static(plan_of(last, last)), repeat(0), [0.0] * 100)
-    alone = BLOCK_SECONDS * last * each.world.device_slowdown
-    turns = [alone * (1 + ahead) for ahead in range(100) if alone * ahead < limit]
-    found = sorted(zip(runs.failed, runs.seconds, strict=True))
-    assert [failed for failed, _ in found] == [False] * len(turns) + [True] * (100 - len(turns))
-    assert [seconds for _, seconds in found] == pytest.approx([*turns, *[limit] * (100 - len(turns))])
 
 
 @pytest.mark.parametrize("loop", list(Loop))
