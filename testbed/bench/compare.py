@@ -21,12 +21,9 @@ from testbed.bench.costs import Costs
 from testbed.bench.journeys import Journeys
 from testbed.bench.policies import (
     BEST_STATIC,
-    LATE_ORACLE,
-    ORACLE,
+    ORACLES,
     OURS,
     DynamicSplit,
-    LateOracle,
-    Oracle,
     Ours,
     Static,
 )
@@ -166,10 +163,10 @@ def maker(each: Bench, name: str) -> Maker:
     static = policies.static_plans(manifest)
     if name in static:
         return lambda simulation: Static(static[name])
+    if name in ORACLES:
+        return lambda simulation: policies.oracle(name, each.choices, simulation.known())
     makers: dict[str, Maker] = {
         OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.queues, each.options, each.rule),
-        ORACLE: lambda s: Oracle(each.choices, s.known()),
-        LATE_ORACLE: lambda s: LateOracle(each.choices, s.known()),
         "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(s.rate, s.clock())),
     }
     return makers[name]

@@ -54,8 +54,9 @@ HOW = (
     "further up. Neither what the device saw of the link nor its breaker keeps anything of it back. On running tiers,"
     " the queue for the device is what the device makes of the runs that wait there, and that for the link is worked "
     "out from the trace and from what the policy's own requests have put on it. "
-    "oracle-late: the same, but of the link it knows only the rate half a second ago, and takes it to last: about what "
-    "can be found out by sending a few requests a second.",
+    "oracle-now: the same without foresight: of the link it knows only the rate as it is, as a mean over a fifth of a "
+    "second, and takes it to last. oracle-late: it knows only the rate half a second ago: about what can be found out "
+    "by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. The oracles know how "
     "many bytes each codec makes of the very pictures that are sent; offramp knows what the bundle says, which for the "
     "one that is made here was measured on the same pictures, and learns sizes of image files as it sends them.",

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from services.domain import Plan
-from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
+from testbed.bench.policies import LATE_ORACLE, NOW_ORACLE, ORACLE, OURS
 from testbed.bench.results import ORACLE_MARGIN
 from testbed.bench.statistics import Runs
 from testbed.scales import plain_numbers
@@ -22,6 +22,7 @@ _INK = "#264653"
 _COLOURS = {
     OURS: "#e76f51",
     ORACLE: "#264653",
+    NOW_ORACLE: "#5c8f9b",
     LATE_ORACLE: "#8ab17d",
     "best-static": "#2a9d8f",
     "device": "#8d99a6",

@@ -38,7 +38,7 @@ from services.uplink import Uplink
 from testbed.bench import booked, policies
 from testbed.bench.booked import Book
 from testbed.bench.compare import Bench, Outcome, Trial
-from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS, DynamicSplit, LateOracle, Oracle, Static
+from testbed.bench.policies import BEST_STATIC, ORACLES, OURS, DynamicSplit, Static
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Situation, drawn
@@ -170,7 +170,7 @@ async def _replay(
 
 def _way_up(each: Bench, tiers: Tiers, trial: Trial, name: str) -> tuple[Book, Uplink]:
     """A connection for one turn, and a device that does not remember how long others had to wait."""
-    manifest, knowing = each.workload.bundle.manifest, name in (ORACLE, LATE_ORACLE)
+    manifest, knowing = each.workload.bundle.manifest, name in ORACLES
     book = Book(Line(trial.rate, each.world.near_rtt_seconds / 2), each.world.header_bytes)
     uplink = booked.uplink(tiers.near.address, tiers.asked.max_message_bytes, book, knowing)
     tiers.device.next_tier = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
@@ -185,7 +185,7 @@ def _likely(each: Bench, name: str, virtual: Outcome) -> list[Plan]:
     """
     if name == OURS:
         return []
-    plans = each.choices.plans if name in (ORACLE, LATE_ORACLE) else virtual.runs[name].plans
+    plans = each.choices.plans if name in ORACLES else virtual.runs[name].plans
     return list({plan.stages: plan for plan in plans}.values())
 
 
@@ -197,8 +197,8 @@ def _plans(each: Bench, device: TierRuntime, book: Book, name: str, virtual: Out
         static[name] = virtual.static
     if name in static:
         return Static(static[name])
-    if name in (ORACLE, LATE_ORACLE):
-        return (Oracle if name == ORACLE else LateOracle)(each.choices, _situation(device, book))
+    if name in ORACLES:
+        return policies.oracle(name, each.choices, _situation(device, book))
     return DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(book.line.rate, book.now()))
 
 

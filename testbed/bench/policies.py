@@ -23,8 +23,9 @@ from testbed.bench.world import FastRate, Floats, World
 from testbed.traces import ConstantRate, rate_around
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
-LATE_ORACLE, LATE_SECONDS = "oracle-late", 0.5
-NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", ORACLE, LATE_ORACLE)
+NOW_ORACLE, LATE_ORACLE, LATE_SECONDS = "oracle-now", "oracle-late", 0.5
+ORACLES = (ORACLE, NOW_ORACLE, LATE_ORACLE)
+NAMES = (OURS, "device", "cloud-raw", "cloud-jpeg", BEST_STATIC, "dsc", "exits-fixed", *ORACLES)
 _POLICY = Policy()
 _LEAST_RATE = 1.0  # bytes per second: an outage is no rate
 RAW, JPEG, QUANTISED = "pixels", "jpeg90", "int8+zstd"
@@ -71,11 +72,12 @@ class Oracle:
 
 @dataclass(slots=True)
 class LateOracle:
-    """The oracle, half a second late: a yardstick for planners that have no foresight, and have to find out.
+    """The oracle without foresight, or half a second late: yardsticks for planners that have to find out.
 
-    Every cost and the device's queue it knows as the oracle does. Of the link it knows the rate that was, believes that
-    it still is, and how long what is in flight would then take. A rate shows in what calls take, so that whoever asks
-    a few times a second seldom knows it much earlier. No bound: it does not notice calls that are overdue.
+    Every cost and the device's queue it knows as the oracle does. Of the link it knows the rate that was so many
+    seconds ago, 0 for the one that is, believes that it lasts, and how long what is in flight would then take. A rate
+    shows in what calls take, so that whoever asks a few times a second seldom knows it much earlier. No bound: it does
+    not notice calls that are overdue.
     """
 
     choices: Choices
@@ -92,6 +94,13 @@ class LateOracle:
 
     def learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """It knows what it may know."""
+
+
+def oracle(name: str, choices: Choices, situation: Situation) -> Oracle | LateOracle:
+    """The one of `ORACLES` that is called `name`."""
+    if name == ORACLE:
+        return Oracle(choices, situation)
+    return LateOracle(choices, situation, LATE_SECONDS if name == LATE_ORACLE else 0.0)
 
 
 def _first(choices: Choices, seconds: Floats) -> Plan:

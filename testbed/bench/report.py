@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from testbed.bench.figures import Picture
-from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, LATE_SECONDS, ORACLE, OURS
+from testbed.bench.policies import BEST_STATIC, LATE_SECONDS, ORACLES, OURS
 from testbed.bench.results import Comparison, Target
 
 _COLUMNS = ("requests", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "missed", "failed", "bytes", "accuracy", "switches")
@@ -97,16 +97,16 @@ def _targets(found: Sequence[Target]) -> str:
 
 
 def _ratios(each: Comparison) -> str:
-    oracle, late, static = each.ratios(ORACLE), each.ratios(LATE_ORACLE), each.ratios(BEST_STATIC)
+    against = [each.ratios(name) for name in (*ORACLES, BEST_STATIC)]
     rows = "".join(
-        f"<tr><td>{escape(trace)}</td><td>{_ratio(oracle.get(trace))}</td><td>{_ratio(late.get(trace))}</td>"
-        f"<td>{_ratio(static.get(trace))}</td>"
+        f"<tr><td>{escape(trace)}</td>{''.join(f'<td>{_ratio(found.get(trace))}</td>' for found in against)}"
         f"<td>{'yes' if each.crossing.get(trace) else 'no'}</td>"
         f"<td class=l><small>{escape(each.static_plans.get(trace, ''))}</small></td></tr>"
         for trace in each.traces
     )
     head = (
-        f"<tr><th>trace<th>ours / oracle<th>ours / oracle, {LATE_SECONDS:g} s late<th>ours / best static"
+        "<tr><th>trace<th>ours / oracle<th>ours / oracle without foresight"
+        f"<th>ours / oracle, {LATE_SECONDS:g} s late<th>ours / best static"
         "<th>crosses a break-even<th class=l>best static plan</tr>"
     )
     return f"<table>{head}{rows}</table>"

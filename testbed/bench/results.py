@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS
+from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, NOW_ORACLE, ORACLE, OURS
 from testbed.bench.statistics import Summary
 from testbed.bench.world import Loop
 
@@ -73,6 +73,7 @@ class Comparison:
                 for name, found in self.traces.items()
             },
             "oracle_ratio": self.ratios(ORACLE),
+            "now_oracle_ratio": self.ratios(NOW_ORACLE),
             "late_oracle_ratio": self.ratios(LATE_ORACLE),
             "best_static_ratio": self.ratios(BEST_STATIC),
             "crosses_break_even": self.crossing,

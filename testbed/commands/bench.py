@@ -211,12 +211,12 @@ def _world(device_slowdown: float, edge_slowdown: float, rtt: str, edge_cloud: s
 
 def _shown(each: Comparison) -> Table:
     """Our mean milliseconds on each trace, beside hindsight and the oracles; the other policies are in the report."""
-    from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, ORACLE, OURS
+    from testbed.bench.policies import BEST_STATIC, ORACLE, ORACLES, OURS
 
     table = Table(title=f"{each.title}: mean ms", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("trace", OURS, BEST_STATIC, ORACLE, "/static", "/oracle", "/late", "crosses"):
+    for column in ("trace", OURS, BEST_STATIC, ORACLE, "/static", "/oracle", "/now", "/late", "crosses"):
         table.add_column(column, justify="left" if column == "trace" else "right")
-    ratios = [each.ratios(BEST_STATIC), each.ratios(ORACLE), each.ratios(LATE_ORACLE)]
+    ratios = [each.ratios(name) for name in (BEST_STATIC, *ORACLES)]
     for trace, found in each.traces.items():
         means = [f"{found[name].mean_ms:.1f}" if name in found else "–" for name in (OURS, BEST_STATIC, ORACLE)]
         shown = [f"{ratio[trace]:.3f}" if trace in ratio else "–" for ratio in ratios]

@@ -14,7 +14,7 @@ from services.domain import Tier
 from services.settings import DeviceSettings
 from testbed.bench import live
 from testbed.bench.compare import Bench, Trial, run
-from testbed.bench.policies import LATE_ORACLE, ORACLE, OURS
+from testbed.bench.policies import ORACLES, OURS
 from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.world import Loop
@@ -58,7 +58,7 @@ async def test_the_probes_of_our_policy_are_among_its_bytes(each: Bench, tiers: 
     assert runs.extra_bytes > 0
 
 
-@pytest.mark.parametrize("name", ["cloud-raw", "dsc", ORACLE, LATE_ORACLE])
+@pytest.mark.parametrize("name", ["cloud-raw", "dsc", *ORACLES])
 async def test_who_does_not_probe_sends_only_what_its_requests_take(each: Bench, tiers: live.Tiers, name: str) -> None:
     runs = await replayed(each, tiers, name)
     assert not any(runs.failed)

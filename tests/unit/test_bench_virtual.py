@@ -15,7 +15,7 @@ from services.response import Predictions, Response, Trace
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.journeys import Journeys
-from testbed.bench.policies import BEST_STATIC, NAMES, ORACLE, OURS, Static
+from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, NAMES, NOW_ORACLE, ORACLE, OURS, Static
 from testbed.bench.routes import plan_of
 from testbed.bench.virtual import Simulation
 from testbed.bench.workloads import Workload
@@ -201,20 +201,25 @@ def test_nobody_beats_the_oracle_and_hindsight_beats_what_is_fixed_beforehand(ea
     assert mean[BEST_STATIC] <= min(mean[name] for name in ("device", "cloud-raw", "cloud-jpeg", "exits-fixed"))
 
 
-def test_the_late_oracle_learns_of_a_change_half_a_second_later(each: Bench) -> None:
+@pytest.mark.parametrize(
+    ("name", "stays"),
+    [(NOW_ORACLE, [False, True, True, False, False]), (LATE_ORACLE, [False, False, True, True, False])],
+)
+def test_an_oracle_without_foresight_learns_of_a_change_when_it_comes_or_half_a_second_later(
+    each: Bench, name: str, stays: list[bool]
+) -> None:
     last = each.workload.bundle.manifest.last
     simulation = Simulation(each.world, each.journeys, RateTrace.from_rates([1e6, 0.0, 1e6]))
-    found = {}
-    for at in (0.9, 1.4, 1.6, 2.4, 2.6):
+    found = []
+    for at in (0.8, 1.4, 1.6, 2.4, 2.6):
         simulation.env.run(at)
-        found[at] = policies.LateOracle(each.choices, simulation.known()).plan(Policy(), 1)
-    local = plan_of(last, last).stages
-    assert [plan.stages == local for plan in found.values()] == [False, False, True, True, False]
+        found.append(policies.oracle(name, each.choices, simulation.known()).plan(Policy(), 1).stages)
+    assert [stages == plan_of(last, last).stages for stages in found] == stays
 
 
 def test_the_late_oracle_makes_way_for_what_is_in_flight(each: Bench) -> None:
     simulation = Simulation(each.world, each.journeys, ConstantRate(1e6))
-    late = policies.LateOracle(each.choices, simulation.known())
+    late = policies.oracle(LATE_ORACLE, each.choices, simulation.known())
     assert late.plan(Policy(), 1).after(Tier.DEVICE) is not None
     with simulation.hops[Tier.DEVICE].traffic.crossing(10_000_000):
         assert late.plan(Policy(), 1).after(Tier.DEVICE) is None
