@@ -27,6 +27,7 @@ EPILOG = "Example: offramp bench policies --trace traces/ --virtual --data data/
 _QUICK_SECONDS, _QUICK_TRACES = 15.0, 3
 _VIRTUAL_SECONDS, _REAL_SECONDS = 120.0, 30.0
 _ROUNDS = 2
+_TRACE_CHARACTERS = 24  # of a name, the last: as many as leave room for the numbers on 80 columns
 
 
 @app.command(epilog=EPILOG)
@@ -210,17 +211,17 @@ def _world(device_slowdown: float, edge_slowdown: float, rtt: str, edge_cloud: s
 
 
 def _shown(each: Comparison) -> Table:
-    """Our mean milliseconds on each trace, beside hindsight and the oracles; the other policies are in the report."""
-    from testbed.bench.policies import BEST_STATIC, ORACLE, ORACLES, OURS
+    """Our mean milliseconds on each trace, beside hindsight and two oracles; the other policies are in the report."""
+    from testbed.bench.policies import BEST_STATIC, NOW_ORACLE, ORACLE, OURS
 
     table = Table(title=f"{each.title}: mean ms", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("trace", OURS, BEST_STATIC, ORACLE, "/static", "/oracle", "/now", "/late", "crosses"):
+    for column in ("trace", "ours", "static", "/static", "/oracle", "/now", "crosses"):
         table.add_column(column, justify="left" if column == "trace" else "right")
-    ratios = [each.ratios(name) for name in (BEST_STATIC, *ORACLES)]
+    ratios = [each.ratios(name) for name in (BEST_STATIC, ORACLE, NOW_ORACLE)]
     for trace, found in each.traces.items():
-        means = [f"{found[name].mean_ms:.1f}" if name in found else "–" for name in (OURS, BEST_STATIC, ORACLE)]
+        means = [f"{found[name].mean_ms:.1f}" if name in found else "–" for name in (OURS, BEST_STATIC)]
         shown = [f"{ratio[trace]:.3f}" if trace in ratio else "–" for ratio in ratios]
-        table.add_row(Text(trace[-22:]), *means, *shown, "yes" if each.crossing.get(trace) else "no")
+        table.add_row(Text(trace[-_TRACE_CHARACTERS:]), *means, *shown, "yes" if each.crossing.get(trace) else "no")
     return table
 
 
