@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from services.domain import FloatArray
 from services.errors import CorruptPayload, InvalidInput
 from services.images import normalise, pixels_of, within_pixels
 from services.packing import Buffer
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, ...]
@@ -57,6 +61,14 @@ class Raw:
         packing.expect("data", len(data), size)
         return np.frombuffer(data, np.uint8).reshape(shape)
 
+    def check(self, shape: Shape, data: Buffer, parameters: Buffer) -> None:
+        packing.expect("parameters", len(parameters), 0)
+        size = math.prod(shape)
+        if self.zstd:
+            packing.expect_frame(data, size)
+        else:
+            packing.expect("data", len(data), size)
+
     def estimate_bytes(self, shape: Shape) -> int:
         return math.prod(shape) if not self.zstd else math.ceil(0.7 * math.prod(shape))
 
@@ -78,12 +90,16 @@ class Compressed:
         return b"".join(files), np.array([len(file) for file in files], _LENGTH).tobytes()
 
     def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> Pixels:
-        packing.expect("parameters", len(parameters), shape[0] * _LENGTH.itemsize)
-        lengths = np.frombuffer(parameters, _LENGTH).tolist()
-        packing.expect("data", len(data), sum(lengths))
-        whole = memoryview(data)
-        files = [bytes(whole[a:b]) for a, b in pairwise(accumulate(lengths, initial=0))]
-        return np.stack([self._image(file, shape[1:]) for file in files]) if files else np.empty(shape, np.uint8)
+        images = [self._image(file, shape[1:]) for file in self._files(shape, data, parameters)]
+        return np.stack(images) if images else np.empty(shape, np.uint8)
+
+    def check(self, shape: Shape, data: Buffer, parameters: Buffer) -> None:
+        """By what the headers of the files say; of a WebP, that takes no Pillow, which has libwebp allocate for it."""
+        for file in self._files(shape, data, parameters):
+            with _refusing(self.format):
+                _check_whole(self.format, file, shape[1:])
+                if self.format != "WEBP":
+                    self._open(file, shape[1:]).close()
 
     def estimate_bytes(self, shape: Shape) -> int:
         return shape[0] * (self.overhead + math.ceil(self.share * math.prod(shape[1:])))
@@ -95,23 +111,33 @@ class Compressed:
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, self.format, **self.options)
             return file.getvalue()
 
+    def _files(self, shape: Shape, data: Buffer, parameters: Buffer) -> Iterator[bytes]:
+        """One for each sample. Raises CorruptPayload for lengths that do not fit, before the first."""
+        packing.expect("parameters", len(parameters), shape[0] * _LENGTH.itemsize)
+        lengths = np.frombuffer(parameters, _LENGTH).tolist()
+        packing.expect("data", len(data), sum(lengths))
+        whole = memoryview(data)
+        for a, b in pairwise(accumulate(lengths, initial=0)):
+            yield bytes(whole[a:b])
+
     def _image(self, file: bytes, shape: Shape) -> Pixels:
         """One image as uint8 [H, W, C], once its header says just that. Raises CorruptPayload."""
+        with _refusing(self.format):
+            _check_whole(self.format, file, shape)
+            with self._open(file, shape) as image:
+                return np.asarray(image.convert(_MODES[shape[-1]])).reshape(shape)
+
+    def _open(self, file: bytes, shape: Shape) -> Image.Image:
+        """One image whose header says that it is [H, W, C]; its pixels are not looked at yet."""
         from PIL import Image
 
         height, width, channels = shape
-        try:
-            _check_whole(self.format, file, (width, height))
-            with Image.open(io.BytesIO(file), formats=[self.format]) as image:
-                if image.size != (width, height):
-                    raise CorruptPayload(f"an image is {image.width} x {image.height}, not {width} x {height}")
-                if image.mode != _MODES[channels] and self.format != "WEBP":
-                    raise CorruptPayload(f"an image is {image.mode}, not {_MODES[channels]}")
-                return np.asarray(image.convert(_MODES[channels])).reshape(shape)
-        except CorruptPayload:
-            raise
-        except Exception:  # Pillow raises a dozen kinds for broken files; each means that this one is
-            raise CorruptPayload(f"an image is not a whole {self.format}") from None
+        image = Image.open(io.BytesIO(file), formats=[self.format])
+        if image.size != (width, height):
+            raise CorruptPayload(f"an image is {image.width} x {image.height}, not {width} x {height}")
+        if image.mode != _MODES[channels] and self.format != "WEBP":
+            raise CorruptPayload(f"an image is {image.mode}, not {_MODES[channels]}")
+        return image
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +161,21 @@ class ImageCoding:
         return within_pixels(tensor, self.preprocessing)
 
     def decode(self, shape: Shape, data: Buffer, parameters: Buffer) -> FloatArray:
-        if len(shape) != 4 or shape[1] != len(self.preprocessing.mean):
-            raise CorruptPayload(f"an image codec cannot carry {list(shape)}")
-        return normalise(self.format.decode(_pixel_shape(shape), data, parameters), self.preprocessing)
+        return normalise(self.format.decode(self._received(shape), data, parameters), self.preprocessing)
 
     def check(self, shape: Shape, data: Buffer, parameters: Buffer) -> None:
-        self.decode(shape, data, parameters)  # whole files are to be looked into
+        """Leaves the pixels to who runs something: to whoever passes them on, they cost neither time nor memory."""
+        self.format.check(self._received(shape), data, parameters)
 
     def estimate_bytes(self, shape: Shape) -> int:
         size = self.format.estimate_bytes(_pixel_shape(shape))
         return size + (shape[0] * _LENGTH.itemsize if isinstance(self.format, Compressed) else 0)
+
+    def _received(self, shape: Shape) -> Shape:
+        """Of the pixels. Raises CorruptPayload where this is no shape of images."""
+        if len(shape) != 4 or shape[1] != len(self.preprocessing.mean):
+            raise CorruptPayload(f"an image codec cannot carry {list(shape)}")
+        return _pixel_shape(shape)
 
 
 FORMATS: dict[str, Raw | Compressed] = {
@@ -177,14 +208,25 @@ def _pixel_shape(shape: Shape) -> Shape:
     return count, height, width, channels
 
 
-def _check_whole(kind: str, file: bytes, size: tuple[int, int]) -> None:
+@contextmanager
+def _refusing(kind: str) -> Iterator[None]:
+    """Makes CorruptPayload of what goes wrong with a file: Pillow raises a dozen kinds, and each means that it does."""
+    try:
+        yield
+    except CorruptPayload:
+        raise
+    except Exception:
+        raise CorruptPayload(f"an image is not a whole {kind}") from None
+
+
+def _check_whole(kind: str, file: bytes, shape: Shape) -> None:
     """Refuses a file that is cut short, or has something in it or behind it that is none of its pixels."""
     if kind == "PNG":
         _check_png(file)
     elif kind == "JPEG":
         _check_jpeg(file)
     else:
-        _check_webp(file, size)
+        _check_webp(file, (shape[1], shape[0]))
 
 
 def _check_png(file: bytes) -> None:

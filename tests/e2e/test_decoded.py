@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from device_agent.client import AsyncClient
-from services import bundle, codec, wire
+from services import bundle, codec, image_codec, wire
 from services.batcher import Batcher
+from services.decoded import Holding
 from services.domain import Plan, Segment, Stage, Tier
 from services.pb.offramp.v1 import tier_pb2 as pb
 from tests.calls import DOOR, TIER, Call, asking, calling, reason
@@ -28,6 +30,8 @@ SMALL = {"memory_bytes": 64 << 20, "max_batch": 20_000}
 MOST, MORE = 5000, 9000
 """Samples of a kilobyte: two times as many do not fit, and these not even alone."""
 
+RELAYED, IMAGES = Segment(0, 8), 3
+
 
 def zeros(tiny: Path, count: int, plan: Plan = HERE) -> pb.InferRequest:
     """A few kilobytes."""
@@ -37,6 +41,19 @@ def zeros(tiny: Path, count: int, plan: Plan = HERE) -> pb.InferRequest:
     assert activation.ByteSize() < 1 << 14
     header = {"request_id": "r", "model_hash": bundle.load(tiny).manifest.model_hash, "at": 2}
     return pb.InferRequest(plan=wire.plan_to_pb(plan), activation=activation, **header)
+
+
+def images(tiny: Path, by: str, damaged: bool = False) -> pb.InferRequest:
+    """To be run by the cloud, all of it; damaged: what is not even a file, or not as long as it should be."""
+    manifest = bundle.load(tiny).manifest
+    encoded = codec.at(by, 0, manifest.input.preprocessing).encode(np.zeros((IMAGES, 1, 8, 8), np.float32))
+    data = bytes(len(encoded.data) - (by == "pixels")) if damaged else bytes(encoded.data)
+    payload = replace(encoded, data=data, crc32c=codec.checksum(encoded.parameters, data))
+    activation = wire.payload_to_pb(payload)
+    activation.payload = data
+    stages = (Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 0), by), Stage(Tier.CLOUD, RELAYED, by))
+    header = {"request_id": "r", "model_hash": manifest.model_hash, "at": 0}
+    return pb.InferRequest(plan=wire.plan_to_pb(Plan(stages)), activation=activation, **header)
 
 
 class Runs:
@@ -114,6 +131,26 @@ async def test_what_passes_on_takes_no_memory_where_it_passes(tiny: Path, monkey
         here, beyond = await asyncio.gather(*tasks)
     assert set(here.predictions.tiers) == {pb.TIER_NAME_EDGE}
     assert set(beyond.predictions.tiers) == {pb.TIER_NAME_CLOUD}
+
+
+@pytest.mark.parametrize("by", codec.IMAGE)
+async def test_images_that_pass_on_are_decoded_only_where_they_are_run(
+    tiny: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, decoded = list[int](), list[str]()
+    take, decode = Holding.take, image_codec.ImageCoding.decode
+    monkeypatch.setattr(Holding, "take", lambda room, size: (taken.append(size), take(room, size)))
+    monkeypatch.setattr(image_codec.ImageCoding, "decode", lambda *given: (decoded.append(by), decode(*given))[1])
+    async with (
+        upper(Tier.CLOUD, tiny) as cloud,
+        upper(Tier.EDGE, tiny, cloud.address) as edge,
+        calling(edge.address) as call,
+    ):
+        answer = await call(f"{TIER}/Infer", images(tiny, by))
+        assert set(answer.predictions.tiers) == {pb.TIER_NAME_CLOUD}
+        assert (taken, decoded) == ([IMAGES * 256], [by])
+        assert await refusal(call, f"{TIER}/Infer", images(tiny, by, damaged=True)) == "CORRUPT_PAYLOAD"
+    assert (taken, decoded) == ([IMAGES * 256], [by])
 
 
 async def test_what_cannot_pass_on_takes_memory_before_it_is_decoded(

@@ -209,8 +209,9 @@ def test_an_image_of_other_colours_is_refused(name: str, mode: str) -> None:
     with io.BytesIO() as file:
         Image.new(mode, (32, 32)).save(file, "PNG" if name == "png" else "JPEG")
         data = file.getvalue()
-    with pytest.raises(CorruptPayload, match="not L"):
-        codec.get(name, GREY).decode(carrying(name, data))
+    for refuses in (codec.get(name, GREY).check, codec.get(name, GREY).decode):
+        with pytest.raises(CorruptPayload, match="not L"):
+            refuses(carrying(name, data))
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -277,11 +278,26 @@ def test_an_image_that_would_become_huge_is_refused_before_it_is_decoded(
         monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
     tracemalloc.start()
     try:
-        with pytest.raises(CorruptPayload):
-            codec.get(name, GREY).decode(carrying(name, bomb))
+        for refuses in (codec.get(name, GREY).check, codec.get(name, GREY).decode):
+            with pytest.raises(CorruptPayload):
+                refuses(carrying(name, bomb))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", codec.IMAGE)
+def test_an_image_is_checked_without_a_look_at_its_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = encoded(name, smooth(3, count=3))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr("services.packing.inflate", lambda *_: pytest.fail("it was decoded"))
+    by = codec.get(name, COLOUR)
+    by.check(payload)
+    lies: list[dict[str, object]] = [{"shape": shape} for shape in ((3, 3, 32, 33), (2, 3, 32, 32), (3, 1, 32, 32))]
+    lies += [{"parameters": payload.parameters + bytes(4)}, {"data": bytes(len(payload.data) + (name == "pixels"))}]
+    for lie in lies:
+        with pytest.raises(CorruptPayload):
+            by.check(signed(payload, **lie))
 
 
 @pytest.mark.parametrize(
