@@ -114,7 +114,10 @@ class Bitmap:
         return self.quantiser.restore(shape, levels, ranges.data)
 
     def check(self, shape: tuple[int, ...], data: Buffer, parameters: Buffer) -> None:
-        self.decode(shape, data, parameters)  # only the bitmaps say how long it is
+        packing.expect("parameters", len(parameters), 0)
+        rest = packing.past_zeros(memoryview(data), 8, self.quantiser.parameter_bytes(shape))
+        rest = packing.past_zeros(rest, self.quantiser.bits, self.quantiser.symbols(shape))
+        packing.expect("data", len(data), len(data) - len(rest))
 
     def estimate_bytes(self, shape: tuple[int, ...]) -> int:
         count, size = self.quantiser.symbols(shape), self.quantiser.parameter_bytes(shape)

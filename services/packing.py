@@ -62,6 +62,19 @@ def without_zeros(levels: Levels, bits: int) -> bytes:
 
 def with_zeros(data: memoryview, bits: int, count: int) -> tuple[Levels, memoryview]:
     """Undoes `without_zeros` for `count` levels; returns what follows as well."""
+    marks, kept, packed, rest = _marked(data, bits, count)
+    levels = np.zeros(count, np.uint8)
+    levels[np.unpackbits(marks, count=count).view(bool)] = unpack(packed, bits, kept)
+    return levels, rest
+
+
+def past_zeros(data: memoryview, bits: int, count: int) -> memoryview:
+    """What follows `count` levels that `without_zeros` wrote, whatever they are."""
+    return _marked(data, bits, count)[-1]
+
+
+def _marked(data: memoryview, bits: int, count: int) -> tuple[Levels, int, memoryview, memoryview]:
+    """The bitmap of `count` levels, how many it keeps, those packed, and what follows."""
     head = -(-count // 8)
     if len(data) < head:
         raise CorruptPayload(f"the activation ends within a bitmap of {head} bytes")
@@ -70,9 +83,7 @@ def with_zeros(data: memoryview, bits: int, count: int) -> tuple[Levels, memoryv
     end = head + packed_bytes(kept, bits)
     if len(data) < end:
         raise CorruptPayload(f"the activation has {len(data)} bytes left, its bitmap announces {end}")
-    levels = np.zeros(count, np.uint8)
-    levels[np.unpackbits(marks, count=count).view(bool)] = unpack(data[head:end], bits, kept)
-    return levels, data[end:]
+    return marks, kept, data[head:end], data[end:]
 
 
 def _ones(marks: Levels, count: int) -> int:

@@ -100,6 +100,21 @@ def test_a_bitmap_without_its_levels_is_refused_before_its_levels_are_made(bits:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", BITMAP)
+def test_the_length_of_bitmaps_is_checked_without_the_levels_that_they_keep(name: str) -> None:
+    by, levels = codec.get(name), np.zeros((64, 1, 1 << 7, 1 << 7), np.float32)
+    payload = by.encode(levels)
+    for lie in (bytes(payload.data)[:-1], bytes(payload.data) + b"\0"):
+        with pytest.raises(CorruptPayload):
+            by.check(signed(payload, data=lie))
+    tracemalloc.start()
+    try:
+        by.check(payload)
+        assert tracemalloc.get_traced_memory()[1] < levels.size // 4
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @given(levels=st.lists(st.integers(0, 3), max_size=40))
 def test_a_bitmap_marks_what_is_not_zero_up_to_its_last_bit(bits: int, levels: list[int]) -> None:
