@@ -32,10 +32,12 @@ class Urgency(IntEnum):
 class Prepares(Protocol):
     """What is needed here of a model."""
 
+    def pieces(self, segment: Segment) -> tuple[Segment, ...]: ...
+
     def prepare(self, segments: Iterable[Segment]) -> None: ...
 
 
-_Job = tuple[Callable[[], object], Future[None]]
+_Job = tuple[tuple[Callable[[], object], ...], Future[None]]
 
 
 class Builder:
@@ -58,8 +60,15 @@ class Builder:
             raise DeadlineExceeded(f"no time left to wait until segment {piece} is built")
         building.result()
 
-    def submit(self, urgency: Urgency, work: Callable[[], object]) -> Future[None]:
-        """Has `work` done when it is its turn, unless it is cancelled before. Of the least urgent, the newest few."""
+    def prepare(self, urgency: Urgency, segment: Segment) -> Future[None]:
+        """Has `segment` built piece by piece."""
+        return self.submit(urgency, *(partial(self._model.prepare, [piece]) for piece in self._model.pieces(segment)))
+
+    def submit(self, urgency: Urgency, *work: Callable[[], object]) -> Future[None]:
+        """Has `work` done when it is its turn, unless it is cancelled before; more urgent work goes between its parts.
+
+        Of the least urgent, the newest few.
+        """
         done: Future[None] = Future()
         self._jobs[urgency].append((work, done))
         self._thread.submit(self._next)
@@ -74,7 +83,7 @@ class Builder:
     def _begin(self, piece: Segment) -> asyncio.Future[None]:
         if len(self._pieces) >= _MAX_PIECES:
             raise QueueFull(f"{len(self._pieces)} pieces wait to be built")
-        building = asyncio.wrap_future(self.submit(Urgency.REQUEST, partial(self._model.prepare, [piece])))
+        building = asyncio.wrap_future(self.prepare(Urgency.REQUEST, piece))
         self._pieces[piece] = building
         building.add_done_callback(partial(self._ended, piece))
         return building
@@ -84,14 +93,21 @@ class Builder:
         if not building.cancelled():
             building.exception()  # is told to who still waits; where nobody does, the next request finds out anew
 
-    def _next(self) -> None:
-        """In the thread: does the most urgent there is; nothing where what was to be done has been dropped."""
-        work, done = next((jobs.popleft() for jobs in self._jobs if jobs), (None, None))
-        if work is None or done is None or not done.set_running_or_notify_cancel():
-            return
+    def _next(self, before: int = len(Urgency)) -> bool:
+        """In the thread: does the most urgent there is of what is more urgent than `before`; whether there was any."""
+        urgency, jobs = next(((each, jobs) for each, jobs in enumerate(self._jobs[:before]) if jobs), (0, None))
+        if jobs is None:
+            return False
+        work, done = jobs.popleft()
+        if not done.set_running_or_notify_cancel():
+            return True
         try:
-            work()
+            for part in work:
+                while self._next(urgency):
+                    pass
+                part()
         except BaseException as error:
             done.set_exception(error)
         else:
             done.set_result(None)
+        return True

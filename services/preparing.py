@@ -6,7 +6,6 @@ import asyncio
 import logging
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from typing import Protocol
 
 from services import codec, log
@@ -53,7 +52,7 @@ class Preparer:
             codec.at(stage.codec, stage.segment.start, runtime.model.manifest.input.preprocessing)
         if self._waiting >= _MAX_WAITING:
             raise QueueFull(f"{self._waiting} plans wait to be prepared")
-        build = runtime.builder.submit(Urgency.PLAN, partial(runtime.model.prepare, [segment]))
+        build = runtime.builder.prepare(Urgency.PLAN, segment)
         built = asyncio.wrap_future(build)
         self._waiting += 1
         try:
@@ -64,8 +63,8 @@ class Preparer:
         finally:
             self._let_go(build, built)
         with suppress(RuntimeError):  # it was closed meanwhile
-            rest = runtime.builder.submit(Urgency.REST, partial(runtime.prepare_rest, segment.end))
-            rest.add_done_callback(_rest_ended)
+            if (rest := runtime.prepare_rest(segment.end)) is not None:
+                rest.add_done_callback(_rest_ended)
 
     def _let_go(self, build: Future[None], built: asyncio.Future[None]) -> None:
         """Nobody waits for `build` any more: it is dropped if it has not begun, else it counts until it ends."""

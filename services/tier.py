@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from services import codec, exits, trace_context
 from services.backlog import Backlog
 from services.batch_queue import Batching
 from services.batcher import Batcher
-from services.building import Builder
+from services.building import Builder, Urgency
 from services.bundle import ExitSpec
 from services.domain import Clock, Deadline, DegradedReason, FloatArray, LinkEstimate, Request, Segment, Stage, Tier
 from services.errors import (
@@ -108,11 +108,10 @@ class TierRuntime:
         """Builds and runs what is held of `segments`, so that the first request finds it ready. Blocks."""
         self.model.warm(piece for segment in segments for piece in self.model.pieces(segment) if self._held(piece))
 
-    def prepare_rest(self, at: int) -> None:
-        """Builds what this tier runs behind split point `at` if those above fail, where it holds that. Blocks."""
+    def prepare_rest(self, at: int) -> Future[None] | None:
+        """Has built what this tier runs behind split point `at` if those above fail, where it holds that."""
         rest = Segment(at, self.model.last)
-        if self._held(rest):
-            self.model.prepare([rest])
+        return self.builder.prepare(Urgency.REST, rest) if self._held(rest) else None
 
     def close(self) -> None:
         """Lets go of what builds, and of the workers."""

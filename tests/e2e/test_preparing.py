@@ -126,7 +126,7 @@ async def test_how_many_requests_a_tier_holds_is_not_learned_from_what_it_prepar
 
 async def test_what_a_tier_does_not_hold_it_does_not_build(tiny: Path) -> None:
     async with upper(Tier.EDGE, tiny, holds=Segment(0, 5)) as edge:
-        edge.runtime.prepare_rest(5)
+        assert edge.runtime.prepare_rest(5) is None
         assert not edge.runtime.model.resident(Segment(5, 8))
 
 

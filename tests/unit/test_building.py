@@ -138,6 +138,21 @@ async def test_what_requests_wait_for_is_built_before_plans_and_those_before_wha
     builder.close()
 
 
+@pytest.mark.parametrize("urgency", [Urgency.PLAN, Urgency.REST])
+async def test_a_piece_that_a_request_waits_for_is_built_between_those_of_a_plan_and_of_what_may_never_run(
+    cold: Model, builds: Builds, urgency: Urgency
+) -> None:
+    builder, missing, needed = Builder(cold), [Segment(0, 2), Segment(2, 4)], Segment(4, 5)
+    under_way = asyncio.wrap_future(builder.prepare(urgency, Segment(0, 8)))
+    assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    waiting = asyncio.create_task(builder.resident(needed, Deadline.after(PATIENCE)))
+    await asyncio.sleep(0)
+    builds.free.set()
+    await asyncio.gather(waiting, under_way)
+    assert builds.built == [missing[0], needed, missing[1]]
+    builder.close()
+
+
 async def test_a_builder_that_is_closed_leaves_nobody_waiting(cold: Model, builds: Builds) -> None:
     builder = Builder(cold)
     waiting = [asyncio.create_task(builder.resident(Segment(0, end), Deadline.after(PATIENCE))) for end in (1, 3)]

@@ -94,7 +94,7 @@ async def test_a_build_that_has_not_begun_is_dropped_when_the_tiers_above_refuse
     builds.free.set()
     await quiet(preparer)
     await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
-    assert len(builds.built) == 1
+    assert builds.built == [Segment(0, 2), Segment(2, 4)]
 
 
 async def test_a_build_under_way_counts_until_it_ends_though_nobody_waits_for_it(
@@ -119,7 +119,7 @@ async def test_who_runs_out_of_time_leaves_no_build_behind(preparer: Preparer, b
     builds.free.set()
     await quiet(preparer)
     await asyncio.to_thread(preparer._runtime.builder._thread.shutdown)
-    assert len(builds.built) == 1
+    assert builds.built == [Segment(0, 2), Segment(2, 4), Segment(4, 8)]
 
 
 async def test_a_plan_does_not_wait_for_what_may_never_be_run(model: Model, clock: FakeClock, builds: Builds) -> None:
@@ -136,7 +136,8 @@ async def test_a_plan_does_not_wait_for_what_may_never_be_run(model: Model, cloc
     busy.set()
     await second
     await asyncio.wrap_future(edge.builder.submit(Urgency.REST, list))
-    assert builds.built == [Segment(0, 4), Segment(0, 3), Segment(4, 8), Segment(3, 8)]
+    plans = [Segment(0, 2), Segment(2, 4), Segment(0, 2), Segment(2, 3)]
+    assert builds.built == [*plans, Segment(4, 8), Segment(3, 4), Segment(4, 8)]
     edge.close()
 
 
@@ -147,11 +148,12 @@ async def test_what_is_behind_a_plan_and_cannot_be_built_is_told_in_the_log(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fails(at: int) -> None:
-        raise BundleError(f"nothing behind {at}")
+    def fails(segments: list[Segment]) -> None:
+        if segments[0].start >= 4:
+            raise BundleError(f"nothing behind {segments[0].start}")
 
     edge = runtime(model, clock, tier=Tier.EDGE)
-    monkeypatch.setattr(edge, "prepare_rest", fails)
+    monkeypatch.setattr(model, "prepare", fails)
     builds.free.set()
     with caplog.at_level(logging.WARNING, "offramp"):
         await Preparer(edge, There()).prepare(PLAN, Deadline.after(PATIENCE))
