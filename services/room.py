@@ -51,7 +51,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.arrivals = Arrivals(self.patience_seconds)
-        self.decoded = Decoded(self.capacity, self._full)
+        self.decoded = Decoded(self.capacity, self.full)
 
     @classmethod
     def within(cls, memory_bytes: int, message_bytes: int, patience_seconds: float = 10.0) -> Room:
@@ -88,16 +88,17 @@ class Room:
         """Holds room for a request of a stream, which is here already, until `leave`. Raises QueueFull."""
         limit = self.capacity - (self.message_bytes if self._waiting else 0)
         if self.held and self.held + size > limit:
-            raise self._full(f"{self.held} bytes of requests are here already")
+            raise self.full(f"{self.held} bytes of requests are here already")
         self.held += size
 
-    def _full(self, why: str) -> QueueFull:
+    def full(self, why: str) -> QueueFull:
+        """The error of who finds no room, counted."""
         self.rejected[QueueFull.reason] = self.rejected.get(QueueFull.reason, 0) + 1
         return QueueFull(f"{why}; try again shortly")
 
     async def _turn(self) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            raise self._full("too many messages are on their way in already")
+            raise self.full("too many messages are on their way in already")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -161,10 +162,10 @@ async def _answered(
     except QueueFull as error:
         return await answer(error, context)
     except TimeoutError:
-        return await answer(_late(), context)
+        return await answer(_in_vain(room, taken), context)
     except asyncio.CancelledError:
         if computes and not came and ran_out(context):
-            await answer(_late(), context)  # nobody waits for it, but it counts
+            await answer(_in_vain(room, taken), context)  # nobody waits for it, but it counts
         raise
     finally:
         room.leave(taken)
@@ -181,6 +182,11 @@ async def _no_message(context: grpc.aio.ServicerContext[Any, Any]) -> OfframpErr
         return _late()
     await asyncio.sleep(0)
     return InvalidInput("the call brought no message")
+
+
+def _in_vain(room: Room, taken: int) -> OfframpError:
+    """What the time of a call was spent on: the way of its message, or waiting for room for one."""
+    return _late() if taken else room.full("there was no room for the message in time")
 
 
 def _late() -> DeadlineExceeded:

@@ -94,12 +94,10 @@ async def test_more_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert [type(end) for end in ends] == [type(None), type(None), QueueFull]
 
 
-@pytest.mark.parametrize(
-    ("left", "told"), [(0.0, [DeadlineExceeded]), (0.004, [DeadlineExceeded]), (3.0, []), (None, [])]
-)
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("left", "fails"), [(0.0, True), (0.004, True), (3.0, False), (None, False)])
+@pytest.mark.parametrize(("full", "told"), [(False, DeadlineExceeded), (True, QueueFull)])
 async def test_whose_time_is_up_before_its_message_is_in_has_failed_and_who_leaves_has_not(
-    left: float | None, told: list[type[Exception]], full: bool
+    left: float | None, fails: bool, full: bool, told: type[Exception]
 ) -> None:
     place, heard = Room(capacity=1, message_bytes=1), list[type[Exception]]()
     place.held = int(full)
@@ -119,7 +117,8 @@ async def test_whose_time_is_up_before_its_message_is_in_has_failed_and_who_leav
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert heard == told
+    assert heard == [told] * fails
+    assert place.rejected.get("QUEUE_FULL", 0) == (fails and full)
     assert place.held == int(full)
 
 
@@ -143,7 +142,8 @@ async def test_a_call_without_a_deadline_waits_for_room_no_longer_than_is_patien
         assert not place.arrivals._due  # gRPC ends it
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    assert heard == ([DeadlineExceeded] if left is None else [])
+    assert heard == ([QueueFull] if left is None else [])
+    assert place.rejected == ({"QUEUE_FULL": 1} if left is None else {})
     assert (len(place._waiting), place.held) == (0, 1)
 
 
