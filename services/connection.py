@@ -202,7 +202,7 @@ class Connection:
             reply = await self._check(asked, timeout=timeout_seconds, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             return error.code() not in _SILENT and error.code() is not grpc.StatusCode.CANCELLED
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(reply is not None and reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def watch(self) -> AsyncIterator[bool]:
         """Whether it serves, now and at each change; ends with the connection, waits for one without limit."""

@@ -102,6 +102,8 @@ class Replica:
     def heard(self) -> None:
         """It answered something: its health is worth asking for at once. It may serve only later, and greeted first."""
         self._heard.set()
+        if not self.usable:
+            self._go_on("recover", self._recover())  # where an error nobody expected had ended that
 
     def doubted(self) -> None:
         """Another one was quicker, or it is not there. Whoever is hedged is never waited for to the end, and so would

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from typing import Any
 
+import grpc
 import pytest
 
 from services.breaker import Breaker, BreakerState
-from services.connection import Silence
+from services.connection import Connection, Silence
+from services.domain import Tier
 from services.errors import UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -26,6 +28,22 @@ class Healthy:
     async def serves(self, seconds: float) -> bool:
         self.checks += 1
         return self.checks > 1
+
+
+class Odd:
+    """A connection whose first health check goes wrong in a way that nobody expects; healthy from then on."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+
+    async def serves(self, seconds: float) -> bool:
+        self.checks += 1
+        if self.checks == 1:
+            raise RuntimeError("unheard of")
+        return True
+
+    async def close(self) -> None:
+        pass
 
 
 class Leaving:
@@ -93,3 +111,42 @@ async def test_who_fails_again_in_the_moment_of_its_recovery_is_checked_on_again
     await until(usable)
     for task in list(replica._tasks.values()):
         task.cancel()
+
+
+async def test_who_is_heard_after_its_recovery_went_wrong_is_checked_on_again(caplog: pytest.LogCaptureFixture) -> None:
+    connection: Any = Odd()
+    replica = Replica("r", connection, watched=False)
+    replica.breaker.dead()
+
+    async def given_up() -> bool:
+        return connection.checks == 1 and not replica._tasks
+
+    async def usable() -> bool:
+        return replica.usable
+
+    with caplog.at_level(logging.ERROR, "offramp"):
+        replica.fell_silent()
+        replica.heard()
+        await until(given_up)
+    assert not replica.usable
+    for _ in range(2):
+        replica.heard()
+    assert list(replica._tasks) == ["recover"]
+    await until(usable)
+    assert connection.checks == 2
+    await replica.close()
+
+
+async def test_a_health_check_whose_answer_does_not_parse_finds_nobody_serving() -> None:
+    async def garbage(request: bytes, context: Any) -> bytes:
+        return b"\xff"
+
+    server = grpc.aio.server()
+    methods = {"Check": grpc.unary_unary_rpc_method_handler(garbage)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("grpc.health.v1.Health", methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    connection = Connection(Tier.DEVICE, f"127.0.0.1:{port}")
+    assert not await connection.serves(5.0)
+    await connection.close()
+    await server.stop(None)
