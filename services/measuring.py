@@ -125,6 +125,7 @@ def timings(
         for split_point, size in implausible(_medians(runs), model.manifest.last):
             if clock() >= until:
                 break
+            progress(1.0)  # whoever is told may give up
             _measure_again(model, runs, split_point, example[np.arange(size) % len(example)], clock)
     progress(1.0)
     return _timings(runs)

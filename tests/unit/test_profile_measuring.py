@@ -234,3 +234,19 @@ def test_measuring_again_keeps_to_a_quarter_of_the_budget_more(
     longest = sum(timed.takes(Segment(0, timed.manifest.last)) for _ in range(10))
     measured(timed, budget=40.0)
     assert timed.clock.now <= 1.25 * 40.0 + longest
+
+
+def test_who_gives_up_while_it_is_measured_again_does_not_wait_for_the_end(
+    timed: TimedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "implausible", lambda seconds, last: [(2, 1)] * 3)
+    told: list[float] = []
+
+    def progress(share: float) -> None:
+        told.append(share)
+        if told.count(1.0) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measuring.timings(timed, 1e6, timed.clock, progress=progress)
+    assert told == sorted(told)
