@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from services.errors import QueueFull, TooLarge
 
 
+def _full(why: str, ever: bool) -> QueueFull:
+    return QueueFull(why) if ever else QueueFull(why, None)
+
+
 @dataclass(slots=True)
 class Decoded:
-    """Holds up to `capacity` bytes; any number where nobody says how many. full: the error of who finds no room."""
+    """Holds up to `capacity` bytes; any number where nobody says how many.
+
+    full: the error of who finds no room; False: and never will.
+    """
 
     capacity: int = sys.maxsize
-    full: Callable[[str], QueueFull] = QueueFull
+    full: Callable[[str, bool], QueueFull] = _full
     held: int = 0
 
     def holding(self) -> Holding:
@@ -42,12 +49,13 @@ class Holding:
         self._room.held -= self._taken
 
     def take(self, size: int) -> None:
-        """Holds `size` more of what another tier sent. Raises QueueFull where it does not fit, now or ever: the tier
-        below may have the memory, and then answers without this one.
+        """Holds `size` more of what another tier sent. Raises QueueFull where it does not fit, now or ever, which it
+        then says: the tier below may have the memory, and then answers without this one.
         """
         room = self._room
         if room.held + size > room.capacity:
-            raise room.full(f"the activation takes {size} bytes decoded, and {room.held} of {room.capacity} are taken")
+            taken = f"the activation takes {size} bytes decoded, and {room.held} of {room.capacity} are taken"
+            raise room.full(taken, size <= room.capacity)
         room.held += size
         self._taken += size
 

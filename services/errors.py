@@ -93,11 +93,14 @@ class Unavailable(OfframpError):
 
 
 class QueueFull(Unavailable):
-    """The bounded queue is full, or holds more than can be done in time. retry_seconds: when to ask again."""
+    """The bounded queue is full, or holds more than can be done in time.
+
+    retry_seconds: when to ask again; None: it would be in vain.
+    """
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, message: str = "", retry_seconds: float = 0.05):
+    def __init__(self, message: str = "", retry_seconds: float | None = 0.05):
         super().__init__(message)
         self.retry_seconds = retry_seconds
 

@@ -60,6 +60,7 @@ async def _prepare(replica: Asked, model_hash: str, plan: Plan, until: Deadline,
                 try:
                     return await replica.prepare(model_hash, plan, left)
                 except QueueFull as error:
-                    await asyncio.sleep(min(error.retry_seconds, left))
-                    continue
+                    if error.retry_seconds is not None:
+                        await asyncio.sleep(min(error.retry_seconds, left))
+                        continue
             return None

@@ -91,10 +91,10 @@ class Room:
             raise self.full(f"{self.held} bytes of requests are here already")
         self.held += size
 
-    def full(self, why: str) -> QueueFull:
-        """The error of who finds no room, counted."""
+    def full(self, why: str, ever: bool = True) -> QueueFull:
+        """The error of who finds no room, counted. ever: whether asking again may help."""
         self.rejected[QueueFull.reason] = self.rejected.get(QueueFull.reason, 0) + 1
-        return QueueFull(f"{why}; try again shortly")
+        return QueueFull(f"{why}; try again shortly") if ever else QueueFull(why, None)
 
     async def _turn(self) -> None:
         if len(self._waiting) >= MAX_WAITING:

@@ -83,6 +83,8 @@ def status_of(error: OfframpError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN))
     pushback: tuple[tuple[str, str | bytes], ...] = ()
     if isinstance(error, QueueFull):
+        pushback = (("grpc-retry-pushback-ms", "-1"),)  # to gRPC, that is never
+    if isinstance(error, QueueFull) and error.retry_seconds is not None:
         milliseconds = min(max(round(1000 * error.retry_seconds), LEAST_PUSHBACK_MS), MOST_PUSHBACK_MS)
         delay = error_details_pb2.RetryInfo()
         delay.retry_delay.FromMilliseconds(milliseconds)
@@ -95,7 +97,7 @@ def error_from(code: grpc.StatusCode, message: str, metadata: Mapping[str, str |
     """The domain error behind a failed call: by its ErrorInfo where there is one, else by its code."""
     reason, retry_seconds = _details(metadata.get(DETAILS_KEY))
     kind = _BY_REASON.get(reason, _BY_STATUS.get(code, InternalError))
-    if kind is QueueFull and retry_seconds is not None:
+    if kind is QueueFull:
         return QueueFull(message, retry_seconds)
     return kind(message)
 

@@ -184,3 +184,4 @@ async def test_what_a_tier_above_has_no_memory_for_is_answered_below(tiny: Path)
     ):
         answers = await client.infer("tiny", pixels, exit_threshold=2.0)
     assert {(answer.tier, answer.degraded_reason) for answer in answers} == {(Tier.DEVICE, "upstream_overloaded")}
+    assert edge.limiter.rejected["QUEUE_FULL"] == 1  # it is not sent again in vain

@@ -32,8 +32,9 @@ def test_what_does_not_fit_now_is_refused_and_takes_nothing() -> None:
     room = Decoded(100)
     with room.holding() as first, room.holding() as second:
         first.take(60)
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull) as later:
             second.take(41)
+        assert later.value.retry_seconds is not None
         assert room.held == 60
         second.take(40)
 
@@ -43,8 +44,9 @@ def test_what_would_not_fit_alone_is_too_large_of_a_caller_and_left_to_the_tier_
     with room.holding() as holding:
         with pytest.raises(TooLarge, match="takes 101 bytes decoded, this tier has 100"):
             holding.bring(101)
-        with pytest.raises(QueueFull, match="takes 101 bytes decoded, and 0 of 100 are taken"):
+        with pytest.raises(QueueFull, match="takes 101 bytes decoded, and 0 of 100 are taken") as never:
             holding.take(101)
+        assert never.value.retry_seconds is None
         holding.bring(100)
         assert room.held == 100
     assert room.held == 0
@@ -83,6 +85,17 @@ async def test_a_request_that_is_cancelled_gives_back_what_it_took() -> None:
 def test_where_nobody_says_how_much_there_is_room_for_anything() -> None:
     with Decoded().holding() as holding:
         holding.take(1 << 50)
+
+
+def test_who_never_finds_room_is_counted_and_not_told_to_try_again() -> None:
+    room = Room(100, 10)
+    for size, advice in ((101, ""), (60, "; try again shortly")):
+        with room.decoded.holding() as other, room.decoded.holding() as holding:
+            other.take(60 if advice else 0)
+            with pytest.raises(QueueFull, match=f"of 100 are taken{advice}$") as error:
+                holding.take(size)
+        assert (error.value.retry_seconds is None) == (not advice)
+    assert room.rejected == {"QUEUE_FULL": 2}
 
 
 def test_there_is_as_much_room_for_what_is_decoded_as_for_messages() -> None:

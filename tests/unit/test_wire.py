@@ -72,6 +72,14 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert "grpc-retry-pushback-ms" not in dict(wire.status_of(InvalidInput("bad"))[2])
 
 
+def test_a_queue_that_will_never_have_room_says_not_to_come_back() -> None:
+    code, message, trailing = wire.status_of(QueueFull("full", None))
+    assert dict(trailing)["grpc-retry-pushback-ms"] == "-1"
+    back = wire.error_from(code, message, dict(trailing))
+    assert isinstance(back, QueueFull)
+    assert back.retry_seconds is None
+
+
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 def test_every_status_of_a_stranger_is_some_error(code: grpc.StatusCode) -> None:
     assert isinstance(wire.error_from(code, "x", {}), OfframpError)
