@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from typing import Protocol
@@ -17,8 +18,11 @@ from typing import Protocol
 from services.domain import Deadline, Segment
 from services.errors import DeadlineExceeded, QueueFull
 
-_MAX_PIECES = 8
+_MAX_PIECES = 64
+"""As many sessions as a model keeps: more would drive each other out."""
 _MAX_RESTS = 8
+_AGAIN_SECONDS = 0.2
+"""So many builds take longer: the most that a caller is told."""
 
 
 class Urgency(IntEnum):
@@ -40,25 +44,40 @@ class Prepares(Protocol):
 _Job = tuple[tuple[Callable[[], object], ...], Future[None]]
 
 
+@dataclass(slots=True)
+class _Piece:
+    """To be built for so many who wait for it."""
+
+    job: Future[None]
+    built: asyncio.Future[None]
+    waiting: int = 0
+
+
 class Builder:
     """Builds for one model, one thing at a time. Starts its thread with the first."""
 
     def __init__(self, model: Prepares):
         self._model = model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="builder")
-        self._pieces: dict[Segment, asyncio.Future[None]] = {}
+        self._pieces: dict[Segment, _Piece] = {}
         self._jobs: tuple[deque[_Job], ...] = (deque(), deque(), deque(maxlen=_MAX_RESTS))
 
     async def resident(self, piece: Segment, until: Deadline) -> None:
-        """Returns when `piece` is built, once for all who wait for it.
+        """Returns when `piece` is built, once for all who wait for it; what nobody waits for any more is dropped.
 
         Raises DeadlineExceeded, QueueFull where too many pieces are waited for already, or what the model raised.
         """
         building = self._pieces.get(piece) or self._begin(piece)
-        done, _ = await asyncio.wait([building], timeout=max(until.remaining(), 0.0))
+        building.waiting += 1
+        try:
+            done, _ = await asyncio.wait([building.built], timeout=max(until.remaining(), 0.0))
+        finally:
+            building.waiting -= 1
+            if not building.waiting and building.job.cancel():  # it has not begun
+                self._forget(piece, building)
         if not done:
             raise DeadlineExceeded(f"no time left to wait until segment {piece} is built")
-        building.result()
+        building.built.result()
 
     def prepare(self, urgency: Urgency, segment: Segment) -> Future[None]:
         """Has `segment` built piece by piece."""
@@ -80,18 +99,22 @@ class Builder:
         for _, done in (job for jobs in self._jobs for job in tuple(jobs)):
             done.cancel()
 
-    def _begin(self, piece: Segment) -> asyncio.Future[None]:
-        if len(self._pieces) >= _MAX_PIECES:
-            raise QueueFull(f"{len(self._pieces)} pieces wait to be built")
-        building = asyncio.wrap_future(self.prepare(Urgency.REQUEST, piece))
-        self._pieces[piece] = building
-        building.add_done_callback(partial(self._ended, piece))
+    def _begin(self, piece: Segment) -> _Piece:
+        if (ahead := len(self._jobs[Urgency.REQUEST])) >= _MAX_PIECES:  # dropped ones too, until it is their turn
+            raise QueueFull(f"{ahead} pieces wait to be built", _AGAIN_SECONDS)
+        job = self.prepare(Urgency.REQUEST, piece)
+        building = self._pieces[piece] = _Piece(job, asyncio.wrap_future(job))
+        building.built.add_done_callback(lambda _: self._ended(piece, building))
         return building
 
-    def _ended(self, piece: Segment, building: asyncio.Future[None]) -> None:
-        del self._pieces[piece]
-        if not building.cancelled():
-            building.exception()  # is told to who still waits; where nobody does, the next request finds out anew
+    def _ended(self, piece: Segment, building: _Piece) -> None:
+        self._forget(piece, building)
+        if not building.built.cancelled():
+            building.built.exception()  # is told to who still waits; where nobody does, the next request finds out anew
+
+    def _forget(self, piece: Segment, building: _Piece) -> None:
+        if self._pieces.get(piece) is building:
+            del self._pieces[piece]
 
     def _next(self, before: int = len(Urgency)) -> bool:
         """In the thread: does the most urgent there is of what is more urgent than `before`; whether there was any."""

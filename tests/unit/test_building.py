@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services import bundle, eager
+from services import building, bundle, eager
 from services.building import Builder, Urgency
 from services.domain import Deadline, Request, Segment, SegmentTime, Tier
 from services.errors import BundleError, DeadlineExceeded, QueueFull
@@ -116,15 +116,42 @@ async def test_a_build_that_fails_fails_all_who_wait_for_it_and_is_tried_again(
     assert (await ask(edge, 3)).predictions.exits.tolist() == [2]
 
 
-async def test_no_more_than_a_few_pieces_are_waited_for(cold: Model, builds: Builds) -> None:
+ODD = [Segment(a, b) for a in range(4) for b in range(a + 1, 6)][:10]
+
+
+async def test_many_pieces_are_waited_for_each_until_its_own_deadline(
+    cold: Model, builds: Builds, monkeypatch: pytest.MonkeyPatch
+) -> None:
     builder = Builder(cold)
-    odd = [Segment(a, b) for a in range(4) for b in range(a + 1, 6)][:9]
-    waiting = [asyncio.create_task(builder.resident(piece, Deadline.after(PATIENCE))) for piece in odd[:8]]
+    waiting = [asyncio.create_task(builder.resident(ODD[0], Deadline.after(PATIENCE)))]
+    assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    waiting += [asyncio.create_task(builder.resident(piece, Deadline.after(PATIENCE))) for piece in ODD[1:]]
     await asyncio.sleep(0)
-    with pytest.raises(QueueFull, match="8 pieces"):
-        await builder.resident(odd[8], Deadline.after(PATIENCE))
+    monkeypatch.setattr(building, "_MAX_PIECES", 9)
+    with pytest.raises(QueueFull, match="9 pieces") as refused:
+        await builder.resident(Segment(6, 7), Deadline.after(PATIENCE))
+    assert refused.value.retry_seconds == 0.2
     builds.free.set()
     await asyncio.gather(*waiting)
+    builder.close()
+
+
+async def test_what_nobody_waits_for_any_more_is_not_built(cold: Model, builds: Builds) -> None:
+    builder, first, second = Builder(cold), Segment(0, 1), Segment(2, 3)
+    begun = asyncio.create_task(builder.resident(first, Deadline.after(PATIENCE)))
+    assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    for piece in (first, second):
+        with pytest.raises(DeadlineExceeded):
+            await builder.resident(piece, Deadline.after(0))
+    assert list(builder._pieces) == [first]
+    again = asyncio.create_task(builder.resident(second, Deadline.after(PATIENCE)))
+    with pytest.raises(DeadlineExceeded):
+        await builder.resident(Segment(3, 4), Deadline.after(0))
+    builds.free.set()
+    await asyncio.gather(begun, again)
+    await asyncio.wrap_future(builder.submit(Urgency.REST))
+    assert builds.built == [first, second]
+    assert not builder._pieces
     builder.close()
 
 
