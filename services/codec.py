@@ -15,7 +15,7 @@ import numpy as np
 from services import image_codec, packing
 from services.bundle import Manifest, Preprocessing
 from services.domain import FloatArray, Payload
-from services.errors import CorruptPayload, InvalidInput
+from services.errors import CorruptPayload, InvalidInput, NotCarried
 from services.packing import Buffer, checksum
 from services.quantise import QUANTISERS, Quantiser
 
@@ -132,10 +132,10 @@ class Codec:
     coding: Coding
 
     def encode(self, tensor: FloatArray) -> Payload:
-        """Encodes float32 [N, …]. Raises InvalidInput where a value is not finite."""
+        """Encodes float32 [N, …]. Raises NotCarried where a value is not finite."""
         tensor = np.ascontiguousarray(tensor, np.float32)
         if not _finite(tensor):
-            raise InvalidInput("the activation is not finite; no codec can carry it")
+            raise NotCarried("the activation is not finite; no codec can carry it")
         data, parameters = self.coding.encode(tensor)
         return Payload(tensor.shape, self.name, data, parameters, checksum(parameters, data))
 

@@ -3,7 +3,8 @@
 OfframpError
 ├── CallerError                the caller must change something; a fallback never hides it
 │   ├── InvalidInput           bad shape, dtype, size, value                INVALID_ARGUMENT
-│   │   └── CorruptPayload     bytes that do not decode to what they claim  INVALID_ARGUMENT
+│   │   ├── CorruptPayload     bytes that do not decode to what they claim  INVALID_ARGUMENT
+│   │   └── NotCarried         an activation that no codec can carry        INVALID_ARGUMENT
 │   ├── UnknownModel           no such model or version                     NOT_FOUND
 │   ├── ModelMismatch          two tiers hold different models              FAILED_PRECONDITION
 │   ├── NotHeld                a part of the network that is not held here FAILED_PRECONDITION
@@ -42,6 +43,12 @@ class CorruptPayload(InvalidInput):
     """The bytes do not decode to the shape, dtype or checksum they claim."""
 
     reason = "CORRUPT_PAYLOAD"
+
+
+class NotCarried(InvalidInput):
+    """No codec can carry this activation, so that nobody but the tier that has it can go on with it."""
+
+    reason = "NOT_CARRIED"
 
 
 class UnknownModel(CallerError):

@@ -9,6 +9,7 @@ from services.errors import (
     Draining,
     InvalidInput,
     ModelMismatch,
+    NotCarried,
     NotHeld,
     OfframpError,
     QueueFull,
@@ -19,8 +20,8 @@ from services.errors import (
 
 
 def is_callers(error: OfframpError) -> bool:
-    """Whether what the next tier refused was the caller's doing. Damage on the way to it was not."""
-    return isinstance(error, InvalidInput | TooLarge) and not isinstance(error, CorruptPayload)
+    """Whether what the next tier refused was the caller's doing. Damage on the way was not, or what cannot go there."""
+    return isinstance(error, InvalidInput | TooLarge) and not isinstance(error, CorruptPayload | NotCarried)
 
 
 def degraded_by(error: OfframpError) -> DegradedReason:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.domain import FloatArray
-from services.errors import CorruptPayload, InvalidInput
+from services.errors import CorruptPayload, NotCarried
 from services.packing import Buffer, Levels
 
 Shape = tuple[int, ...]
@@ -115,7 +115,7 @@ def _few_bytes(shape: Shape) -> int:
 
 def _check_width(span: float) -> None:
     if span > WIDEST:
-        raise InvalidInput(f"the activation ranges over more than {WIDEST:.1e}; no quantiser (int8 …) can carry it")
+        raise NotCarried(f"the activation ranges over more than {WIDEST:.1e}; no quantiser (int8 …) can carry it")
 
 
 def _levels(rows: FloatArray, start: FloatArray, step: FloatArray, top: int) -> Levels:

@@ -19,6 +19,7 @@ from services.errors import (
     InvalidInput,
     ModelMismatch,
     ModelNotReady,
+    NotCarried,
     NotHeld,
     NotImplementedHere,
     OfframpError,
@@ -44,6 +45,7 @@ _MAX_DIMENSIONS = 16
 _STATUS: dict[type[OfframpError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     CorruptPayload: grpc.StatusCode.INVALID_ARGUMENT,
+    NotCarried: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     NotHeld: grpc.StatusCode.FAILED_PRECONDITION,

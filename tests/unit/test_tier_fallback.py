@@ -22,6 +22,7 @@ from services.errors import (
     InvalidInput,
     ModelMismatch,
     ModelNotReady,
+    NotCarried,
     NotHeld,
     NotImplementedHere,
     OfframpError,
@@ -59,6 +60,7 @@ UPSTREAM: list[tuple[OfframpError, DegradedReason]] = [
     (UnknownModel(""), DegradedReason.UPSTREAM_MISMATCH),
     (NotHeld(""), DegradedReason.UPSTREAM_MISMATCH),
     (CorruptPayload(""), DegradedReason.UPSTREAM_ERROR),
+    (NotCarried(""), DegradedReason.UPSTREAM_ERROR),
     (NotImplementedHere(""), DegradedReason.UPSTREAM_ERROR),
     (InternalError(""), DegradedReason.UPSTREAM_ERROR),
 ]

@@ -60,8 +60,8 @@ def test_reasons_tell_all_errors_apart() -> None:
 @pytest.mark.parametrize("kind", CROSS)
 def test_without_details_the_status_alone_gives_an_error_of_the_same_kind(kind: type[OfframpError]) -> None:
     code, message, _ = wire.status_of(kind("x"))
-    nearest = {errors.CorruptPayload: InvalidInput, errors.NotHeld: errors.ModelMismatch}.get(kind, kind)
-    expected = UpstreamUnavailable if issubclass(kind, errors.Unavailable) else nearest
+    alike = {errors.CorruptPayload: InvalidInput, errors.NotCarried: InvalidInput, errors.NotHeld: errors.ModelMismatch}
+    expected = UpstreamUnavailable if issubclass(kind, errors.Unavailable) else alike.get(kind, kind)
     assert type(wire.error_from(code, message, {})) is expected
 
 
