@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from device_agent.times import Array, Same, Travellers
 from services import codec
-from services.bundle import Manifest
+from services.bundle import NOT_CARRIED, Manifest
 from services.domain import CodecCost, LinkEstimate, TierProfile
 from services.errors import InvalidInput
 
@@ -162,16 +162,20 @@ def _wire(manifest: Same[Manifest], codecs: Names) -> _Wire:
                 estimated[where] = codec.at(name, point.index, spec.input.preprocessing).estimate_bytes(shape)
                 if base in _EXACT:
                     plain[where] = codec.at(base, point.index, spec.input.preprocessing).estimate_bytes(shape)
-                usable[where] = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
+                known = codec.faithful(name) or (bool(deltas) and spec.calibration is not None)
+                usable[where] = known and NOT_CARRIED not in deltas[:1]
     fp32 = np.array([[_FP32_BYTES * point.elements] for point in spec.split_points], np.float64)
     return _Wire(fp32, measured, plain, estimated, np.nan_to_num(delta), usable, _least_stage(spec, codecs))
 
 
 def _worst_deltas(spec: Manifest) -> dict[str, float]:
-    """What each codec does to accuracy where that is worst, for where it was not measured; without its stage."""
+    """What each codec does to accuracy where that is worst, for where it was not measured; without its stage.
+
+    What it cannot carry in one place tells nothing of others.
+    """
     worst: dict[str, float] = {}
     for entry in spec.codec_accuracy:
-        if entry.delta is not None:
+        if entry.delta is not None and entry.delta != NOT_CARRIED:
             base = entry.codec.partition("+")[0]
             worst[base] = min(worst.get(base, entry.delta), entry.delta)
     return worst

@@ -129,11 +129,15 @@ class CalibrationSpec(_Record):
     harmful_upper_bound: Share
 
 
+NOT_CARRIED = -1.0
+"""The delta of a codec that cannot carry some activation there: nothing that arrives would be right."""
+
+
 class CodecAccuracy(_Record):
     """What a codec does at a split point, measured on held-out samples; None is not measured.
 
-    delta: accuracy of the rest of the network behind this codec, minus without it. bytes_per_sample: mean bytes
-    on the wire of one sample encoded alone.
+    delta: accuracy of the rest of the network behind this codec, minus without it; `NOT_CARRIED` where there is none.
+    bytes_per_sample: mean bytes on the wire of one sample encoded alone.
     """
 
     split_point: Annotated[int, Field(ge=0)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from device_agent.planner import Beliefs, Options
 from services.bundle import (
+    NOT_CARRIED,
     CalibrationSpec,
     CodecAccuracy,
     CurvePoint,
@@ -167,7 +168,7 @@ def _manifest(rng: Random, shapes: list[tuple[int, ...]]) -> Manifest:
         CodecAccuracy(
             split_point=at,
             codec=name,
-            delta=rng.uniform(-0.04, 0.01) if rng.random() < 0.7 else None,
+            delta=_delta(rng) if rng.random() < 0.7 else None,
             bytes_per_sample=rng.uniform(1, 200) if rng.random() < 0.7 else None,
         )
         for at in range(len(shapes) - 1)
@@ -175,6 +176,12 @@ def _manifest(rng: Random, shapes: list[tuple[int, ...]]) -> Manifest:
         if rng.random() < 0.5
     ]
     return chain(shapes, rates, rng.choice((None, 0.9, 0.9)), measured, image=rng.random() < 0.7)
+
+
+def _delta(rng: Random) -> float:
+    """Now and then that of what cannot be carried."""
+    found = rng.uniform(-0.04, 0.01)
+    return NOT_CARRIED if found < -0.038 else found
 
 
 def _profile(rng: Random, tier: Tier, points: int) -> TierProfile:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services import codec
-from services.bundle import CodecAccuracy, Manifest
+from services.bundle import NOT_CARRIED, CodecAccuracy, Manifest
 from services.codec import Codec
 from services.domain import FloatArray, Segment
 from services.errors import InvalidInput
@@ -23,8 +23,8 @@ def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.in
     """Accuracy deltas on the first 2,000 of `inputs` [N, …], bytes of the first 500, at `useful_split_points`.
 
     A delta is that of the whole network, without exits, with nothing but this codec at this split point. What
-    follows a `+` is lossless, so such a codec has the delta of the one before it. What a codec cannot carry, such as
-    an activation that is not finite, is left out.
+    follows a `+` is lossless, so such a codec has the delta of the one before it. Where a codec cannot carry one of
+    the activations, such as one that is not finite, it is noted down as `NOT_CARRIED`, so that no plan uses it there.
     """
     inputs, labels = inputs[:ACCURACY_SAMPLES], labels[:ACCURACY_SAMPLES]
     manifest, found, at, activation = model.manifest, [], 0, inputs
@@ -40,6 +40,7 @@ def codec_accuracies(model: Model, inputs: FloatArray, labels: npt.NDArray[np.in
                     deltas[base] = round(float(kept.mean() - right.mean()), 6)
                 sent = round(mean_bytes(chosen, activation[:BYTES_SAMPLES]), 1)
             except InvalidInput:
+                found.append(CodecAccuracy(split_point=split_point, codec=name, delta=NOT_CARRIED))
                 continue
             found.append(CodecAccuracy(split_point=split_point, codec=name, delta=deltas[base], bytes_per_sample=sent))
     return tuple(found)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_agent.planner import rank
 from services import codec
-from services.bundle import CodecAccuracy, Preprocessing, load
-from services.domain import FloatArray, Segment
+from services.bundle import NOT_CARRIED, CodecAccuracy, Preprocessing, load
+from services.domain import FloatArray, Policy, Segment, Tier
 from services.model import Model, SegmentOutput
+from tests.problems import three
 from training.codec_accuracy import codec_accuracies, final_labels, mean_bytes, useful_split_points, with_bytes
 
 
@@ -52,7 +54,7 @@ def test_a_lossless_stage_has_the_delta_of_what_it_follows(found: tuple[CodecAcc
     assert all(delta == by_name[at, name.split("+")[0]] for (at, name), delta in by_name.items())
 
 
-def test_what_no_codec_can_carry_is_left_out_and_the_rest_is_measured(
+def test_no_plan_cuts_where_no_codec_can_carry_what_crosses_and_the_rest_is_measured(
     model: Model, inputs: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost, run = useful_split_points(model.manifest)[1], Model.run
@@ -65,8 +67,15 @@ def test_what_no_codec_can_carry_is_left_out_and_the_rest_is_measured(
 
     monkeypatch.setattr(Model, "run", overflowing)
     found = codec_accuracies(model, inputs, np.zeros(len(inputs), np.int64))
-    assert {each.codec for each in found if each.split_point == 0} == set(codec.usable(model.manifest, 0))
-    assert lost not in {each.split_point for each in found}
+    deltas = {(each.split_point, each.codec): each.delta for each in found}
+    assert {name for at, name in deltas if at == lost} == set(codec.usable(model.manifest, lost))
+    spoilt = {at for (at, _), delta in deltas.items() if delta == NOT_CARRIED}
+    assert lost in spoilt
+    assert 0 not in spoilt
+    manifest = model.manifest.model_copy(update={"codec_accuracy": found})
+    alike = three(manifest, {tier: [1.0] * manifest.last for tier in Tier})
+    cuts = {stage.segment.start for each in rank(alike, Policy(), 1, 10_000) for stage in each.plan.stages[1:]}
+    assert cuts == set(range(manifest.last)) - spoilt
 
 
 def test_bytes_are_the_mean_of_samples_sent_alone(

@@ -201,13 +201,15 @@ def _least_of_a_stage(entries: dict, shape: tuple[int, ...]) -> float:
 
 def _loss(problem: Problem, name: str, entries: dict) -> float:
     for known in (name, name.split("+")[0]):
+        if known in entries and entries[known].delta == -1:
+            raise KeyError("cannot carry it")
         if known in entries and entries[known].delta is not None:
             measured = max(-entries[known].delta, 0.0)
             break
     else:
         measured = None
     elsewhere = [e.delta for e in problem.beliefs.manifest.codec_accuracy if _base(e.codec) == _base(name)]
-    known_elsewhere = [max(-delta, 0.0) for delta in elsewhere if delta is not None]
+    known_elsewhere = [max(-delta, 0.0) for delta in elsewhere if delta is not None and delta > -1]
     faithful = name.split("+")[0] in ("fp32", "fp16", "int8", "png", "jpeg90")
     if not faithful and (measured is None or problem.beliefs.manifest.calibration is None):
         raise KeyError("not known to be harmless")
