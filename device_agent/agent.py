@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from device_agent.costs import expected_leaving
 from device_agent.plans import Plans
-from services import log
+from services import codec, log
 from services.bundle import Manifest
 from services.domain import Deadline, FloatArray, Objective, Plan, Policy, Segment
 from services.errors import InvalidInput, OfframpError
@@ -49,7 +49,7 @@ class Agent:
         """Answers float32 [N, *input shape] by the plan that suits the policy and `wishes` best."""
         self._catch_up()
         policy = within(merged(self.policy, wishes, self.runtime.model.manifest), deadline.remaining())
-        plan = self._plan(policy, wishes, len(samples))
+        plan, policy = self._plan(policy, wishes, samples)
         request = first_request(self.runtime, plan, samples, deadline, request_id, wishes)
         try:
             response = self.runtime.report(await self.runtime.infer(request, arrived, so_far(request, early)))
@@ -59,13 +59,19 @@ class Agent:
         self._learn(response, policy, len(samples))
         return Answer(request.request_id, plan, response)
 
-    def _plan(self, policy: Policy, wishes: Wishes, batch_size: int) -> Plan:
-        """Raises InvalidInput for splits that do not fit, or a raw input that would have to leave and may not."""
+    def _plan(self, policy: Policy, wishes: Wishes, samples: FloatArray) -> tuple[Plan, Policy]:
+        """The plan and the policy that it is for.
+
+        Raises InvalidInput for splits that do not fit, or a raw input that would have to leave and may not.
+        """
         manifest = self.runtime.model.manifest
         if wishes.splits is not None:
             plan = wished_plan(self.runtime, wishes.splits, self._codecs)
         else:
-            plan = self.plans.plan(policy, batch_size)
+            plan = self.plans.plan(policy, len(samples))
+            if not self._shown(plan, samples):
+                policy = replace(policy, images=False)
+                plan = self.plans.plan(policy, len(samples))
             if policy.privacy and sends_input(plan, manifest):  # fixed, or not chosen for this policy yet
                 plan = held_plan(manifest, interior(self._codecs), holds=self.runtime.holds, privacy=True)
         if policy.privacy and sends_input(plan, manifest):
@@ -73,7 +79,16 @@ class Agent:
             raise InvalidInput(
                 f"privacy: the raw input would leave the device; have it run at least {least} (split, holds)"
             )
-        return plan
+        return plan, policy
+
+    def _shown(self, plan: Plan, samples: FloatArray) -> bool:
+        """Whether `samples` can be shown as the image that `plan` may send: as numbers they take much longer."""
+        name = next((stage.codec for stage in plan.stages if stage.codec in codec.IMAGE), None)
+        if name is None or not len(samples):
+            return True
+        model = self.runtime.model
+        model.check(0, samples.shape)
+        return codec.shows(codec.at(name, 0, model.manifest.input.preprocessing), samples)
 
     def _learn(self, response: Response, policy: Policy, batch_size: int) -> None:
         """When the event loop is next free, so that the answer does not wait for it, or with the next request."""

@@ -184,7 +184,7 @@ def costs(beliefs: Beliefs, policy: Policy, batch_size: int, codecs: tuple[Names
         raise ValueError(f"{len(travellers.share)} stay rates for {len(manifest.split_points)} split points")
     device, edge, cloud = (_compute(beliefs, tier, travellers, options) for tier in Tier)
     near, far = (
-        hop(manifest, names, travellers, links.get(t), profiles.get(t), profiles.get(Tier(t + 1)), policy.privacy)
+        hop(manifest, names, travellers, links.get(t), profiles.get(t), profiles.get(Tier(t + 1)), policy)
         for t, names in zip((Tier.DEVICE, Tier.EDGE), codecs, strict=True)
     )
     same = np.array(codecs[0])[:, None] == np.array(codecs[1])

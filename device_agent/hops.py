@@ -14,7 +14,7 @@ import numpy.typing as npt
 from device_agent.times import Array, Same, Travellers
 from services import codec
 from services.bundle import NOT_CARRIED, Manifest
-from services.domain import CodecCost, LinkEstimate, TierProfile
+from services.domain import CodecCost, LinkEstimate, Policy, TierProfile
 from services.errors import InvalidInput
 
 Names = tuple[str, ...]
@@ -91,9 +91,9 @@ def hop(
     link: LinkEstimate | None,
     sender: TierProfile | None,
     receiver: TierProfile | None,
-    keep_input: bool,
+    policy: Policy,
 ) -> Hop:
-    """The hop from `sender` over `link` to `receiver`; `keep_input` forbids it where the input itself crosses.
+    """The hop from `sender` over `link` to `receiver`; `policy` may forbid that the input crosses, or images do.
 
     Bytes of a sample: measured at this split point, else as `_sizes` finds.
     A codec whose costs a machine does not know costs nothing there. Raises InvalidInput for an unknown codec.
@@ -104,8 +104,10 @@ def hop(
     round_trip, per_byte = _link(link)
     known = sender is not None and receiver is not None and np.isfinite(round_trip)
     may = wire.usable & np.isfinite(size) & known
-    if keep_input:
+    if policy.privacy:
         may[: manifest.first_activation] = False
+    if not policy.images:
+        may[:, [name in codec.IMAGE for name in codecs]] = False
     some, count = travellers.some[:, None], travellers.count[:, None]
     sent = np.where(may, count * size, 0.0)
     full = Hop(

@@ -19,7 +19,20 @@ from services.errors import CorruptPayload, InvalidInput, NotCarried
 from services.packing import Buffer, checksum
 from services.quantise import QUANTISERS, Quantiser
 
-__all__ = ["CODECS", "IMAGE", "INTERIOR", "NAMES", "Codec", "at", "carrying", "checksum", "faithful", "get", "usable"]
+__all__ = [
+    "CODECS",
+    "IMAGE",
+    "INTERIOR",
+    "NAMES",
+    "Codec",
+    "at",
+    "carrying",
+    "checksum",
+    "faithful",
+    "get",
+    "shows",
+    "usable",
+]
 
 Encoded = tuple[Buffer, bytes]
 """Data, then the parameters that decoding needs besides it."""
@@ -206,8 +219,12 @@ def carrying(tensor: FloatArray, name: str, split_point: int, preprocessing: Pre
     A receiver decodes by the codec that a payload names, whatever the plan says.
     """
     by = at(name, split_point, preprocessing)
-    shown = not isinstance(by.coding, image_codec.ImageCoding) or by.coding.holds(tensor)
-    return by if shown else CODECS[_NUMBERS]
+    return by if shows(by, tensor) else CODECS[_NUMBERS]
+
+
+def shows(by: Codec, tensor: FloatArray) -> bool:
+    """Whether nothing of `tensor` would be cut off: only an image codec ever does."""
+    return not isinstance(by.coding, image_codec.ImageCoding) or by.coding.holds(tensor)
 
 
 def usable(manifest: Manifest, split_point: int) -> tuple[str, ...]:

@@ -247,6 +247,7 @@ class Policy:
     min_accuracy: the expected accuracy (0..1) that a plan must keep; None: what the calibration promises, less
     the loss that the settings allow. deadline_seconds: a plan expected to take longer is not chosen if another does.
     leaving: the share (0..1) expected to leave at each exit, of those that reach it; None: as calibrated.
+    images: whether the input can be shown as an image, and so sent as one.
     """
 
     objective: Objective = Objective.LATENCY
@@ -254,3 +255,4 @@ class Policy:
     deadline_seconds: float | None = None
     privacy: bool = False
     leaving: tuple[float, ...] | None = None
+    images: bool = True

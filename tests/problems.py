@@ -136,6 +136,7 @@ def random_problem(seed: int) -> Problem:
         rng.uniform(0.85, 0.91) if rng.random() < 0.3 else None,
         rng.uniform(0.01, 3) if rng.random() < 0.3 else None,
         privacy=rng.random() < 0.2,
+        images=seed % 5 > 0,
     )
     options = Options(
         (_some(rng, CODECS[:5]), _some(rng, CODECS[:5])),

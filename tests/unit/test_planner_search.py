@@ -164,7 +164,7 @@ def _hop(problem: Problem, source: Tier, at: int, name: str) -> tuple[float, flo
     if link.rtt_seconds is None or link.up_bytes_per_second is None or (problem.policy.privacy and at == 0):
         raise KeyError("may not cross")
     image = name.startswith(("jpeg", "png"))
-    if image and (at > 0 or manifest.input.preprocessing is None):
+    if image and (at > 0 or manifest.input.preprocessing is None or not problem.policy.images):
         raise KeyError("no image")
     entries = {entry.codec: entry for entry in manifest.codec_accuracy if entry.split_point == at}
     loss = _loss(problem, name, entries)
