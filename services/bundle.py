@@ -82,7 +82,7 @@ class SplitPointSpec(_Record):
     """A place where one tensor crosses. `ratio` is c = |z| / |x| of Dynamic Split Computing.
 
     `natural`: fewer elements than the input. `compressive`: fewer than at every earlier split point.
-    `still_input`: behind the input, and nothing but it in another layout, on another scale or grid.
+    `still_input`: behind the input, which gets there without being weighed: rearranged, scaled, made smaller.
     """
 
     index: Annotated[int, Field(ge=0)]

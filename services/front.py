@@ -103,7 +103,7 @@ def wished_plan(runtime: TierRuntime, splits: tuple[int, int], codecs: tuple[str
 
 
 def sends_input(plan: Plan, manifest: Manifest) -> bool:
-    """Whether the raw input leaves the tier where the plan begins, be it in another layout, scale or grid."""
+    """Whether the raw input leaves the tier where the plan begins, be it in another form (`still_input`)."""
     return plan.stages[0].segment.end < manifest.first_activation
 
 

@@ -20,8 +20,12 @@ from services.bundle import SplitPointSpec
 from services.domain import Segment
 from services.errors import InvalidInput
 
-_LAYOUT = frozenset({"Identity", "Dropout", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Pad"})
-_SCALE = frozenset({"Add", "Sub", "Mul", "Div", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"})
+_WEIGHING = frozenset(
+    {"Conv", "ConvTranspose", "DeformConv", "ConvInteger", "QLinearConv"}
+    | {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "RNN", "GRU", "LSTM"}
+)
+"""What sums its input up by weights. Anything else may be the input rearranged, scaled, or made smaller."""
+_MEASURING = frozenset({"Shape", "Size"})
 _INT8_RANGE_BYTES = 8  # per channel: a float32 minimum and a float32 step
 _SAMPLES = 1009
 """Where the batch is free, shapes are inferred for so many: no other size of a tensor is likely to be the same."""
@@ -154,16 +158,15 @@ def _depending(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
 
 
 def _still_input(graph: onnx.GraphProto, source: str) -> set[str]:
-    """Tensors that are nothing but the input in another layout, on another scale or grid: who sees one sees the input.
+    """Tensors that the input reaches without being weighed: who sees one may see the input in another form.
 
-    Where only the layout changes, what else a node reads says how, and may come from the input's own size.
+    Also beside what was weighed: a sum of both, or one behind the other, still has the input in it.
     """
-    same, others = {source}, set[str]()
+    still = {source}
     for node in _depending(graph, source):
-        read = node.input[:1] if node.op_type in _LAYOUT else node.input
-        still = node.op_type in _LAYOUT | _SCALE and not _named(read) & others
-        (same if still else others).update(_named(node.output))
-    return same - {source}
+        if node.op_type not in _WEIGHING | _MEASURING and still & set(node.input):
+            still |= _named(node.output)
+    return still - {source}
 
 
 def _ancestors(nodes: list[onnx.NodeProto], tensors: list[str]) -> set[int]:

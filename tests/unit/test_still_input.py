@@ -85,9 +85,59 @@ def test_a_shape_that_is_worked_out_from_the_input_makes_it_no_other() -> None:
     assert found == {"f": True, "y": False}
 
 
-def test_what_is_scaled_by_something_computed_is_not_the_input() -> None:
-    body = "g = Sigmoid(x) m = Mul(x, g) y = MatMul(m, v)"
-    assert marked(graph(body, weights=matrix("v", 4, 2))) == {"m": False, "y": False}
+IMAGE = "float[N,4,2,2] x"
+FORMS = [
+    "f = SpaceToDepth <blocksize = 2> (x)",
+    "f = DepthToSpace <blocksize = 2> (x)",
+    "f = Slice(x, zero, two, two)",
+    "f = Gather <axis = 1> (x, two)",
+    "a, b = Split <axis = 1> (x) f = Concat <axis = 1> (b, a)",
+    'f = Resize <mode = "nearest"> (x, , scales)',
+    "f = Clip(x, low, high)",
+    "f = Neg(x)",
+    "f = Exp(x)",
+    "f = Relu(x)",
+    "f = Softmax(x)",
+    "f = CumSum(x, axis)",
+    "f = Expand(x, shape)",
+    "f = Tile(x, repeats)",
+    "m = ReduceMean(x) f = Sub(x, m)",
+    "g = Sigmoid(x) f = Mul(x, g)",
+    "f = AveragePool <kernel_shape = [2, 2]> (x)",
+    "f = MaxPool <kernel_shape = [2, 2]> (x)",
+    "f = GlobalAveragePool(x)",
+    "f = InstanceNormalization(x, ones, ones)",
+    "f = ReduceMean <axes = [1]> (x)",
+    "c = Conv(x, k) f = Add(x, c)",
+    "c = Conv(x, k) f = Concat <axis = 1> (c, x)",
+]
+LAYERS = [
+    "f = Conv(x, k)",
+    "f = ConvTranspose(x, k)",
+    "f = MatMul(x, square)",
+    "c = Conv(x, k) n = Shape(x) f = Reshape(c, n)",
+]
+CONSTANTS = f"""
+    int64[1] zero = {{0}}, int64[1] two = {{2}}, float[4] scales = {{1, 1, 2, 2}}, int64 axis = {{1}},
+    float low = {{-1}}, float high = {{1}}, float[4] ones = {{1, 1, 1, 1}},
+    int64[4] shape = {{1, 4, 2, 2}}, int64[4] repeats = {{1, 2, 1, 1}},
+    float[4,4,1,1] k = {{{", ".join(["0.5"] * 16)}}}, float[2,2] square = {{1, 2, 3, 4}}, float[1,2] v = {{1, 2}}
+"""
+HEAD = "p = ReduceSum <keepdims = 0> (f, axes) u = Unsqueeze(p, one) y = MatMul(u, v)"
+
+
+def _form(body: str) -> dict[str, bool]:
+    return marked(graph(f"{body} {HEAD}", IMAGE, f"{CONSTANTS}, int64[3] axes = {{1, 2, 3}}, int64[1] one = {{1}}"))
+
+
+@pytest.mark.parametrize("body", FORMS)
+def test_an_input_that_no_layer_has_weighed_is_still_the_input(body: str) -> None:
+    assert _form(body)["f"]
+
+
+@pytest.mark.parametrize("body", LAYERS)
+def test_what_a_layer_makes_of_the_input_is_not_the_input(body: str) -> None:
+    assert not any(_form(body).values())
 
 
 def test_no_private_plan_cuts_before_the_first_layer_of_a_real_classifier(data: Path, tmp_path: Path) -> None:
