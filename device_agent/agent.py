@@ -144,6 +144,6 @@ def _check_no_earlier(thresholds: Sequence[float], manifest: Manifest, floor: fl
     earlier = any(asked < calibrated and asked <= 1 for asked, calibrated in zip(thresholds, own, strict=False))
     if earlier and manifest.calibration is not None:
         raise InvalidInput(
-            f"exit_threshold, max_exit: who leaves earlier than calibrated ({', '.join(f'{each:g}' for each in own)}) "
+            f"exit_threshold, max_exit: who leaves earlier than calibrated ({', '.join(map(repr, own))}) "
             f"may miss the accuracy of at least {floor:g} that is asked for"
         )

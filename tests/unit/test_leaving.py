@@ -75,6 +75,16 @@ async def test_who_asks_for_an_accuracy_leaves_no_earlier_than_calibrated(tiny: 
     assert merged(Policy(), Wishes(thresholds=ALWAYS, min_accuracy=0.9), uncalibrated).min_accuracy == 0.9
 
 
+def test_the_thresholds_that_are_named_to_who_would_leave_too_early_are_good_enough() -> None:
+    found = network().model_copy(update={"calibration": calibration(0.85)})
+    early = found.exits[0].model_copy(update={"threshold": 0.8260573148727417})
+    found = found.model_copy(update={"exits": (early, *found.exits[1:])})
+    with pytest.raises(InvalidInput) as refused:
+        merged(Policy(), Wishes(thresholds=(0.8, 0.0), min_accuracy=0.85), found)
+    named = str(refused.value).split("(")[1].split(")")[0].split(", ")
+    assert merged(Policy(), Wishes(thresholds=(*map(float, named), 0.0), min_accuracy=0.85), found)
+
+
 @given(threshold=st.floats(0, 2))
 def test_the_share_that_leaves_comes_in_eighths_and_is_all_only_where_nobody_can_stay(threshold: float) -> None:
     leaving = expected_leaving(network(), (threshold, 0.0))[0]
