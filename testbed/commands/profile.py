@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.profile_cache import Machine, ProfileCache
 
 EPILOG = "Example: offramp profile models/digits --seconds 10 --batch 1,8"
+_USUAL = (1, 8)
 _MAX_BATCH_SIZES = 8
 _MAX_BATCH = 4096
 
@@ -30,7 +31,10 @@ _MAX_BATCH = 4096
 def profile(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.", metavar="BUNDLE")],
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3600, help="Time for measuring runs.")] = 10.0,
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, the most important first.")] = "1,8",
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="Batch sizes, the most important first; none: 1,8, as far as they fit."),
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of one run.")] = 1,
     cache: Annotated[
         str | None,
@@ -43,12 +47,12 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Measure heads and tails of a bundle's network and its codecs here, and keep it for tiers that start here."""
-    from services import measuring, profile_cache
+    from services import profile_cache
     from services.bundle import load
     from services.hardware import Hardware
 
-    loaded, sizes = load(bundle), batch_sizes(batch)
-    sizes = measuring.fitting(loaded.manifest, sizes)
+    loaded = load(bundle)
+    sizes = _sizes(loaded.manifest, batch)
     machine = profile_cache.this_machine(hardware := Hardware(threads))
     findings = _measure(loaded, seconds, sizes, hardware)
     store = profile_cache.ProfileCache(profile_cache.directory(cache))
@@ -63,6 +67,17 @@ def profile(
     if kept and not as_json:
         kept_in = f"kept in {store.directory}; tiers with this model and {threads} thread(s) start with it"
         Console().print(kept_in, markup=False, soft_wrap=True)
+
+
+def _sizes(manifest: Manifest, batch: str | None) -> tuple[int, ...]:
+    """All that were named, or the usual ones that fit. Raises InvalidInput where one that was named does not."""
+    from services import measuring
+
+    if batch is None:
+        return measuring.fitting(manifest, _USUAL)
+    named = batch_sizes(batch)
+    measuring.fitting(manifest, (max(named),))
+    return named
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
