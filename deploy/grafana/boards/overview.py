@@ -7,7 +7,8 @@ from deploy.grafana.boards.panels import About, Query, events, lines, number, ro
 from deploy.grafana.boards.promql import DOOR, HERE, JOB, MODEL, TIER, latest, portions, quantile, rate, ratio, total
 
 CALLERS = (
-    'reason!~"INVALID_INPUT|CORRUPT_PAYLOAD|MODEL_NOT_FOUND|TOO_LARGE|UNIMPLEMENTED|UNAUTHENTICATED|PERMISSION_DENIED"'
+    'reason!~"INVALID_INPUT|CORRUPT_PAYLOAD|NOT_CARRIED|MODEL_NOT_FOUND|TOO_LARGE|UNIMPLEMENTED|'
+    'UNAUTHENTICATED|PERMISSION_DENIED"'
 )
 """Without what only the caller can put right, as in the recording rules."""
 REQUESTS, ERRORS, SECONDS = "offramp_requests_total", "offramp_request_errors_total", "offramp_request_seconds"
