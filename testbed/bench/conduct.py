@@ -161,10 +161,10 @@ async def _both(
     """Real, then simulated with the tiers as fast as they were for each policy: all else on this machine slows them."""
     real, virtual = study.empty(each, loop, real=True), study.empty(each, loop, real=False)
     trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
-    for trial, file in zip(trials, asked.traces, strict=True):
+    for at, (trial, file) in enumerate(zip(trials, asked.traces, strict=True)):
         speeds = {name: Speeds(each.costs, each.world, each.workload.bundle.manifest) for name in asked.policies}
         expected = await asyncio.to_thread(run, each, trial, asked.policies)
-        ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step)
+        ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step, at)
         real.add(each, trial, ran)
         again = {}
         for name, of in speeds.items():

@@ -112,16 +112,18 @@ async def compare(
     rounds: int,
     speeds: Mapping[str, Speeds],
     on_step: Callable[[str], None],
+    first: int = 0,
 ) -> Outcome:
     """All policies that ran in `virtual`, on the same trial. Best static and what to prepare are taken from there.
 
-    speeds: of each policy, is told how fast the tiers ran for it.
+    speeds: of each policy, is told how fast the tiers ran for it. first: which of them begins, for another trial
+    another one.
     """
     shutil.copyfile(file, tiers.traces / file.name)
     found = {name: Runs() for name in virtual.runs}
     names = list(found)
     for turn in range(rounds):
-        start = turn * len(names) // rounds
+        start = (first + turn * len(names) // rounds) % len(names)
         for name in (*names[start:], *names[:start]):
             again = replace(trial, seed=trial.seed + turn)
             found[name].take(await _replay(each, tiers, again, file.name, name, virtual, speeds[name]))

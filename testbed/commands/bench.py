@@ -69,11 +69,9 @@ def policies(
     _check_inputs(bundle or [], data, photos)
     places.folder(out)
     places.file(json_file)
-    if quick:
-        files = files[:_QUICK_TRACES]
+    files = _readable(files[:_QUICK_TRACES] if quick else files)
     world = _world(device_slowdown, edge_slowdown, rtt, edge_cloud)
     names, loops = _names(policy), _loops(loop)
-    _check_traces(files)
     asked = conduct.Asked(files, bundle or (), data, photos, loops, names, length, turns, seed, out, world)
     console = Console()
     steps = len(files) * len(loops) * len(names) * (1 if virtual else turns) * len(bundle or (1, 2))
@@ -158,13 +156,14 @@ def _files(given: list[Path]) -> list[Path]:
     return found
 
 
-def _check_traces(files: list[Path]) -> None:
-    """Raises InvalidInput for a broken trace: before an hour of measuring, not after it."""
+def _readable(files: list[Path]) -> list[Path]:
+    """The same. Raises InvalidInput for a broken trace: before an hour of measuring, not after it."""
     try:
         for file in files:
             traces.read_trace(file)
     except traces.TraceError as error:
         raise InvalidInput(str(error)) from None
+    return files
 
 
 def _traces_in(folder: Path) -> list[Path]:

@@ -61,6 +61,27 @@ async def test_each_round_is_a_turn_of_its_own(each: Bench, tmp_path: Path, monk
     assert found.runs["device"].switches == 1
 
 
+async def test_every_policy_begins_once_on_some_trial_or_turn(
+    each: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replay(*of: object) -> Runs:
+        ran.append(str(of[4]))
+        return _runs()
+
+    monkeypatch.setattr(live, "_replay", replay)
+    (tmp_path / "flat.csv").touch()
+    (tmp_path / "traces").mkdir()
+    tiers = live.Tiers(None, None, None, tmp_path / "traces")  # type: ignore[arg-type]
+    virtual = Outcome({name: Runs() for name in "abc"}, crosses=False, static=None)
+    speeds = {name: Speeds(each.costs, each.world, each.workload.bundle.manifest) for name in "abc"}
+    orders = []
+    for first, rounds in ((0, 1), (1, 1), (5, 1), (0, 3)):
+        ran: list[str] = []
+        await live.compare(each, tiers, TRIAL, tmp_path / "flat.csv", virtual, rounds, speeds, lambda _: None, first)
+        orders.append("".join(ran))
+    assert orders == ["abc", "bca", "cab", "abcbcacab"]
+
+
 async def _served(each: Bench, error: OfframpError, trial: Trial = TRIAL) -> Runs:
     """What is written down where the tier above answers every request by `error`."""
     last = each.workload.bundle.manifest.last
