@@ -32,6 +32,7 @@ from services.probing import WATCHED_FOR_SECONDS
 from services.response import Response
 
 REPLAN_SECONDS = 0.1
+_HEED_SECONDS = 0.01
 PREPARE_SECONDS = 2.0
 _MAX_CHOICES = 32
 _AT_ONCE = 4
@@ -54,12 +55,17 @@ def _no_queues() -> Queues:
     return NO_QUEUES
 
 
+def _nothing_late() -> None:
+    return None
+
+
 @dataclass(slots=True)
 class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
 
     `fallback` is the plan while too little is known to compare plans; `changes` counts those put in place of another.
-    `queues` tells what a request would wait for now.
+    `queues` tells what a request would wait for now, `late` what is believed of the link while it keeps calls waiting
+    for longer than is plausible.
     """
 
     manifest: Manifest
@@ -69,6 +75,7 @@ class Replanner:
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
     queues: Callable[[], Queues] = _no_queues
+    late: Callable[[], LinkEstimate | None] = _nothing_late
     changes: int = 0
     _known: Known = field(init=False)
     _choices: OrderedDict[tuple[Policy, int], Choice] = field(default_factory=OrderedDict)
@@ -80,9 +87,18 @@ class Replanner:
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         """The plan that is ready for a request of this policy and batch size."""
-        choice = self._choice(policy, bucket(batch_size))
+        size = bucket(batch_size)
+        choice = self._choice(policy, size)
         choice.asked_at = self.clock()
+        self._heed(choice, policy, size)
         return self._unless_it_waits(choice)
+
+    def _heed(self, choice: Choice, policy: Policy, size: int) -> None:
+        """Looks at a link that keeps calls waiting before yet another one goes there; few times, however many come."""
+        if self.clock() - choice.considered_at < _HEED_SECONDS or (link := self.late()) is None:
+            return
+        self.believe([], [link])
+        self._consider(choice, policy, size)
 
     def chosen(self, policy: Policy, batch_size: int) -> Plan:
         """The plan for requests that find the device idle."""

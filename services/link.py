@@ -87,7 +87,7 @@ class LinkEstimator:
     _stall: tuple[float, float] = (0.0, 0.0)  # seconds that a call lately stalled for, and when
     _failures: int = 0
     _failing_since: float = math.inf
-    _given_up: tuple[int, float] | None = None  # bytes and seconds of the last call that got no answer
+    _given_up: tuple[int, float] | None = None  # bytes of the last call that got no answer, and since when it waits
 
     def record(
         self, bytes_up: int, network_seconds: float, overhead_bytes: int | None = None, shared_bytes: int = 0
@@ -115,7 +115,7 @@ class LinkEstimator:
         """
         self._failures += 1
         self._failing_since = min(self._failing_since, self.clock())
-        self._given_up = bytes_up, network_seconds
+        self._given_up = bytes_up, self.clock() - network_seconds if network_seconds > 0 else math.inf
 
     @property
     def doubtful(self) -> bool:
@@ -145,8 +145,8 @@ class LinkEstimator:
         )
 
     def overdue(self, waiting: Iterable[tuple[int, float]]) -> bool:
-        """Whether one of the calls in flight takes longer than is plausible."""
-        return any(self._late(nbytes, seconds) for nbytes, seconds in waiting)
+        """Whether one of the calls in flight, or the one given up last, takes longer than is plausible."""
+        return any(self._late(nbytes, seconds) for nbytes, seconds in (*waiting, *self._in_vain()))
 
     def _late(self, bytes_up: int, seconds: float) -> bool:
         surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)
@@ -168,10 +168,14 @@ class LinkEstimator:
     def _held_up(self, waiting: Iterable[tuple[int, float]]) -> float:
         """Seconds that a call sent now is held up by those that are overdue, or were given up last.
 
-        What has lasted so long is expected to last as long again.
+        What has lasted so long is expected to last as long again, and has not ended because nobody waits any more.
         """
-        calls = (*waiting, *([self._given_up] if self._given_up else ()))
+        calls = (*waiting, *self._in_vain())
         return max((seconds for nbytes, seconds in calls if self._late(nbytes, seconds)), default=0.0)
+
+    def _in_vain(self) -> tuple[tuple[int, float], ...]:
+        """The bytes of the call given up last, while none has come back since, and the seconds since it began."""
+        return () if self._given_up is None else ((self._given_up[0], self.clock() - self._given_up[1]),)
 
     def _cautious_slope(self) -> float:
         """Seconds per byte; on the slow side where it is less sure than by half."""

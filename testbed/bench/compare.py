@@ -166,7 +166,9 @@ def maker(each: Bench, name: str) -> Maker:
     if name in ORACLES:
         return lambda simulation: policies.oracle(name, each.choices, simulation.known())
     makers: dict[str, Maker] = {
-        OURS: lambda s: policies.ours(manifest, each.costs, each.world, s.clock, s.queues, each.options, each.rule),
+        OURS: lambda s: policies.ours(
+            manifest, each.costs, each.world, s.clock, s.queues, s.late, each.options, each.rule
+        ),
         "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(s.rate, s.clock())),
     }
     return makers[name]

@@ -182,6 +182,8 @@ class Ours:
             self._current = self._loop.run_until_complete(self._first(policy, batch_size))
         if self._next is not None and self.clock() >= self._next[0]:
             self._current, self._next = self._next[1], None
+        if (link := self.replanner.late()) is not None:
+            self.told((link,))
         given = self.replanner.plan(policy, batch_size)
         spared = given.stages != self.replanner.chosen(policy, batch_size).stages
         return given if spared else self._current
@@ -234,11 +236,12 @@ def ours(
     world: World,
     clock: Clock,
     queues: Callable[[], Queues],
+    late: Callable[[], LinkEstimate | None],
     options: Options,
     rule: SwitchRule,
 ) -> Ours:
     """Our policy, knowing of the machines what they would tell it at start, and nothing of the links."""
-    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock, queues=queues)
+    replanner = Replanner(manifest, fallback(manifest), _Ready(), options, rule, clock, queues, late)
     replanner.believe([profile(costs, tier, world) for tier in Tier], [])
     return Ours(replanner, clock)
 

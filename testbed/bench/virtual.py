@@ -131,6 +131,12 @@ class Simulation:
         wait = max(0.0, self.machines[Tier.DEVICE].free - self.clock())
         return Queues(wait, self.hops[Tier.DEVICE].ahead_seconds())
 
+    def late(self) -> LinkEstimate | None:
+        """What is believed of the device's link, while it keeps a call waiting for too long and is not dead."""
+        hop = self.hops[Tier.DEVICE]
+        link = hop.link() if hop.overdue else None
+        return None if link is None or link.rtt_seconds is None else link
+
     def known(self) -> Situation:
         """For a policy that knows the link: no breaker keeps its calls back, either, for what was seen of it."""
         hop = self.hops[Tier.DEVICE]

@@ -261,7 +261,7 @@ def test_ours_finds_the_link_by_itself_and_leaves_it_when_it_collapses(each: Ben
 
 def test_an_answer_that_was_long_under_way_may_still_change_the_plan(each: Bench) -> None:
     clock, manifest = FakeClock(), each.workload.bundle.manifest
-    ours = policies.ours(manifest, each.costs, each.world, clock, Queues, each.options, each.rule)
+    ours = policies.ours(manifest, each.costs, each.world, clock, Queues, lambda: None, each.options, each.rule)
     assert ours.plan(Policy(), 1).after(Tier.DEVICE) is None
     links = tuple(LinkEstimate(tier, 0.001, 1e8, age_seconds=0.0) for tier in (Tier.DEVICE, Tier.EDGE))
     for clock.now in np.arange(5.0, 8.0, 0.06):  # probes, while nothing was asked for long

@@ -29,8 +29,22 @@ def test_a_call_given_up_counts_as_overdue_until_the_next_comes_back() -> None:
     road.link.failed(16_000, 0.4)
     assert road.link.doubtful
     assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known + 0.4)
+    road.clock.now += 0.1  # and has still not come back, though nobody waits for it
+    assert road.link.overdue([])
+    assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known + 0.5)
     road.call(1_000)
+    assert not road.link.overdue([])
     assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known, rel=0.1)
+
+
+def test_a_call_given_up_for_what_the_far_side_may_need_says_nothing_of_the_link_later_either() -> None:
+    road = Road()
+    road.mixed(20)
+    known = road.link.estimate().rtt_seconds
+    road.link.failed(16_000, -0.2)
+    road.clock.now += 1.0
+    assert not road.link.overdue([])
+    assert road.link.estimate().rtt_seconds == known
 
 
 def _tiny(road: Road) -> None:

@@ -1,0 +1,40 @@
+"""A request that comes while the link keeps others waiting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from device_agent.replan import Replanner
+from services.domain import LinkEstimate, Tier
+from tests.fakes import FakeClock
+from tests.replans import FAST, POLICY, Prepares, learnt
+
+HELD_UP = replace(FAST, rtt_seconds=5.0)
+
+
+async def test_it_goes_by_what_is_believed_now_and_not_when_an_answer_last_came(
+    replanner: Replanner, clock: FakeClock, prepares: Prepares
+) -> None:
+    assert (await learnt(replanner, clock, FAST)).after(Tier.DEVICE) is not None
+    prepares.resident = (Tier.DEVICE,)
+    clock.now += 0.02
+    assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is not None
+    replanner.late = lambda: HELD_UP
+    assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is None
+
+
+async def test_however_many_come_it_is_looked_at_a_hundred_times_a_second(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    await learnt(replanner, clock, FAST)
+    looked = list[float]()
+
+    def late() -> LinkEstimate:
+        looked.append(clock.now)
+        return FAST
+
+    replanner.late = late
+    for _ in range(1000):
+        clock.now += 0.001
+        replanner.plan(POLICY, 1)
+    assert 80 <= len(looked) <= 100
