@@ -15,12 +15,12 @@ from device_agent.queues import Queues
 from device_agent.replan import PREPARE_SECONDS, Replanner
 from services import log
 from services.bundle import Manifest
-from services.domain import Deadline, LinkEstimate, Plan, Policy, Segment, Tier
+from services.domain import Deadline, Plan, Policy, Segment, Tier
 from services.errors import DeadlineExceeded, OfframpError, SettingsError, Unavailable
 from services.fixed import fixed_plan, held_plan
 from services.front import sends_input
 from services.preparing import Preparer
-from services.probing import Prober
+from services.probing import Prober, late
 from services.settings import DeviceSettings
 from services.tier import TierRuntime
 from services.uplink import Uplink
@@ -172,18 +172,12 @@ class Planning:
         replanner = Replanner(self._runtime.model.manifest, self.fallback, self._preparer, options)
         if self._uplink is not None:
             replanner.queues = partial(_queues, self._runtime, self._uplink)
-            replanner.late = partial(_late, self._uplink)
+            replanner.late = partial(late, self._uplink)
         return replanner
 
 
 def _queues(runtime: TierRuntime, uplink: Uplink) -> Queues:
     return Queues(runtime.backlog.ahead_seconds(), uplink.ahead_seconds())
-
-
-def _late(uplink: Uplink) -> LinkEstimate | None:
-    """What is believed of a link that keeps a call waiting; of one that is dead there is nothing new to tell."""
-    link = uplink.link() if uplink.overdue else None
-    return None if link is None or link.rtt_seconds is None else link
 
 
 def probing(uplink: Uplink, plannings: Sequence[Planning]) -> asyncio.Task[None]:

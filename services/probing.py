@@ -53,18 +53,28 @@ _MIN_TIMEOUT_SECONDS, _MAX_TIMEOUT_SECONDS = 1.0, 5.0
 LOOK_SECONDS = 0.05
 
 
-class Probed(Protocol):
-    """A link that can be probed. `probe` teaches the estimate; raises OfframpError where no answer comes."""
-
-    async def probe(self, nbytes: int, timeout_seconds: float) -> None: ...
+class Watched(Protocol):
+    """A link, and whether it keeps a call waiting for longer than is plausible."""
 
     def link(self) -> LinkEstimate: ...
 
     @property
-    def doubtful(self) -> bool: ...
+    def overdue(self) -> bool: ...
+
+
+def late(target: Watched) -> LinkEstimate | None:
+    """What is believed of a link that keeps a call waiting; of one that is dead there is nothing new to tell."""
+    link = target.link() if target.overdue else None
+    return None if link is None or link.rtt_seconds is None else link
+
+
+class Probed(Watched, Protocol):
+    """A link that can be probed. `probe` teaches the estimate; raises OfframpError where no answer comes."""
+
+    async def probe(self, nbytes: int, timeout_seconds: float) -> None: ...
 
     @property
-    def overdue(self) -> bool: ...
+    def doubtful(self) -> bool: ...
 
     def quiet_seconds(self) -> float: ...
 

@@ -19,10 +19,9 @@ import simpy
 
 from device_agent.plans import Plans
 from device_agent.queues import Queues
-from services import codec
+from services import codec, probing
 from services.domain import NO_EXIT, Clock, LinkEstimate, Plan, Policy, Segment, Tier
 from services.patience import Patience
-from services.probing import never
 from services.profile import Measured, Profiler
 from services.response import Predictions, Response, Trace
 from testbed.bench.hops import Outcome, Steps, VirtualHop
@@ -132,10 +131,8 @@ class Simulation:
         return Queues(wait, self.hops[Tier.DEVICE].ahead_seconds())
 
     def late(self) -> LinkEstimate | None:
-        """What is believed of the device's link, while it keeps a call waiting for too long and is not dead."""
-        hop = self.hops[Tier.DEVICE]
-        link = hop.link() if hop.overdue else None
-        return None if link is None or link.rtt_seconds is None else link
+        """What is believed of the device's link, while it keeps a call waiting."""
+        return probing.late(self.hops[Tier.DEVICE])
 
     def known(self) -> Situation:
         """For a policy that knows the link: no breaker keeps its calls back, either, for what was seen of it."""
@@ -275,7 +272,7 @@ class Simulation:
     def _probe(self, policy: VirtualPolicy) -> None:
         if isinstance(policy, Probing):
             for source, hop in self.hops.items():
-                needed = policy.needs_link if source is Tier.DEVICE else never
+                needed = policy.needs_link if source is Tier.DEVICE else probing.never
                 self.env.process(hop.probing(needed, lambda: policy.told(self.links())))
                 self.env.process(hop.watching(lambda: policy.told(self.links())))
 
