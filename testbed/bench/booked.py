@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
 from services.connection import Connection
-from services.domain import Clock, Tier
+from services.domain import Clock, LinkEstimate, Tier
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.traffic import Crossing, Traffic
@@ -58,9 +57,9 @@ def uplink(target: str, max_message_bytes: int, book: Book, knowing: bool = Fals
 class BookedConnection(Connection):
     """Writes down what really goes out: not what is refused before, for want of time or by a breaker."""
 
-    def __init__(self, book: Book, knowing: bool, *arguments: Any):
-        super().__init__(*arguments)
-        self._book, self._knowing = book, knowing
+    def __init__(self, book: Book, knowing: bool, source: Tier, *arguments: Any):
+        super().__init__(source, *arguments)
+        self._book, self._knowing, self._source = book, knowing, source
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
         self._book.note(nbytes)
@@ -74,5 +73,6 @@ class BookedConnection(Connection):
         with self._book.traffic.crossing(message.nbytes):
             return await super()._reply(message, timeout_seconds, connected, crossing)
 
-    def _least_seconds(self, nbytes: int, kind: Hashable) -> float:
-        return 0.0 if self._knowing else super()._least_seconds(nbytes, kind)
+    def link(self) -> LinkEstimate:
+        """Who knows the link itself keeps nothing back for what was seen of it."""
+        return LinkEstimate(self._source) if self._knowing else super().link()

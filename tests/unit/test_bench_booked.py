@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
+from services.client import GrpcNextTier
 from services.connection import Connection, Silence
+from services.domain import Deadline, Plan, Request, Segment, Stage, Tier
 from services.errors import DeadlineExceeded, OfframpError, UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
+from services.traffic import Crossing
 from testbed.bench import booked
 from testbed.bench.booked import Book
 from testbed.bench.world import Line
@@ -18,6 +22,7 @@ from tests.fakes import FakeClock
 
 RATE = 1000.0
 HEADER_BYTES = 50
+PLAN = Plan((Stage(Tier.DEVICE, Segment(0, 0)), Stage(Tier.EDGE, Segment(0, 1), "fp32")))
 
 
 @pytest.fixture
@@ -73,14 +78,19 @@ async def test_calls_in_vain_and_probes_are_bytes_that_were_sent(book: Book) -> 
     await uplink.close()
 
 
+@pytest.mark.parametrize(("knowing", "end", "sent"), [(False, DeadlineExceeded, 0), (True, UpstreamUnavailable, 1000)])
+@pytest.mark.parametrize("rtt_seconds", [0.9, 5.0])  # too much for the way and the bytes, and for the way alone
 async def test_what_is_refused_for_want_of_time_was_not_sent_unless_by_who_knows_the_link(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    book: Book, knowing: bool, end: type[OfframpError], sent: int, rtt_seconds: float
 ) -> None:
-    monkeypatch.setattr(Connection, "_least_seconds", lambda *_: 99.0)
-    assert await asked(book, knowing=False) == [DeadlineExceeded]
-    assert (book.sent_bytes, book.line.free) == (0, 0.0)
-    assert await asked(book, knowing=True) == [UpstreamUnavailable]
-    assert book.sent_bytes == 1000
+    uplink = booked.uplink("127.0.0.1:1", 1 << 20, book, knowing)
+    for nbytes in (0, 60_000) * 8:
+        uplink.replicas.lead().connection._record(Crossing(nbytes, 0.0), rtt_seconds + nbytes / 5_000)
+    request = Request("r", "hash", PLAN, 0, np.zeros((1, 250), np.float32), Deadline.after(1.0))
+    with pytest.raises(end):
+        await GrpcNextTier(uplink, 2).infer(request, "fp32")
+    assert (book.sent_bytes, book.line.free > 0) == (sent, sent > 0)
+    await uplink.close()
 
 
 @pytest.mark.parametrize(("knowing", "sent"), [(False, 5000), (True, 9000)])
