@@ -7,6 +7,7 @@ better one is prepared on every tier first and then takes its place, so that no 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
@@ -55,10 +56,6 @@ def _no_queues() -> Queues:
     return NO_QUEUES
 
 
-def _nothing_late() -> None:
-    return None
-
-
 @dataclass(slots=True)
 class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
@@ -75,9 +72,11 @@ class Replanner:
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
     queues: Callable[[], Queues] = _no_queues
-    late: Callable[[], LinkEstimate | None] = _nothing_late
+    late: Callable[[], LinkEstimate | None] = lambda: None
     changes: int = 0
     _known: Known = field(init=False)
+    _looked_at: float = -math.inf
+    _late: LinkEstimate | None = None
     _choices: OrderedDict[tuple[Policy, int], Choice] = field(default_factory=OrderedDict)
     _pauses: Pauses = field(default_factory=Pauses)
 
@@ -95,10 +94,12 @@ class Replanner:
 
     def _heed(self, choice: Choice, policy: Policy, size: int) -> None:
         """Looks at a link that keeps calls waiting before yet another one goes there; few times, however many come."""
-        if self.clock() - choice.considered_at < _HEED_SECONDS or (link := self.late()) is None:
-            return
-        self.believe([], [link])
-        self._consider(choice, policy, size)
+        now = self.clock()
+        if now - self._looked_at >= _HEED_SECONDS:
+            self._looked_at, self._late = now, self.late()
+        if self._late is not None and now - choice.considered_at >= _HEED_SECONDS:
+            self.believe([], [self._late])
+            self._consider(choice, policy, size)
 
     def chosen(self, policy: Policy, batch_size: int) -> Plan:
         """The plan for requests that find the device idle."""

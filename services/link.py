@@ -145,8 +145,11 @@ class LinkEstimator:
         )
 
     def overdue(self, waiting: Iterable[tuple[int, float]]) -> bool:
-        """Whether one of the calls in flight, or the one given up last, takes longer than is plausible."""
-        return any(self._late(nbytes, seconds) for nbytes, seconds in (*waiting, *self._in_vain()))
+        """Whether one of the calls in flight, or the one given up last, takes longer than is plausible.
+
+        On a dead link none does: that it is dead is known, and lasts.
+        """
+        return not self._dead() and any(self._late(nbytes, seconds) for nbytes, seconds in (*waiting, *self._in_vain()))
 
     def _late(self, bytes_up: int, seconds: float) -> bool:
         surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)

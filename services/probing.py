@@ -64,8 +64,7 @@ class Watched(Protocol):
 
 def late(target: Watched) -> LinkEstimate | None:
     """What is believed of a link that keeps a call waiting; of one that is dead there is nothing new to tell."""
-    link = target.link() if target.overdue else None
-    return None if link is None or link.rtt_seconds is None else link
+    return target.link() if target.overdue else None
 
 
 class Probed(Watched, Protocol):
@@ -287,13 +286,18 @@ class Prober:
     async def _watch_forever(self) -> None:
         """Tells of calls that are overdue while they are: who waits for their end learns of a dead link too late.
 
-        Where this process was late itself, the answer may have come and wait to be read: the next look will tell.
+        And once more when they no longer are: the link may be dead by then. Where this process was late itself, the
+        answer may have come and wait to be read: the next look will tell.
         """
+        was = False
         while True:
             looked_at = self.clock()
             await asyncio.sleep(LOOK_SECONDS)
-            if self.clock() - looked_at < 1.5 * LOOK_SECONDS and self.target.overdue:
-                self.heard()
+            if self.clock() - looked_at < 1.5 * LOOK_SECONDS:
+                overdue = self.target.overdue
+                if overdue or was:
+                    self.heard()
+                was = overdue
 
 
 async def _until(stop: asyncio.Event) -> None:

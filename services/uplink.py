@@ -177,8 +177,8 @@ class Uplink:
 
     @property
     def overdue(self) -> bool:
-        """Whether a call in flight takes longer than is plausible."""
-        return any(replica.connection.overdue for replica in self.replicas)
+        """Whether a call to the replica whose link is believed in takes longer than is plausible."""
+        return bool(self.replicas) and self.replicas.lead().connection.overdue
 
     def quiet_seconds(self) -> float:
         """Since the last inference ended, 0 while one is in flight. Probes do not count."""

@@ -128,10 +128,13 @@ class VirtualHop:
 
     def watching(self, heard: Callable[[], None]) -> Steps:
         """Tells of overdue calls, as a prober does."""
+        was = False
         while True:
             yield self.env.timeout(LOOK_SECONDS)
-            if self.overdue:
+            overdue = self.overdue
+            if overdue or was:
                 heard()
+            was = overdue
 
     def _probe(self, nbytes: int) -> Outcome:
         limit = timeout_seconds(self.link(), nbytes)

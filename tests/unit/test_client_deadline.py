@@ -100,3 +100,18 @@ async def test_what_encoding_takes_is_not_left_for_the_way(
     assert all(0 < seconds < 1.0 - takes for seconds in left)
     assert bool(left) == (error is Unavailable)
     await uplink.close()
+
+
+async def test_a_call_that_another_replica_keeps_waiting_says_nothing_of_the_link_that_is_believed_in() -> None:
+    clock = FakeClock(100)
+    uplink = Uplink(Tier.DEVICE, "127.0.0.1:1,127.0.0.1:2", clock=clock)
+    for replica in uplink.replicas:
+        for _ in range(9):
+            replica.connection._estimator.record(0, 0.01)
+    lead, other = uplink.replicas.lead(), list(uplink.replicas)[1]
+    other.connection._estimator.failed(0, 0.4)
+    assert other.connection.overdue
+    assert not uplink.overdue
+    lead.connection._estimator.failed(0, 0.4)
+    assert uplink.overdue
+    await uplink.close()

@@ -37,6 +37,16 @@ def test_a_call_given_up_counts_as_overdue_until_the_next_comes_back() -> None:
     assert (road.link.estimate().rtt_seconds or 0.0) == pytest.approx(known, rel=0.1)
 
 
+def test_on_a_link_that_is_dead_no_call_is_overdue() -> None:
+    road = Road()
+    road.mixed(20)
+    road.link.failed(16_000, 0.4)
+    assert road.link.overdue([])
+    road.clock.now += 2.0
+    assert road.link.estimate().rtt_seconds is None
+    assert not road.link.overdue([(16_000, 2.4)])
+
+
 def test_a_call_given_up_for_what_the_far_side_may_need_says_nothing_of_the_link_later_either() -> None:
     road = Road()
     road.mixed(20)

@@ -311,3 +311,15 @@ async def test_whoever_waits_for_news_hears_of_a_call_that_is_overdue() -> None:
     await asyncio.wait_for(heard.wait(), 5)
     stop.set()
     await asyncio.wait_for(task, 1)
+
+
+async def test_whoever_waits_for_news_hears_once_more_when_no_call_is_overdue_any_longer() -> None:
+    road, heard = Stuck(MBIT, late=True), list[bool]()
+
+    def hear() -> None:
+        heard.append(road.late)
+        road.late = False  # it is given up, and the link is dead
+
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(Prober(road, heard=hear)._watch_forever(), 0.5)
+    assert heard == [True, False]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from device_agent.replan import Replanner
 from services.domain import LinkEstimate, Tier
 from tests.fakes import FakeClock
@@ -20,21 +22,24 @@ async def test_it_goes_by_what_is_believed_now_and_not_when_an_answer_last_came(
     clock.now += 0.02
     assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is not None
     replanner.late = lambda: HELD_UP
+    clock.now += 0.01
     assert replanner.plan(POLICY, 1).after(Tier.DEVICE) is None
 
 
+@pytest.mark.parametrize("found", [None, FAST])
 async def test_however_many_come_it_is_looked_at_a_hundred_times_a_second(
-    replanner: Replanner, clock: FakeClock
+    replanner: Replanner, clock: FakeClock, found: LinkEstimate | None
 ) -> None:
     await learnt(replanner, clock, FAST)
     looked = list[float]()
 
-    def late() -> LinkEstimate:
+    def late() -> LinkEstimate | None:
         looked.append(clock.now)
-        return FAST
+        return found
 
     replanner.late = late
     for _ in range(1000):
         clock.now += 0.001
-        replanner.plan(POLICY, 1)
+        for size in (1, 2, 4):
+            replanner.plan(POLICY, size)
     assert 80 <= len(looked) <= 100
