@@ -304,11 +304,15 @@ class Profiler:
     def _slower(self) -> float:
         return self._slowdown.value() or 1.0 if len(self._slowdown) >= _LEAST_RECENT else 1.0
 
+    def forget_load(self) -> None:
+        """Forgets how long runs waited, and how much longer they took than measured."""
+        self._queue.clear()
+        self._slowdown.clear()
+
     def _forget_the_old(self) -> None:
         self._now = self.clock()
         if self._now - self._last > _RECENT_SECONDS:
-            self._queue.clear()
-            self._slowdown.clear()
+            self.forget_load()
 
 
 def corrected(known: tuple[CodecCost, ...], lately: tuple[CodecCost, ...]) -> tuple[CodecCost, ...]:

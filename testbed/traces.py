@@ -140,9 +140,9 @@ class RateTrace:
 Rate = ConstantRate | RateTrace
 
 
-def rate_around(rate: Rate, seconds: float, width_seconds: float = 0.2) -> float:
-    """Mean bytes per second around a point in time: of packets, what is between two is no outage."""
-    start = max(0.0, seconds - width_seconds / 2)
+def rate_lately(rate: Rate, seconds: float, width_seconds: float = 0.2) -> float:
+    """Mean bytes per second up to a point in time: of packets, what is between two is no outage."""
+    start = max(0.0, seconds - width_seconds)
     return rate.capacity(start, start + width_seconds) / width_seconds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Simulation, VirtualPolicy, drawn, poisson
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Floats, Loop, World
-from testbed.traces import Rate, rate_around
+from testbed.traces import Rate, rate_lately
 
 _HINDSIGHT = 4
 _POLICY = Policy()
@@ -120,6 +120,10 @@ class Trial:
     def end(self) -> float:
         return self.start + self.seconds
 
+    def turns(self, count: int) -> list[Trial]:
+        """The same so many times, each with requests of its own."""
+        return [replace(self, seed=self.seed + turn) for turn in range(count)]
+
     def arrivals(self, per_second: float) -> list[float]:
         """When requests come in an open loop, in seconds of the trace. Raises InvalidInput where none does."""
         found = poisson(per_second, self.seconds, self.seed)
@@ -164,12 +168,12 @@ def maker(each: Bench, name: str) -> Maker:
     if name in static:
         return lambda simulation: Static(static[name])
     if name in ORACLES:
-        return lambda simulation: policies.oracle(name, each.choices, simulation.known())
+        return lambda simulation: policies.oracle(name, each.choices, simulation.trusted())
     makers: dict[str, Maker] = {
         OURS: lambda s: policies.ours(
             manifest, each.costs, each.world, s.clock, s.queues, s.late, each.options, each.rule
         ),
-        "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(s.rate, s.clock())),
+        "dsc": lambda s: DynamicSplit(manifest, each.costs, each.world, lambda: rate_lately(s.rate, s.clock())),
     }
     return makers[name]
 

@@ -54,9 +54,9 @@ HOW = (
     "further up. Neither what the device saw of the link nor its breaker keeps anything of it back. On running tiers,"
     " the queue for the device is what the device makes of the runs that wait there, and that for the link is worked "
     "out from the trace and from what the policy's own requests have put on it. "
-    "oracle-now: the same without foresight: of the link it knows only the rate as it is, as a mean over a fifth of a "
-    "second, and takes it to last. oracle-late: it knows only the rate half a second ago: about what can be found out "
-    "by sending a few requests a second.",
+    "oracle-now: the same without foresight: of the link it knows only the rate as it is, as the mean of the last "
+    "fifth of a second, and takes it to last. oracle-late: it knows only the rate half a second ago: about what can be "
+    "found out by sending a few requests a second.",
     "EfficientNet-B0 has random weights: its times and bytes are real, its answers mean nothing. The oracles know how "
     "many bytes each codec makes of the very pictures that are sent; offramp knows what the bundle says, which for the "
     "one that is made here was measured on the same pictures, and learns sizes of image files as it sends them.",
@@ -141,6 +141,7 @@ async def on_tiers(asked: Asked, on_step: Advance) -> Found:
     found = Found()
     for workload in prepared(asked, on_step):
         each = ready(workload, asked, asked.world)
+        _draw(asked, each)
         async with live.running(each, asked.out) as tiers:
             found_out = await calibration.calibrate(each, tiers)
             each = ready(workload, asked, found_out.of(asked.world))
@@ -153,6 +154,14 @@ async def on_tiers(asked: Asked, on_step: Advance) -> Found:
                 found.virtual_ratios[real.comparison.title] = ratios
         found.add_regimes(each)
     return found
+
+
+def _draw(asked: Asked, each: Bench) -> None:
+    """Raises InvalidInput where nobody would come in some turn, before hours are spent on the others."""
+    if Loop.OPEN in asked.loops:
+        for trial in study.trials(asked.traces, asked.seconds, Loop.OPEN, asked.seed):
+            for turn in trial.turns(asked.rounds):
+                turn.arrivals(each.per_second)
 
 
 async def _both(
@@ -179,8 +188,8 @@ def _again(each: Bench, trial: Trial, name: str, ran: Outcome, rounds: int) -> R
     """One policy simulated as often as it ran, with the same arrivals; hindsight with the plan that really ran."""
     whole, plan = Runs(), ran.static
     make: Maker = (lambda _: Static(plan)) if name == BEST_STATIC and plan is not None else maker(each, name)
-    for turn in range(rounds):
-        whole.take(simulate(each, replace(trial, seed=trial.seed + turn), make))
+    for again in trial.turns(rounds):
+        whole.take(simulate(each, again, make))
     return whole
 
 

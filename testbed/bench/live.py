@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent.agent import Agent
@@ -44,7 +44,7 @@ from testbed.bench.statistics import Runs
 from testbed.bench.virtual import Situation, drawn
 from testbed.bench.world import Line, Loop
 from testbed.local import Part, TestbedError, part
-from testbed.traces import format_duration, format_rate, rate_around
+from testbed.traces import format_duration, format_rate, rate_lately
 
 FAST = "1gbit"
 NEVER = 2.0
@@ -122,10 +122,9 @@ async def compare(
     shutil.copyfile(file, tiers.traces / file.name)
     found = {name: Runs() for name in virtual.runs}
     names = list(found)
-    for turn in range(rounds):
+    for turn, again in enumerate(trial.turns(rounds)):
         start = (first + turn * len(names) // rounds) % len(names)
         for name in (*names[start:], *names[:start]):
-            again = replace(trial, seed=trial.seed + turn)
             found[name].take(await _replay(each, tiers, again, file.name, name, virtual, speeds[name]))
             on_step(f"{trial.name} {name}")
     return Outcome(found, virtual.crosses, virtual.static)
@@ -177,6 +176,7 @@ def _way_up(each: Bench, tiers: Tiers, trial: Trial, name: str) -> tuple[Book, U
     uplink = booked.uplink(tiers.near.address, tiers.asked.max_message_bytes, book, knowing)
     tiers.device.next_tier = GrpcNextTier(uplink, len(manifest.labels), manifest.input.preprocessing)
     tiers.device.patience, tiers.device.lag = Patience(), Lag()
+    tiers.device.profiler.forget_load()
     return book, uplink
 
 
@@ -201,7 +201,7 @@ def _plans(each: Bench, device: TierRuntime, book: Book, name: str, virtual: Out
         return Static(static[name])
     if name in ORACLES:
         return policies.oracle(name, each.choices, _situation(device, book))
-    return DynamicSplit(manifest, each.costs, each.world, lambda: rate_around(book.line.rate, book.now()))
+    return DynamicSplit(manifest, each.costs, each.world, lambda: rate_lately(book.line.rate, book.now()))
 
 
 def _situation(device: TierRuntime, book: Book) -> Situation:

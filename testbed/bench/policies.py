@@ -20,7 +20,7 @@ from testbed.bench.costs import Costs
 from testbed.bench.routes import Choices, plan_of
 from testbed.bench.virtual import Situation
 from testbed.bench.world import FastRate, Floats, World
-from testbed.traces import ConstantRate, rate_around
+from testbed.traces import ConstantRate, rate_lately
 
 OURS, ORACLE, BEST_STATIC = "offramp", "oracle", "best-static"
 NOW_ORACLE, LATE_ORACLE, LATE_SECONDS = "oracle-now", "oracle-late", 0.5
@@ -87,7 +87,7 @@ class LateOracle:
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         at, seen = self.situation.clock(), self.situation
-        rate = max(rate_around(seen.line.rate, max(0.0, at - self.late_seconds)), _LEAST_RATE)
+        rate = max(rate_lately(seen.line.rate, max(0.0, at - self.late_seconds)), _LEAST_RATE)
         free = np.array([at + seen.ahead(rate)])
         wait = max(0.0, seen.device_free() - at)
         return _first(self.choices, self.choices.seconds(FastRate(ConstantRate(rate)), np.array([at]), free, wait))

@@ -134,8 +134,8 @@ class Simulation:
         """What is believed of the device's link, while it keeps a call waiting."""
         return probing.late(self.hops[Tier.DEVICE])
 
-    def known(self) -> Situation:
-        """For a policy that knows the link: no breaker keeps its calls back, either, for what was seen of it."""
+    def trusted(self) -> Situation:
+        """What is known by a policy of which from now on no breaker keeps calls back, as it knows the link itself."""
         hop = self.hops[Tier.DEVICE]
         hop.breaker = TrustingBreaker()
         return Situation(self.clock, lambda: self.machines[Tier.DEVICE].free, hop.line, hop.traffic.ahead_seconds)

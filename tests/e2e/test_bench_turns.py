@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from services import process, settings
-from services.domain import Tier
+from services.domain import Segment, Tier
 from services.settings import DeviceSettings
 from testbed.bench import live
 from testbed.bench.compare import Bench, Trial, run
@@ -69,5 +69,8 @@ async def test_who_does_not_probe_sends_only_what_its_requests_take(each: Bench,
 async def test_a_turn_does_not_remember_how_long_others_had_to_wait(each: Bench, tiers: live.Tiers) -> None:
     await replayed(each, tiers, "cloud-raw")
     of_the_first = tiers.device.patience
+    for _ in range(7):
+        tiers.device.profiler.record(Segment(0, 8), 1, 0.1, 0.1)
     await replayed(each, tiers, "cloud-raw")
     assert tiers.device.patience is not of_the_first
+    assert tiers.device.profiler.queue_seconds() == 0.0

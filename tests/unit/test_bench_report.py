@@ -325,3 +325,21 @@ def test_a_folder_without_traces_says_which_of_its_folders_may_have_some(tmp_pat
     (tmp_path / "index.csv").write_text("name,kind\n")
     with pytest.raises(InvalidInput, match=r"no file there is a link trace; try .*csv"):
         command._files([tmp_path])
+
+
+async def test_every_turn_has_requests_before_any_tier_is_started(
+    asked: conduct.Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = list[int]()
+
+    def arrivals(trial: Trial, per_second: float) -> list[float]:
+        drawn.append(trial.seed)
+        if trial.seed == 2:
+            raise InvalidInput("no request comes")
+        return [0.0]
+
+    monkeypatch.setattr(Trial, "arrivals", arrivals)
+    monkeypatch.setattr(conduct.live, "running", lambda *_: pytest.fail("tiers were started"))
+    with pytest.raises(InvalidInput):
+        await conduct.on_tiers(replace(asked, rounds=3), lambda step: None)
+    assert drawn == [0, 1, 2]
