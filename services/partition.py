@@ -20,11 +20,16 @@ from services.bundle import SplitPointSpec
 from services.domain import Segment
 from services.errors import InvalidInput
 
-_WEIGHING = frozenset(
-    {"Conv", "ConvTranspose", "DeformConv", "ConvInteger", "QLinearConv"}
-    | {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "RNN", "GRU", "LSTM"}
+_WEIGHED = (
+    dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), 2)
+    | dict.fromkeys(("DeformConv", "RNN", "GRU", "LSTM"), 3)
+    | dict.fromkeys(("ConvInteger", "MatMulInteger"), 4)
+    | dict.fromkeys(("QLinearConv", "QLinearMatMul"), 6)
 )
-"""What sums its input up by weights. Anything else may be the input rearranged, scaled, or made smaller."""
+"""How many of its inputs, the first ones, a layer sums up by weights: a bias or a first state goes in as it is.
+
+Anything else may be the input rearranged, scaled, or made smaller.
+"""
 _MEASURING = frozenset({"Shape", "Size"})
 _INT8_RANGE_BYTES = 8  # per channel: a float32 minimum and a float32 step
 _SAMPLES = 1009
@@ -164,7 +169,8 @@ def _still_input(graph: onnx.GraphProto, source: str) -> set[str]:
     """
     still = {source}
     for node in _depending(graph, source):
-        if node.op_type not in _WEIGHING | _MEASURING and still & set(node.input):
+        unweighed = node.input[_WEIGHED.get(node.op_type, 0) :]
+        if node.op_type not in _MEASURING and still & set(unweighed):
             still |= _named(node.output)
     return still - {source}
 

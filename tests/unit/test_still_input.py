@@ -110,17 +110,28 @@ FORMS = [
     "f = ReduceMean <axes = [1]> (x)",
     "c = Conv(x, k) f = Add(x, c)",
     "c = Conv(x, k) f = Concat <axis = 1> (c, x)",
+    "r = Flatten <axis = 3> (x) h = MatMul(r, square) g = Gemm(h, square, r) f = Reshape(g, same)",
+    "b = ReduceMean <axes = [0, 2, 3], keepdims = 0> (x) f = Conv(x, k, b)",
+    "r = Flatten <axis = 3> (x) s = Unsqueeze(r, zero) "
+    "g = GRU <hidden_size = 2> (s, gates, gates, , , s) f = Reshape(g, same)",
 ]
 LAYERS = [
     "f = Conv(x, k)",
     "f = ConvTranspose(x, k)",
     "f = MatMul(x, square)",
     "c = Conv(x, k) n = Shape(x) f = Reshape(c, n)",
+    "r = Flatten <axis = 3> (x) g = Gemm(r, square, row) f = Reshape(g, same)",
+    "r = Flatten <axis = 3> (x) g = Gemm <transB = 1> (square, r) f = Reshape(g, same)",
+    "f = Conv(x, k, ones)",
+    "r = Flatten <axis = 3> (x) q, s, z = DynamicQuantizeLinear(r) i = MatMulInteger(q, whole, z) "
+    "c = Cast <to = 1> (i) f = Reshape(c, same)",
 ]
 CONSTANTS = f"""
     int64[1] zero = {{0}}, int64[1] two = {{2}}, float[4] scales = {{1, 1, 2, 2}}, int64 axis = {{1}},
     float low = {{-1}}, float high = {{1}}, float[4] ones = {{1, 1, 1, 1}},
     int64[4] shape = {{1, 4, 2, 2}}, int64[4] repeats = {{1, 2, 1, 1}},
+    int64[4] same = {{-1, 4, 2, 2}}, {matrix("gates", 6, 2).replace("[", "[1,")}, float[2] row = {{1, 2}},
+    uint8[2,2] whole = {{1, 2, 3, 4}},
     float[4,4,1,1] k = {{{", ".join(["0.5"] * 16)}}}, float[2,2] square = {{1, 2, 3, 4}}, float[1,2] v = {{1, 2}}
 """
 HEAD = "p = ReduceSum <keepdims = 0> (f, axes) u = Unsqueeze(p, one) y = MatMul(u, v)"
