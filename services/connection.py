@@ -208,7 +208,7 @@ class Connection:
         """Whether it serves, now and at each change; ends with the connection, waits for one without limit."""
         try:
             async for reply in self._watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
-                yield reply.status == health_pb2.HealthCheckResponse.SERVING
+                yield reply is not None and reply.status == health_pb2.HealthCheckResponse.SERVING
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 yield True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 from services.breaker import Breaker, BreakerState
 from services.connection import Connection, Silence
@@ -17,6 +20,8 @@ from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
 from tests.calls import until
+
+SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
 
 
 class Healthy:
@@ -137,16 +142,36 @@ async def test_who_is_heard_after_its_recovery_went_wrong_is_checked_on_again(ca
     await replica.close()
 
 
-async def test_a_health_check_whose_answer_does_not_parse_finds_nobody_serving() -> None:
-    async def garbage(request: bytes, context: Any) -> bytes:
+@asynccontextmanager
+async def garbled() -> AsyncIterator[Connection]:
+    """To one whose answers about its health do not parse; who goes on watching hears then that it serves."""
+
+    async def check(request: bytes, context: Any) -> bytes:
         return b"\xff"
 
+    async def watch(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"\xff"
+        yield SERVING
+
     server = grpc.aio.server()
-    methods = {"Check": grpc.unary_unary_rpc_method_handler(garbage)}
+    methods = {
+        "Check": grpc.unary_unary_rpc_method_handler(check),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch),
+    }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("grpc.health.v1.Health", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     connection = Connection(Tier.DEVICE, f"127.0.0.1:{port}")
-    assert not await connection.serves(5.0)
+    yield connection
     await connection.close()
     await server.stop(None)
+
+
+async def test_a_health_check_whose_answer_does_not_parse_finds_nobody_serving() -> None:
+    async with garbled() as connection:
+        assert not await connection.serves(5.0)
+
+
+async def test_news_of_its_health_that_do_not_parse_mean_that_it_does_not_serve_and_the_next_are_heard() -> None:
+    async with garbled() as connection, asyncio.timeout(5.0):
+        assert [serving async for serving in connection.watch()] == [False, True]
