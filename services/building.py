@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -61,6 +62,7 @@ class Builder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="builder")
         self._pieces: dict[Segment, _Piece] = {}
         self._jobs: tuple[deque[_Job], ...] = (deque(), deque(), deque(maxlen=_MAX_RESTS))
+        self._turn: Future[None] | None = None
 
     async def resident(self, piece: Segment, until: Deadline) -> None:
         """Returns when `piece` is built, once for all who wait for it; what nobody waits for any more is dropped.
@@ -75,6 +77,7 @@ class Builder:
             building.waiting -= 1
             if not building.waiting and building.job.cancel():  # it has not begun
                 self._forget(piece, building)
+                self._make_room(building.job)
         if not done:
             raise DeadlineExceeded(f"no time left to wait until segment {piece} is built")
         building.built.result()
@@ -90,7 +93,8 @@ class Builder:
         """
         done: Future[None] = Future()
         self._jobs[urgency].append((work, done))
-        self._thread.submit(self._next)
+        if self._turn is None or self._turn.running() or self._turn.done():  # else it comes to this, too
+            self._turn = self._thread.submit(self._all)
         return done
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class Builder:
             done.cancel()
 
     def _begin(self, piece: Segment) -> _Piece:
-        if (ahead := len(self._jobs[Urgency.REQUEST])) >= _MAX_PIECES:  # dropped ones too, until it is their turn
+        if (ahead := len(self._jobs[Urgency.REQUEST])) >= _MAX_PIECES:
             raise QueueFull(f"{ahead} pieces wait to be built", _AGAIN_SECONDS)
         job = self.prepare(Urgency.REQUEST, piece)
         building = self._pieces[piece] = _Piece(job, asyncio.wrap_future(job))
@@ -115,6 +119,19 @@ class Builder:
     def _forget(self, piece: Segment, building: _Piece) -> None:
         if self._pieces.get(piece) is building:
             del self._pieces[piece]
+
+    def _make_room(self, job: Future[None]) -> None:
+        """What was dropped keeps no place of those that are waited for."""
+        ahead = self._jobs[Urgency.REQUEST]
+        for each in tuple(ahead):
+            if each[1] is job:
+                with suppress(ValueError):  # the thread has just come to it
+                    ahead.remove(each)
+
+    def _all(self) -> None:
+        """In the thread: does everything there is."""
+        while self._next():
+            pass
 
     def _next(self, before: int = len(Urgency)) -> bool:
         """In the thread: does the most urgent there is of what is more urgent than `before`; whether there was any."""

@@ -155,6 +155,23 @@ async def test_what_nobody_waits_for_any_more_is_not_built(cold: Model, builds: 
     builder.close()
 
 
+async def test_those_who_gave_up_leave_no_place_taken_while_a_build_goes_on(cold: Model, builds: Builds) -> None:
+    builder, first, second = Builder(cold), Segment(0, 1), Segment(2, 3)
+    begun = asyncio.create_task(builder.resident(first, Deadline.after(PATIENCE)))
+    assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    for _ in range(building._MAX_PIECES):
+        with pytest.raises(DeadlineExceeded):
+            await builder.resident(second, Deadline.after(0))
+    assert not any(builder._jobs)
+    assert builder._thread._work_queue.qsize() == 1
+    waiting = asyncio.create_task(builder.resident(second, Deadline.after(PATIENCE)))
+    await asyncio.sleep(0)
+    builds.free.set()
+    await asyncio.gather(begun, waiting)
+    assert builds.built == [first, second]
+    builder.close()
+
+
 async def test_what_requests_wait_for_is_built_before_plans_and_those_before_what_may_never_run(cold: Model) -> None:
     builder, free, order = Builder(cold), threading.Event(), list[Urgency]()
     builder.submit(Urgency.PLAN, partial(free.wait, PATIENCE))
