@@ -17,13 +17,9 @@ from functools import partial
 from typing import Protocol
 
 from services.domain import Deadline, Segment
-from services.errors import DeadlineExceeded, QueueFull
+from services.errors import MOST_RETRY_SECONDS, DeadlineExceeded, QueueFull
 
-_MAX_PIECES = 64
-"""As many sessions as a model keeps: more would drive each other out."""
 _MAX_RESTS = 8
-_AGAIN_SECONDS = 0.2
-"""So many builds take longer: the most that a caller is told."""
 
 
 class Urgency(IntEnum):
@@ -35,7 +31,12 @@ class Urgency(IntEnum):
 
 
 class Prepares(Protocol):
-    """What is needed here of a model."""
+    """What is needed here of a model.
+
+    max_sessions: how many pieces it keeps. More to be built at a time would drive each other out.
+    """
+
+    max_sessions: int
 
     def pieces(self, segment: Segment) -> tuple[Segment, ...]: ...
 
@@ -104,8 +105,8 @@ class Builder:
             done.cancel()
 
     def _begin(self, piece: Segment) -> _Piece:
-        if (ahead := len(self._jobs[Urgency.REQUEST])) >= _MAX_PIECES:
-            raise QueueFull(f"{ahead} pieces wait to be built", _AGAIN_SECONDS)
+        if (ahead := len(self._jobs[Urgency.REQUEST])) >= self._model.max_sessions:
+            raise QueueFull(f"{ahead} pieces wait to be built", MOST_RETRY_SECONDS)  # so many take longer
         job = self.prepare(Urgency.REQUEST, piece)
         building = self._pieces[piece] = _Piece(job, asyncio.wrap_future(job))
         building.built.add_done_callback(lambda _: self._ended(piece, building))

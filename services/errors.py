@@ -22,6 +22,9 @@ OfframpError
 
 from __future__ import annotations
 
+MOST_RETRY_SECONDS = 0.2
+"""No caller is told to wait for longer before it asks again."""
+
 
 class OfframpError(Exception):
     """Base of everything Offramp raises on purpose. `reason` is the ErrorInfo reason on the wire."""

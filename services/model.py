@@ -66,7 +66,7 @@ class Model:
         self.manifest = bundle.manifest.model_copy(update={"split_points": found.split_points})
         self._cutter = Cutter(graph, found.split_points, found.exits)
         self._sessions: OrderedDict[Segment, ort.InferenceSession] = OrderedDict()
-        self._max_sessions = max_sessions
+        self.max_sessions = max_sessions
         self._building = threading.Lock()
         self._slowdown, self._clock, self._sleep, self._busy = slowdown, clock, sleep, busy
         self._fastest: dict[tuple[Segment, int], float] = {}
@@ -172,7 +172,7 @@ class Model:
         with self._building:
             session = self._sessions.get(piece) or self._built(piece)
             self._sessions[piece] = session
-            if len(self._sessions) > self._max_sessions:
+            if len(self._sessions) > self.max_sessions:
                 self._sessions.popitem(last=False)
             return session
 

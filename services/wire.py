@@ -12,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from services.domain import DegradedReason, FloatArray, Payload, Plan, Segment, Stage, Tier
 from services.errors import (
+    MOST_RETRY_SECONDS,
     CorruptPayload,
     DeadlineExceeded,
     Draining,
@@ -37,7 +38,7 @@ from services.wire_beliefs import link_from_pb, link_to_pb, profile_from_pb, pro
 from services.wire_names import CODEC_TO_PB, codec_from_pb, tier_from_pb, tier_to_pb
 
 ERROR_DOMAIN = "offramp"
-LEAST_PUSHBACK_MS, MOST_PUSHBACK_MS = 25, 200
+LEAST_PUSHBACK_MS, MOST_PUSHBACK_MS = 25, round(1000 * MOST_RETRY_SECONDS)
 _MAX_MESSAGE = 500
 """Characters. Metadata is bounded: an error that quotes its caller at length would otherwise not arrive at all."""
 _MAX_DIMENSIONS = 16

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from services import building, bundle, eager
+from services import bundle, eager
 from services.building import Builder, Urgency
 from services.domain import Deadline, Request, Segment, SegmentTime, Tier
-from services.errors import BundleError, DeadlineExceeded, QueueFull
+from services.errors import MOST_RETRY_SECONDS, BundleError, DeadlineExceeded, QueueFull
 from services.model import Model
 from services.profile import Measured
 from services.response import Response
@@ -119,18 +119,16 @@ async def test_a_build_that_fails_fails_all_who_wait_for_it_and_is_tried_again(
 ODD = [Segment(a, b) for a in range(4) for b in range(a + 1, 6)][:10]
 
 
-async def test_many_pieces_are_waited_for_each_until_its_own_deadline(
-    cold: Model, builds: Builds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_pieces_are_waited_for_each_until_its_own_deadline(cold: Model, builds: Builds) -> None:
     builder = Builder(cold)
     waiting = [asyncio.create_task(builder.resident(ODD[0], Deadline.after(PATIENCE)))]
     assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
     waiting += [asyncio.create_task(builder.resident(piece, Deadline.after(PATIENCE))) for piece in ODD[1:]]
     await asyncio.sleep(0)
-    monkeypatch.setattr(building, "_MAX_PIECES", 9)
+    cold.max_sessions = 9
     with pytest.raises(QueueFull, match="9 pieces") as refused:
         await builder.resident(Segment(6, 7), Deadline.after(PATIENCE))
-    assert refused.value.retry_seconds == 0.2
+    assert refused.value.retry_seconds == MOST_RETRY_SECONDS
     builds.free.set()
     await asyncio.gather(*waiting)
     builder.close()
@@ -159,7 +157,7 @@ async def test_those_who_gave_up_leave_no_place_taken_while_a_build_goes_on(cold
     builder, first, second = Builder(cold), Segment(0, 1), Segment(2, 3)
     begun = asyncio.create_task(builder.resident(first, Deadline.after(PATIENCE)))
     assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
-    for _ in range(building._MAX_PIECES):
+    for _ in range(cold.max_sessions):
         with pytest.raises(DeadlineExceeded):
             await builder.resident(second, Deadline.after(0))
     assert not any(builder._jobs)

@@ -69,6 +69,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert dict(wire.status_of(QueueFull("full"))[2])["grpc-retry-pushback-ms"] == "50"
     told = [dict(wire.status_of(QueueFull("full", s))[2])["grpc-retry-pushback-ms"] for s in (0.0, 0.1, 9.0)]
     assert told == ["25", "100", "200"]
+    assert told[-1] == f"{1000 * errors.MOST_RETRY_SECONDS:.0f}"
     assert "grpc-retry-pushback-ms" not in dict(wire.status_of(InvalidInput("bad"))[2])
 
 
