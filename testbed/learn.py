@@ -12,7 +12,7 @@ from rich.table import Table
 
 from services import bundle, codec
 from services import exits as exit_rules
-from services.bundle import Bundle
+from services.bundle import NOT_CARRIED, Bundle
 from services.errors import InvalidInput
 from services.model import Model
 from testbed import extras
@@ -63,8 +63,9 @@ def calibrate_codecs(path: Path, data: Path | None, console: Console) -> None:
 
     name, split, dataset = _calibration_samples(path, data)
     manifest = calibration.calibrate_codecs(path, split)
-    points = {entry.split_point for entry in manifest.codec_accuracy}
-    console.print(f"{name}: measured {len(manifest.codec_accuracy)} codecs at {len(points)} split points", markup=False)
+    measured = [entry for entry in manifest.codec_accuracy if entry.delta not in (None, NOT_CARRIED)]
+    points = {entry.split_point for entry in measured}
+    console.print(f"{name}: measured {len(measured)} codecs at {len(points)} split points", markup=False)
     _rewrite_card(path, dataset, console)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.bundle import Bundle, ExitSpec, Manifest, Sha256, load
+from services.bundle import NOT_CARRIED, Bundle, ExitSpec, Manifest, Sha256, load
 from services.errors import InvalidInput
 from services.model import Model
 from training.calibrate import NEVER
@@ -226,7 +226,7 @@ def _codecs(manifest: Manifest) -> str:
             names.get(c.split_point, "input" if c.split_point == 0 else ""),
             str(c.split_point),
             c.codec,
-            "" if c.delta is None else f"{100 * c.delta:+.3f}",
+            _points(c.delta),
             "" if c.bytes_per_sample is None else f"{c.bytes_per_sample:,.0f}",
         )
         for c in manifest.codec_accuracy
@@ -238,6 +238,12 @@ def _codecs(manifest: Manifest) -> str:
         f"images, bytes are the mean of at most {BYTES_SAMPLES}. The other natural bottlenecks are in `manifest.json`."
         f"\n\n{_table(header, rows)}"
     )
+
+
+def _points(delta: float | None) -> str:
+    if delta is None:
+        return ""
+    return "not carried" if delta == NOT_CARRIED else f"{100 * delta:+.3f}"
 
 
 def _training(record: Record, dataset: Dataset) -> str:

@@ -13,13 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from services import bundle
+from services.bundle import NOT_CARRIED, CodecAccuracy
 from services.domain import FloatArray, Segment
 from services.errors import InvalidInput
 from services.model import Model
 from testbed.cli import app
 from testbed.samples import held_out
 from tests.networks import write_bundle
-from training import codec_accuracy, datasets, evaluate
+from training import calibrate, codec_accuracy, datasets, evaluate
 from training.calibrate import NEVER
 from training.datasets import Split
 
@@ -154,6 +155,23 @@ def test_what_is_asked_of_the_exits_is_refused_where_only_codecs_are_measured(as
     refused = CliRunner().invoke(app, ["calibrate", str(DIGITS), "--codecs-only", *asked])
     assert isinstance(refused.exception, InvalidInput)
     assert "--codecs-only leaves the exits alone" in str(refused.exception)
+
+
+def test_what_cannot_be_carried_or_was_measured_before_is_not_counted_as_measured(
+    mine: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(mine, copy := tmp_path / "copy")
+    before = CodecAccuracy(split_point=1, codec="int8", delta=0.0, bytes_per_sample=9.0)
+    bundle.write(copy, bundle.read_manifest(copy).model_copy(update={"codec_accuracy": (before,)}))
+    found = (
+        CodecAccuracy(split_point=0, codec="int8", delta=0.0, bytes_per_sample=9.0),
+        CodecAccuracy(split_point=0, codec="int2", delta=-0.5, bytes_per_sample=3.0),
+        CodecAccuracy(split_point=8, codec="int8", delta=-0.1, bytes_per_sample=6.0),
+        CodecAccuracy(split_point=14, codec="int8", delta=NOT_CARRIED),
+    )
+    monkeypatch.setattr(calibrate, "codec_accuracies", lambda *given: found)
+    told = offramp("calibrate", copy, "--data", labelled, "--codecs-only")
+    assert "mine: measured 3 codecs at 2 split points" in told
 
 
 def test_a_card_that_tells_of_another_calibration_is_named(mine: Path, labelled: Path, tmp_path: Path) -> None:

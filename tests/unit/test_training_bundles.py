@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from services.bundle import Bundle, load, load_samples
+from services.bundle import NOT_CARRIED, Bundle, CodecAccuracy, load, load_samples
 from services.domain import Segment
 from services.errors import InvalidInput
 from services.model import Model
@@ -159,6 +159,16 @@ def test_one_command_makes_a_calibrated_and_described_bundle(tmp_path: Path, mon
 def test_a_bundle_without_a_training_record_gets_no_card(fresh: Path, digits: Dataset) -> None:
     assert card.write_card(fresh, digits) is None
     assert not (fresh / "README.md").exists()
+
+
+def test_a_card_says_which_codec_cannot_carry_an_activation() -> None:
+    found = (
+        CodecAccuracy(split_point=0, codec="int8", delta=-0.5, bytes_per_sample=9.0),
+        CodecAccuracy(split_point=0, codec="int4", delta=NOT_CARRIED),
+    )
+    text = card._codecs(load(MODELS / "digits").manifest.model_copy(update={"codec_accuracy": found}))
+    assert "| input | 0 | int8 | -50.000 | 9 |" in text
+    assert "| input | 0 | int4 | not carried |  |" in text
 
 
 def test_a_record_of_an_earlier_release_belongs_to_the_graph_it_lies_beside(tmp_path: Path) -> None:
