@@ -241,7 +241,7 @@ class Connection:
 
     @property
     def overdue(self) -> bool:
-        """Whether one of the calls in flight takes longer than is plausible."""
+        """Whether a call in flight, or the one given up last, takes longer than is plausible."""
         return self._estimator.overdue(self._traffic.waiting())
 
     def quiet_seconds(self) -> float:

@@ -111,7 +111,8 @@ class LinkEstimator:
     def failed(self, bytes_up: int = 0, network_seconds: float = 0.0) -> None:
         """Adds a call that got no answer. Two in a row, or one and two seconds without success: unknown.
 
-        network_seconds: for how long `bytes_up` were waited for; 0 where that says nothing of the link.
+        network_seconds: for how long `bytes_up` were waited for, less what the far side should need; where nothing is
+        left, that says nothing of the link.
         """
         self._failures += 1
         self._failing_since = min(self._failing_since, self.clock())
