@@ -78,7 +78,6 @@ class Builder:
             building.waiting -= 1
             if not building.waiting and building.job.cancel():  # it has not begun
                 self._forget(piece, building)
-                self._make_room(building.job)
         if not done:
             raise DeadlineExceeded(f"no time left to wait until segment {piece} is built")
         building.built.result()
@@ -94,6 +93,7 @@ class Builder:
         """
         done: Future[None] = Future()
         self._jobs[urgency].append((work, done))
+        done.add_done_callback(partial(_make_room, self._jobs[urgency]))
         if self._turn is None or self._turn.running() or self._turn.done():  # else it comes to this, too
             self._turn = self._thread.submit(self._all)
         return done
@@ -121,14 +121,6 @@ class Builder:
         if self._pieces.get(piece) is building:
             del self._pieces[piece]
 
-    def _make_room(self, job: Future[None]) -> None:
-        """What was dropped keeps no place of those that are waited for."""
-        ahead = self._jobs[Urgency.REQUEST]
-        for each in tuple(ahead):
-            if each[1] is job:
-                with suppress(ValueError):  # the thread has just come to it
-                    ahead.remove(each)
-
     def _all(self) -> None:
         """In the thread: does everything there is."""
         while self._next():
@@ -152,3 +144,11 @@ class Builder:
         else:
             done.set_result(None)
         return True
+
+
+def _make_room(jobs: deque[_Job], ended: Future[None]) -> None:
+    """What was dropped takes no place from those that are waited for."""
+    for job in tuple(jobs) if ended.cancelled() else ():
+        if job[1] is ended:
+            with suppress(ValueError):  # the thread has just come to it
+                jobs.remove(job)

@@ -170,6 +170,20 @@ async def test_those_who_gave_up_leave_no_place_taken_while_a_build_goes_on(cold
     builder.close()
 
 
+@pytest.mark.parametrize("urgency", Urgency)
+async def test_what_is_dropped_does_not_wait_for_its_turn(cold: Model, builds: Builds, urgency: Urgency) -> None:
+    builder = Builder(cold)
+    begun = asyncio.wrap_future(builder.prepare(Urgency.REQUEST, Segment(0, 1)))
+    assert await asyncio.to_thread(builds.begun.acquire, timeout=PATIENCE)
+    dropped, kept = builder.prepare(urgency, Segment(2, 3)), builder.prepare(urgency, Segment(3, 4))
+    assert dropped.cancel()
+    assert [job for _, job in builder._jobs[urgency]] == [kept]
+    builds.free.set()
+    await asyncio.gather(begun, asyncio.wrap_future(kept))
+    assert builds.built == [Segment(0, 1), Segment(3, 4)]
+    builder.close()
+
+
 async def test_what_requests_wait_for_is_built_before_plans_and_those_before_what_may_never_run(cold: Model) -> None:
     builder, free, order = Builder(cold), threading.Event(), list[Urgency]()
     builder.submit(Urgency.PLAN, partial(free.wait, PATIENCE))
