@@ -35,6 +35,7 @@ class _Edge:
 
     told: Description
     doubtful: bool = False
+    overdue: bool = False
 
     async def describe(self, timeout_seconds: float, model_hash: str) -> Description:
         return self.told
