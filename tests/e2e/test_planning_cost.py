@@ -1,0 +1,65 @@
+"""The benchmark of what the live planner costs requests that stay on the device, on tiers over loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import planning
+from services import process, settings
+from services.domain import Tier
+from services.settings import DeviceSettings
+from services.uplink import Uplink
+from testbed.bench import live
+from tests.benches import tiny_bench
+from tests.tiers import upper
+
+
+async def test_both_ways_take_turns_and_the_fixed_one_is_left_alone_by_probes(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested, sent = list[bool](), list[int]()
+
+    async def stays(*_: object) -> None:
+        """The link is none, and so takes no other rate."""
+
+    async def probe(self: planning.Resting, nbytes: int, timeout_seconds: float) -> None:
+        rested.append(self.rests)
+        sent.append(nbytes)
+        await self.uplink.probe(nbytes, timeout_seconds)
+
+    monkeypatch.setattr(live, "reshape", stays)
+    monkeypatch.setattr(planning, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(planning.Resting, "probe", probe)
+    each, file = tiny_bench(tiny), tmp_path / "flat.csv"
+    file.write_text("t_s,mbps\n0,10\n1,10\n")
+    (tmp_path / "traces").mkdir()
+    asked = settings.read(DeviceSettings, ["--bundle", str(tiny), "--compute-slowdown", "8"])
+    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address) as edge:
+        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
+        tiers = live.Tiers(SimpleNamespace(address=edge.address), device, asked, tmp_path / "traces")  # type: ignore[arg-type]
+        found = await planning.blocks(each, tiers, file, 3)
+        device.close()
+    assert {name: len(of) for name, of in found.items()} == {"planned": 3, "fixed": 3}
+    assert all(seconds > 0 for of in found.values() for seconds in of)
+    assert sent
+    assert not any(rested)
+
+
+async def test_a_link_at_rest_gives_no_reason_to_probe_it() -> None:
+    uplink = Uplink(Tier.DEVICE, "127.0.0.1:1")
+    seen = planning.Resting(uplink)
+    assert seen.quiet_seconds() > 0
+    seen.rests = True
+    assert (seen.quiet_seconds(), seen.untaught_seconds(), seen.doubtful, seen.overdue) == (0.0, 0.0, False, False)
+    await uplink.close()
+
+
+def test_the_ratio_is_that_of_the_means_with_the_spread_of_its_pairs() -> None:
+    found = planning.compared([2.0, 4.0, 3.0], [1.0, 2.0, 3.0])
+    assert (found["planned_ms"], found["fixed_ms"], found["ratio"]) == (3.0, 2.0, 1.5)
+    assert found["low"] < 1.5 < found["high"]
+    even = planning.compared([2.0] * 9, [1.0] * 9)
+    assert (even["low"], even["ratio"], even["high"]) == (2.0, 2.0, 2.0)
