@@ -52,10 +52,6 @@ class Prepares(Protocol):
     def ready(self, plan: Plan) -> bool: ...
 
 
-def _no_queues() -> Queues:
-    return NO_QUEUES
-
-
 @dataclass(slots=True)
 class Replanner:
     """Keeps a plan for each policy and batch size, and changes it as beliefs change. Needs a running event loop.
@@ -71,7 +67,7 @@ class Replanner:
     options: Options = field(default_factory=Options)
     rule: SwitchRule = RULE
     clock: Clock = time.monotonic
-    queues: Callable[[], Queues] = _no_queues
+    queues: Callable[[], Queues] = lambda: NO_QUEUES
     late: Callable[[], LinkEstimate | None] = lambda: None
     changes: int = 0
     _known: Known = field(init=False)
@@ -206,7 +202,8 @@ class Replanner:
         problem = Problem(self.beliefs(), self._within_reach(policy), size, self.options)
         for spare in choice.spares:
             self._look_for_spare(spare, problem)
-        if choice.lead is not None and choice.lead.holds(problem.beliefs):
+        believed = problem.beliefs if choice.needs_link else self._known.at_best()
+        if choice.lead is not None and choice.lead.holds(believed):
             return
         choice.lead, choice.needs_link = None, True
         ranked = problem.best(2)
@@ -216,17 +213,23 @@ class Replanner:
         if best.plan.stages != choice.plan.stages:
             self._leave(choice, best, problem)
         elif not choice.under_way:
-            self._keep(choice, best, problem)
+            choice.plan, choice.known = best.plan, problem.queueing(best)  # with what is expected of it now
+            choice.switcher.kept(problem.needed(best))
             if best is ranked[0]:
-                choice.lead = Lead.of(problem.beliefs, problem.policy, ranked)
+                self._look_ahead(choice, ranked, problem)
 
-    def _keep(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
-        """The same plan, with what is expected of it now."""
-        choice.plan, choice.known = best.plan, problem.queueing(best)
-        choice.switcher.kept(problem.needed(best))
-        if best.plan.after(Tier.DEVICE) is None:
-            at_best = problem.believing(self._known.at_best()).best(1)
-            choice.needs_link = bool(at_best) and at_best[0].plan.stages != best.plan.stages
+    def _look_ahead(self, choice: Choice, ranked: list[PlanCost], problem: Problem) -> None:
+        """How far beliefs may move before there is something to decide.
+
+        A plan of this device alone that is the best over the best of links is so over all, however they change.
+        """
+        if ranked[0].plan.after(Tier.DEVICE) is None:
+            over_best = problem.believing(self._known.at_best())
+            found = over_best.best(2)
+            if found and found[0].plan.stages == ranked[0].plan.stages:
+                choice.lead, choice.needs_link = Lead.of(over_best.beliefs, problem.policy, found), False
+                return
+        choice.lead = Lead.of(problem.beliefs, problem.policy, ranked)
 
     def _leave(self, choice: Choice, best: PlanCost, problem: Problem) -> None:
         """Goes over to a better plan, where the rule says that it is time to.

@@ -150,7 +150,7 @@ class LinkEstimator:
 
         On a dead link none does: that it is dead is known, and lasts.
         """
-        return not self._dead() and any(self._late(nbytes, seconds) for nbytes, seconds in (*waiting, *self._in_vain()))
+        return any(self._late(nbytes, seconds) for nbytes, seconds in (*waiting, *self._in_vain())) and not self._dead()
 
     def _late(self, bytes_up: int, seconds: float) -> bool:
         surprise, limit = self._surprise(bytes_up + self._overhead_bytes, seconds)

@@ -77,3 +77,19 @@ async def test_nothing_is_worked_out_while_the_best_plan_is_certainly_the_best(
     for change in (1.01, 0.99):
         slightly = replace(FAST, up_bytes_per_second=change * 1e8)
         assert await learnt(replanner, clock, slightly) == plan
+
+
+async def test_a_link_that_no_plan_needs_may_change_as_it_will_without_anything_being_worked_out(
+    replanner: Replanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = LinkEstimate(Tier.DEVICE, 100.0, 1e8)
+    for _ in range(2):
+        plan = await learnt(replanner, clock, far)
+    ranked = planner.rank
+    monkeypatch.setattr(planner, "rank", None)
+    for link in (replace(far, up_bytes_per_second=1e3), replace(far, rtt_seconds=900.0), UNKNOWN):
+        assert await learnt(replanner, clock, link) == plan
+    monkeypatch.setattr(planner, "rank", ranked)
+    assert not replanner.needs_link()
+    await learnt(replanner, clock, FAST)  # shorter than it ever was
+    assert (await learnt(replanner, clock, FAST)).after(Tier.DEVICE) is not None
