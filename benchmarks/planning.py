@@ -32,6 +32,7 @@ from device_agent.agent import Agent
 from device_agent.planning import Planning
 from services.client import GrpcNextTier
 from services.domain import Deadline, LinkEstimate, Tier
+from services.errors import OfframpError
 from services.preparing import Preparer
 from services.probing import Prober
 from services.uplink import Uplink
@@ -144,8 +145,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     given = parser.parse_args()
     files = sorted(given.trace.glob("*.csv")) if given.trace.is_dir() else [given.trace]
-    with tempfile.TemporaryDirectory() as out:
-        found = asyncio.run(measured(files, given.data, given.blocks, Path(out)))
+    if not all(file.is_file() for file in files or [given.trace]) or given.blocks < 2:
+        parser.error("--trace needs a recorded link, or a folder of them (*.csv), and --blocks at least 2")
+    try:
+        with tempfile.TemporaryDirectory() as out:
+            found = asyncio.run(measured(files, given.data, given.blocks, Path(out)))
+    except OfframpError as error:
+        parser.error(str(error))
     table = Table("link", "planned ms", "fixed ms", "ratio", "95 of 100 draws")
     for name, row in found.items():
         shown = f"{row['low']:.3f} to {row['high']:.3f}"

@@ -63,3 +63,31 @@ def test_the_ratio_is_that_of_the_means_with_the_spread_of_its_pairs() -> None:
     assert found["low"] < 1.5 < found["high"]
     even = planning.compared([2.0] * 9, [1.0] * 9)
     assert (even["low"], even["ratio"], even["high"]) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("trace", "more", "wrong"),
+    [
+        ("missing.csv", (), "--trace needs a recorded link"),
+        (".", (), "--trace needs a recorded link"),  # a folder without any
+        ("flat.csv", ("--blocks", "1"), "--blocks at least 2"),
+        ("flat.csv", (), "cifar10"),  # no such data there
+    ],
+)
+def test_a_wrong_call_ends_in_one_line_before_anything_is_started(
+    trace: str,
+    more: tuple[str, ...],
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "flat.csv" if trace == "flat.csv" else tmp_path / "flat.csv").write_text("t_s,mbps\n0,10\n")
+    given = tmp_path / "none" / trace
+    monkeypatch.setattr(live, "running", lambda *_: pytest.fail("tiers were started"))
+    monkeypatch.setattr("sys.argv", ["planning", "--trace", str(given), "--data", str(tmp_path), *more])
+    with pytest.raises(SystemExit) as ended:
+        planning.main()
+    assert ended.value.code == 2
+    assert wrong in capsys.readouterr().err
