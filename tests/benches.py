@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from device_agent.costs import Options
 from device_agent.switching import SwitchRule
-from services import bundle, codec
-from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime
+from services import bundle, codec, process, settings
+from services.domain import CodecCost, Plan, Policy, Segment, SegmentTime, Tier
 from services.model import Model
+from services.settings import DeviceSettings
+from testbed.bench import live
 from testbed.bench.compare import Bench, staying
 from testbed.bench.costs import CodecAt, Costs
 from testbed.bench.journeys import Journeys
@@ -22,6 +28,7 @@ from testbed.bench.virtual import Simulation
 from testbed.bench.workloads import Workload
 from testbed.bench.world import World
 from testbed.traces import Rate
+from tests.tiers import upper
 
 _WORLD = World(call_seconds=0.001, agent_seconds=0.0)
 _OPTIONS = Options(codecs=(("int8", "fp32"), ("int8", "fp32")), image_codecs=("pixels", "jpeg90"))
@@ -65,3 +72,19 @@ def tiny_bench(path: Path, coding: float = 0.0) -> Bench:
     network = Network(manifest, staying(journeys))
     found = choices(network, costs, _WORLD, _OPTIONS, Policy())
     return Bench(workload, _WORLD, _OPTIONS, journeys, costs, found, SwitchRule())
+
+
+@asynccontextmanager
+async def bench_tiers(each: Bench, traces: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Tiers]:
+    """Edge and cloud in this process; the link is none, and so takes no other rate."""
+
+    async def stays(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(live, "reshape", stays)
+    path = each.workload.bundle.path
+    asked = settings.read(DeviceSettings, ["--bundle", str(path), "--compute-slowdown", "8"])
+    async with upper(Tier.CLOUD, path) as cloud, upper(Tier.EDGE, path, cloud.address) as edge:
+        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
+        yield live.Tiers(SimpleNamespace(address=edge.address), device, asked, traces)  # type: ignore[arg-type]
+        device.close()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from services import process, settings
-from services.domain import Segment, Tier
-from services.settings import DeviceSettings
+from services.domain import Segment
 from testbed.bench import live
 from testbed.bench.compare import Bench, Trial, run
 from testbed.bench.policies import ORACLES, OURS
@@ -19,8 +16,7 @@ from testbed.bench.speeds import Speeds
 from testbed.bench.statistics import Runs
 from testbed.bench.world import Loop
 from testbed.traces import ConstantRate
-from tests.benches import tiny_bench
-from tests.tiers import upper
+from tests.benches import bench_tiers, tiny_bench
 
 TRIAL = Trial("flat", ConstantRate(12.5e6), 1.0, Loop.CLOSED, seed=0)
 
@@ -31,18 +27,9 @@ def each(tiny: Path) -> Bench:
 
 
 @pytest.fixture
-async def tiers(tiny: Path, each: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Tiers]:
-    """Edge and cloud in this process; the link is none, and so takes no other rate."""
-
-    async def stays(*_: object) -> None:
-        pass
-
-    monkeypatch.setattr(live, "reshape", stays)
-    asked = settings.read(DeviceSettings, ["--bundle", str(tiny), "--compute-slowdown", "8"])
-    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address) as edge:
-        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
-        yield live.Tiers(SimpleNamespace(address=edge.address), device, asked, tiny)  # type: ignore[arg-type]
-        device.close()
+async def tiers(each: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[live.Tiers]:
+    async with bench_tiers(each, tmp_path, monkeypatch) as found:
+        yield found
 
 
 async def replayed(each: Bench, tiers: live.Tiers, name: str) -> Runs:

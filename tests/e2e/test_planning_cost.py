@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks import planning
-from services import process, settings
-from services.domain import Tier
-from services.settings import DeviceSettings
+from device_agent.planning import Planning
+from device_agent.replan import Replanner
+from services.domain import Plan, Policy, Tier
 from services.uplink import Uplink
 from testbed.bench import live
-from tests.benches import tiny_bench
-from tests.tiers import upper
+from testbed.bench.policies import Static
+from tests.benches import bench_tiers, tiny_bench
 
 
-async def test_both_ways_take_turns_and_the_fixed_one_is_left_alone_by_probes(
+async def test_both_ways_take_turns_and_probes_rest_while_the_fixed_plan_has_its(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rested, sent = list[bool](), list[int]()
+    links, rested = list[planning.Resting](), {Static: list[bool](), Replanner: list[bool]()}
+    live_loop = planning.planned
 
-    async def stays(*_: object) -> None:
-        """The link is none, and so takes no other rate."""
+    @asynccontextmanager
+    async def planned(*given: Any) -> AsyncIterator[tuple[Planning, planning.Resting]]:
+        async with live_loop(*given) as (loop, seen):
+            links.append(seen)
+            yield loop, seen
 
-    async def probe(self: planning.Resting, nbytes: int, timeout_seconds: float) -> None:
-        rested.append(self.rests)
-        sent.append(nbytes)
-        await self.uplink.probe(nbytes, timeout_seconds)
+    def noting(kind: type[Static | Replanner]) -> None:
+        plan = kind.plan
 
-    monkeypatch.setattr(live, "reshape", stays)
+        def noted(self: Any, policy: Policy, batch_size: int) -> Plan:
+            rested[kind].extend(seen.rests for seen in links)
+            return plan(self, policy, batch_size)
+
+        monkeypatch.setattr(kind, "plan", noted)
+
+    monkeypatch.setattr(planning, "planned", planned)
     monkeypatch.setattr(planning, "_SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(planning.Resting, "probe", probe)
+    noting(Static)
+    noting(Replanner)
     each, file = tiny_bench(tiny), tmp_path / "flat.csv"
     file.write_text("t_s,mbps\n0,10\n1,10\n")
     (tmp_path / "traces").mkdir()
-    asked = settings.read(DeviceSettings, ["--bundle", str(tiny), "--compute-slowdown", "8"])
-    async with upper(Tier.CLOUD, tiny) as cloud, upper(Tier.EDGE, tiny, cloud.address) as edge:
-        device = process.runtime(Tier.DEVICE, each.workload.bundle, asked)
-        tiers = live.Tiers(SimpleNamespace(address=edge.address), device, asked, tmp_path / "traces")  # type: ignore[arg-type]
+    async with bench_tiers(each, tmp_path / "traces", monkeypatch) as tiers:
         found = await planning.blocks(each, tiers, file, 3)
-        device.close()
     assert {name: len(of) for name, of in found.items()} == {"planned": 3, "fixed": 3}
     assert all(seconds > 0 for of in found.values() for seconds in of)
-    assert sent
-    assert not any(rested)
+    assert rested[Static] == [True] * (3 * planning.BLOCK)
+    assert rested[Replanner] == [False] * (3 * planning.BLOCK)
 
 
 async def test_a_link_at_rest_gives_no_reason_to_probe_it() -> None:
