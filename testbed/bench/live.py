@@ -141,7 +141,7 @@ async def _replay(
 ) -> Runs:
     """One turn of one policy on one trial, with a connection and estimates of its own."""
     await reshape(tiers, FAST)
-    book, uplink = _way_up(each, tiers, trial, name)
+    book, uplink = way_up(each, tiers, trial, name)
     preparer = Preparer(tiers.device, uplink)
     planning = Planning(tiers.device, preparer, uplink, tiers.asked) if name == OURS else None
     probes = None
@@ -157,7 +157,7 @@ async def _replay(
         plans = planning.plans if planning is not None else _plans(each, tiers.device, book, name, virtual)
         await asyncio.sleep(max(0.0, trial.start - book.now()))
         inputs = each.workload.inputs()
-        runs = await _serve(each, Agent(tiers.device, plans), trial, inputs, name == "dsc", speeds, began)
+        runs = await serve(each, Agent(tiers.device, plans), trial, inputs, name == "dsc", speeds, began)
         runs.extra_bytes = book.sent_bytes - sum(runs.bytes)
         return runs
     finally:
@@ -169,7 +169,7 @@ async def _replay(
         await uplink.close()
 
 
-def _way_up(each: Bench, tiers: Tiers, trial: Trial, name: str) -> tuple[Book, Uplink]:
+def way_up(each: Bench, tiers: Tiers, trial: Trial, name: str) -> tuple[Book, Uplink]:
     """A connection for one turn, and a device that does not remember how long others had to wait."""
     manifest, knowing = each.workload.bundle.manifest, name in ORACLES
     book = Book(Line(trial.rate, each.world.near_rtt_seconds / 2), each.world.header_bytes)
@@ -200,11 +200,11 @@ def _plans(each: Bench, device: TierRuntime, book: Book, name: str, virtual: Out
     if name in static:
         return Static(static[name])
     if name in ORACLES:
-        return policies.oracle(name, each.choices, _situation(device, book))
+        return policies.oracle(name, each.choices, situation(device, book))
     return DynamicSplit(manifest, each.costs, each.world, lambda: rate_lately(book.line.rate, book.now()))
 
 
-def _situation(device: TierRuntime, book: Book) -> Situation:
+def situation(device: TierRuntime, book: Book) -> Situation:
     """The device's queue as it reckons it itself; of the link, its trace and what this turn's requests put on it."""
 
     def device_free() -> float:
@@ -213,7 +213,7 @@ def _situation(device: TierRuntime, book: Book) -> Situation:
     return Situation(book.now, device_free, book.line, book.traffic.ahead_seconds)
 
 
-async def _serve(
+async def serve(
     each: Bench, agent: Agent, trial: Trial, inputs: FloatArray, no_exits: bool, speeds: Speeds, began: float
 ) -> Runs:
     """Sends requests as the trial says and writes down what came of each; the trace began at `began`."""

@@ -88,7 +88,7 @@ async def _served(each: Bench, error: OfframpError, trial: Trial = TRIAL) -> Run
     runtime = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers(), FakeNext(error))
     agent = Agent(runtime, Static(plan_of(last, 2, last, "int8")))
     speeds = Speeds(each.costs, each.world, each.workload.bundle.manifest)
-    return await live._serve(each, agent, trial, each.workload.inputs(), False, speeds, time.monotonic() - trial.start)
+    return await live.serve(each, agent, trial, each.workload.inputs(), False, speeds, time.monotonic() - trial.start)
 
 
 async def test_who_is_answered_without_the_tiers_above_has_not_failed(each: Bench) -> None:
@@ -124,7 +124,7 @@ async def test_a_cancelled_open_loop_asks_no_more() -> None:
 async def test_the_oracles_see_the_queues_for_the_device_and_for_the_link(each: Bench, clock: FakeClock) -> None:
     device = TierRuntime(Tier.DEVICE, Model(each.workload.bundle), InlineWorkers())
     book = Book(Line(ConstantRate(1000.0), 0.005), 50, clock)
-    situation = live._situation(device, book)
+    situation = live.situation(device, book)
     assert (situation.clock(), situation.device_free(), situation.line.free) == (0.0, 0.0, 0.0)
     clock.now, device.backlog.runs, device.backlog.seconds = 2.0, 2, 0.1
     book.line.send(book.now(), 3000)
