@@ -131,7 +131,10 @@ class Builder:
         urgency, jobs = next(((each, jobs) for each, jobs in enumerate(self._jobs[:before]) if jobs), (0, None))
         if jobs is None:
             return False
-        work, done = jobs.popleft()
+        try:
+            work, done = jobs.popleft()
+        except IndexError:  # whoever asked for it has just dropped it
+            return True
         if not done.set_running_or_notify_cancel():
             return True
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -232,3 +233,18 @@ async def test_the_time_of_a_build_is_not_that_of_a_run(cold: Model, builds: Bui
     assert edge.profiler.profile(response.ran).slowdown <= 1.0
     assert max(edge.profiler.seconds(piece, 1) or 0.0 for piece in pieces) < 0.5
     assert edge.backlog.seconds < 0.5
+
+
+async def test_what_is_dropped_just_when_its_turn_comes_holds_up_nobody(cold: Model) -> None:
+    class Dropped(deque[Any]):
+        def popleft(self) -> Any:
+            self.clear()  # by whoever asked for it, in another thread
+            return super().popleft()
+
+    builder, built = Builder(cold), list[str]()
+    builder._jobs = (Dropped(), *builder._jobs[1:])
+    begin = partial(builder.submit, Urgency.REQUEST, partial(built.append, "dropped"))
+    plan = builder.submit(Urgency.PLAN, begin, partial(built.append, "plan"))
+    await asyncio.wait_for(asyncio.wrap_future(plan), PATIENCE)
+    assert built == ["plan"]
+    builder.close()
