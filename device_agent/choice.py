@@ -57,3 +57,8 @@ class Choice:
     def switches(self) -> list[asyncio.Task[None]]:
         """What prepares a plan for it."""
         return [task for task in (self.switching, *(spare.preparing for spare in self.spares)) if task]
+
+
+def bucket(batch_size: int) -> int:
+    """Batches of similar size share a plan: the power of two at or above."""
+    return 1 << (batch_size - 1).bit_length()

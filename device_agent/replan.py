@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from device_agent import planner
-from device_agent.choice import Choice, Spare
+from device_agent.choice import Choice, Spare, bucket
 from device_agent.known import Known
 from device_agent.lead import Lead
 from device_agent.pauses import Pauses
@@ -72,7 +72,7 @@ class Replanner:
     changes: int = 0
     _known: Known = field(init=False)
     _looked_at: float = -math.inf
-    _late: LinkEstimate | None = None
+    _overdue: bool = False
     _choices: OrderedDict[tuple[Policy, int], Choice] = field(default_factory=OrderedDict)
     _pauses: Pauses = field(default_factory=Pauses)
 
@@ -92,9 +92,11 @@ class Replanner:
         """Looks at a link that keeps calls waiting before yet another one goes there; few times, however many come."""
         now = self.clock()
         if now - self._looked_at >= _HEED_SECONDS:
-            self._looked_at, self._late = now, self.late()
-        if self._late is not None and now - choice.considered_at >= _HEED_SECONDS:
-            self.believe([], [self._late])
+            self._looked_at, late = now, self.late()
+            self._overdue = late is not None
+            if late is not None:
+                self.believe([], [late])
+        if self._overdue and now - choice.considered_at >= _HEED_SECONDS:
             self._consider(choice, policy, size)
 
     def chosen(self, policy: Policy, batch_size: int) -> Plan:
@@ -284,12 +286,14 @@ class Replanner:
         lead = Lead(problem.beliefs, found.seconds) if found is ranked[0] else None
         if ready is not None and ready.stages == found.plan.stages:
             spare.ready, spare.lead = within.queueing(found), lead
-        elif self._may_try(found.plan) and (spare.preparing is None or spare.preparing.done()):
+            return
+        kept = within.cost(ready) if ready is not None else None
+        spare.ready = within.queueing(kept) if kept is not None else None
+        if self._may_try(found.plan) and (spare.preparing is None or spare.preparing.done()):
             spare.preparing = _going_on(self._prepare(spare, within.queueing(found), lead))
 
     async def _prepare(self, spare: Spare, found: Queueing, lead: Lead | None) -> None:
-        """Where nobody can prepare it, there is none; the next try comes after a pause."""
-        spare.ready = None
+        """Until it is ready the one before stays; where nobody can prepare it, the next try comes after a pause."""
         with suppress(OfframpError):
             await self._make_ready(found.plan)
             spare.ready, spare.lead = found, lead
@@ -339,11 +343,6 @@ def _going_on(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 def _less(found: PlanCost, than: PlanCost, problem: Problem) -> bool:
     before, after, _ = problem.compared(than, found)
     return after < before
-
-
-def bucket(batch_size: int) -> int:
-    """Batches of similar size share a plan: the power of two at or above."""
-    return 1 << (batch_size - 1).bit_length()
 
 
 def _milliseconds(found: PlanCost | None) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 from device_agent.replan import Replanner
 from services.domain import LinkEstimate, Tier
 from tests.fakes import FakeClock
-from tests.replans import FAST, POLICY, Prepares, learnt
+from tests.replans import FAST, POLICY, Prepares, learnt, told
 
 HELD_UP = replace(FAST, rtt_seconds=5.0)
 
@@ -43,3 +43,21 @@ async def test_however_many_come_it_is_looked_at_a_hundred_times_a_second(
         for size in (1, 2, 4):
             replanner.plan(POLICY, size)
     assert 80 <= len(looked) <= 100
+
+
+async def test_what_was_seen_of_the_link_is_not_believed_over_what_came_since(
+    replanner: Replanner, clock: FakeClock
+) -> None:
+    replanner.plan(POLICY, 2)
+    assert (await learnt(replanner, clock, FAST)).after(Tier.DEVICE) is not None
+    replanner.late = lambda: HELD_UP
+    clock.now += 0.02
+    replanner.plan(POLICY, 1)
+    assert replanner.beliefs().links[Tier.DEVICE] == HELD_UP
+    replanner.late = lambda: None
+    clock.now += 0.003
+    replanner.learn(told(FAST), POLICY, 1)
+    clock.now += 0.002
+    replanner.plan(POLICY, 2)
+    assert replanner.beliefs().links[Tier.DEVICE] == FAST
+    await replanner.stop()

@@ -134,6 +134,28 @@ async def test_a_worse_spare_is_left_once_the_best_may_be_tried_again(
     assert (await learnt(replanner, clock, MODERATE)).stages == away.stages
 
 
+async def test_a_spare_stays_while_a_better_one_is_being_prepared_and_goes_with_its_link(
+    replanner: Replanner, clock: FakeClock, manifest: Manifest, prepares: Prepares
+) -> None:
+    away = await _waited(replanner, clock, 1.0)
+    prepares.gate.clear()
+    cloud, beyond = profile_of(Tier.CLOUD, 1e-5, manifest.last), LinkEstimate(Tier.EDGE, 1e-4, 1e9)
+    replanner.believe([cloud], [beyond])
+
+    async def next_plan(link: LinkEstimate) -> Plan:
+        clock.now += 2 * REPLAN_SECONDS
+        replanner.learn(told(link), POLICY, 1)
+        await asyncio.sleep(0)
+        return replanner.plan(POLICY, 1)
+
+    assert (await next_plan(MODERATE)).stages == away.stages
+    assert prepares.asked[-1].stages != away.stages
+    assert (await next_plan(UNKNOWN)).after(Tier.DEVICE) is None
+    prepares.gate.set()
+    better = await learnt(replanner, clock, MODERATE)
+    assert (better.stages[0].segment.empty, better.stages != away.stages) == (True, True)
+
+
 async def test_a_queue_does_not_lengthen_the_promise_of_a_plan_that_is_about_to_be_left(
     replanner: Replanner, clock: FakeClock, prepares: Prepares
 ) -> None:
