@@ -126,11 +126,10 @@ Advance = Callable[[str], None]
 def on_paper(asked: Asked, on_step: Advance) -> Found:
     """Everything in the simulation."""
     found = Found()
-    for workload in prepared(asked, on_step):
-        each = ready(workload, asked, asked.world)
+    for each in _all_ready(asked, on_step, 1):
         for loop in asked.loops:
             trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
-            build = partial(built, workload.bundle.path, asked)
+            build = partial(built, each.workload.bundle.path, asked)
             found.add(each, study.simulated(each, trials, asked.policies, on_step, build, round(hardware.cores())))
         found.add_regimes(each)
     return found
@@ -139,13 +138,12 @@ def on_paper(asked: Asked, on_step: Advance) -> Found:
 async def on_tiers(asked: Asked, on_step: Advance) -> Found:
     """Everything on running tiers, and in a simulation of just these."""
     found = Found()
-    for workload in prepared(asked, on_step):
-        each = ready(workload, asked, asked.world)
-        _draw(asked, each)
-        async with live.running(each, asked.out) as tiers:
-            found_out = await calibration.calibrate(each, tiers)
-            each = ready(workload, asked, found_out.of(asked.world))
-            found.facts |= {f"{workload.name}: {name}": value for name, value in asdict(found_out).items()}
+    for expected in _all_ready(asked, on_step, asked.rounds):
+        async with live.running(expected, asked.out) as tiers:
+            found_out = await calibration.calibrate(expected, tiers)
+            each = ready(expected.workload, asked, found_out.of(asked.world))
+            _draw(asked, each, asked.rounds)  # anew: what was found out moves the rate a little
+            found.facts |= {f"{each.workload.name}: {name}": value for name, value in asdict(found_out).items()}
             for loop in asked.loops:
                 real, virtual = await _both(asked, each, tiers, loop, on_step)
                 found.add(each, real)
@@ -156,11 +154,19 @@ async def on_tiers(asked: Asked, on_step: Advance) -> Found:
     return found
 
 
-def _draw(asked: Asked, each: Bench) -> None:
-    """Raises InvalidInput where nobody would come in some turn, before hours are spent on the others."""
+def _all_ready(asked: Asked, on_step: Advance, rounds: int) -> list[Bench]:
+    """Each workload. Raises InvalidInput where nobody would come in some turn, before hours are spent on the others."""
+    found = [ready(workload, asked, asked.world) for workload in prepared(asked, on_step)]
+    for each in found:
+        _draw(asked, each, rounds)
+    return found
+
+
+def _draw(asked: Asked, each: Bench, rounds: int) -> None:
+    """Raises InvalidInput where nobody would come in some turn."""
     if Loop.OPEN in asked.loops:
         for trial in study.trials(asked.traces, asked.seconds, Loop.OPEN, asked.seed):
-            for turn in trial.turns(asked.rounds):
+            for turn in trial.turns(rounds):
                 turn.arrivals(each.per_second)
 
 

@@ -179,11 +179,11 @@ class Ours:
 
     def plan(self, policy: Policy, batch_size: int) -> Plan:
         if self._current is None:
-            self._current = self._loop.run_until_complete(self._first(policy, batch_size))
+            self._current = self._loop.run_until_complete(self._planned(policy, batch_size))
         if self._next is not None and self.clock() >= self._next[0]:
             self._current, self._next = self._next[1], None
-        if (link := self.replanner.late()) is not None:
-            self.told((link,))
+        if self.replanner.late() is not None:  # it may heed that, which needs the loop
+            self._come(self._loop.run_until_complete(self._planned(policy, batch_size)))
         given = self.replanner.plan(policy, batch_size)
         spared = given.stages != self.replanner.chosen(policy, batch_size).stages
         return given if spared else self._current
@@ -219,7 +219,7 @@ class Ours:
         await self.replanner.settle()
         return self.replanner.chosen(_POLICY, 1)
 
-    async def _first(self, policy: Policy, batch_size: int) -> Plan:
+    async def _planned(self, policy: Policy, batch_size: int) -> Plan:
         self.replanner.plan(policy, batch_size)
         await self.replanner.settle()
         return self.replanner.chosen(policy, batch_size)

@@ -30,6 +30,7 @@ from testbed.bench import cells, conduct, costs, workloads
 from testbed.bench.calibration import Calibration
 from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, NAMES, OURS
+from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop, World
 from testbed.commands import bench as command
 from testbed.traces import ConstantRate
@@ -168,6 +169,33 @@ async def test_the_page_of_running_tiers_has_all_pictures_too(
         for where in ("running tiers", "simulated"):
             assert sum(name.startswith(f"{kind}: tiny, closed loop, {where}") for name in names) == 1
     assert names[-1] == "Regime map: tiny: the best plan"
+
+
+@pytest.mark.parametrize("real", [True, False])
+async def test_a_workload_that_nobody_would_ask_for_is_refused_before_another_one_runs(
+    real: bool, asked: conduct.Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def began(*_: object) -> None:
+        pytest.fail("something ran")
+
+    steps = list[str]()
+    monkeypatch.setattr(conduct.live, "running", began)
+    monkeypatch.setattr(conduct.study, "simulated", began)
+    shutil.copytree(asked.bundles[0], tmp_path / "seldom")
+    seldom = replace(asked, bundles=(*asked.bundles, tmp_path / "seldom"), loops=(Loop.OPEN,))
+    ready = conduct.ready
+
+    def slow(workload: Workload, asked: conduct.Asked, world: World) -> Bench:
+        return replace(ready(workload, asked, world), asked_per_second=1e-6 if workload.name == "seldom" else None)
+
+    monkeypatch.setattr(conduct, "ready", slow)
+    monkeypatch.setattr(conduct, "_workload", lambda path, _: workloads.labelled(path.name, path, None, 8))
+
+    async def compared() -> conduct.Found:
+        return await conduct.on_tiers(seldom, steps.append) if real else conduct.on_paper(seldom, steps.append)
+
+    with pytest.raises(InvalidInput, match="give more --seconds"):
+        await compared()
 
 
 def test_without_the_oracle_there_is_nothing_to_stand_against_and_no_picture(asked: conduct.Asked) -> None:

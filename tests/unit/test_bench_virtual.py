@@ -275,6 +275,26 @@ def test_an_answer_that_was_long_under_way_may_still_change_the_plan(each: Bench
     ours.close()
 
 
+def test_a_link_that_keeps_calls_waiting_is_heeded_by_a_request_that_comes_long_after_the_one_before(
+    each: Bench,
+) -> None:
+    clock, manifest, held_up = FakeClock(), each.workload.bundle.manifest, list[LinkEstimate]()
+    ours = policies.ours(
+        manifest, each.costs, each.world, clock, Queues, lambda: next(iter(held_up), None), each.options, each.rule
+    )
+    links = tuple(LinkEstimate(tier, 0.001, 1e8, age_seconds=0.0) for tier in (Tier.DEVICE, Tier.EDGE))
+    ours.plan(Policy(), 1)
+    for clock.now in (1.0, 2.0, 3.0, 3.5):
+        ours.told(links)
+        assert clock.now == 3.5 or ours.plan(Policy(), 1)
+    held_up.append(replace(links[0], rtt_seconds=5.0))
+    clock.now = 4.9  # neither in use, nor due
+    ours.told(())
+    clock.now = 5.5
+    assert ours.plan(Policy(), 1).after(Tier.DEVICE) is None
+    ours.close()
+
+
 def test_a_simulation_repeats_itself(each: Bench) -> None:
     trial = Trial("t", RateTrace.from_rates([5e4, 1e4]), 10.0, Loop.OPEN, seed=3)
     first, again = (simulate(each, trial, maker(each, OURS)).seconds for _ in range(2))
