@@ -129,6 +129,7 @@ def test_a_link_is_judged_by_the_fixed_plan_and_by_the_oracle_each_by_its_own_ba
         (".", (), "--trace needs a recorded link"),  # a folder without any
         ("flat.csv", ("--blocks", "1"), "--blocks at least 2"),
         ("flat.csv", ("--loop", "sideways"), "sideways"),
+        ("words.csv", (), "words.csv"),  # no trace
         ("flat.csv", (), "cifar10"),  # no such data there
     ],
 )
@@ -142,6 +143,8 @@ def test_a_wrong_call_ends_in_one_line_before_anything_is_started(
 ) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "flat.csv" if trace == "flat.csv" else tmp_path / "flat.csv").write_text("t_s,mbps\n0,10\n")
+    if trace == "words.csv":
+        (tmp_path / "none" / trace).write_text("once upon a time\n")
     given = tmp_path / "none" / trace
     monkeypatch.setattr(live, "running", lambda *_: pytest.fail("tiers were started"))
     monkeypatch.setattr("sys.argv", ["planning", "--trace", str(given), "--data", str(tmp_path), *more])
