@@ -1,4 +1,4 @@
-"""One input in, one answer out: starts the deadline, attaches the plan, runs the first segment."""
+"""One input in, one answer out: takes the deadline, attaches the plan, runs the first segment."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class AsyncClient:
         await self._channel.close(None)
 
     async def model(self, name: str = "", timeout_seconds: float | None = None) -> ModelInfo:
-        """What the server says of the model called `name`; asked once. Empty: the first one served."""
+        """What the server says of the model called `name`; asked once. Empty: the only one that is served."""
         if name not in self._models:
             asked = messages.ModelMetadataRequest(name=name)
             self._models[name] = model_info(await self._call("ModelMetadata", asked, timeout_seconds))

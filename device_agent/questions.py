@@ -47,8 +47,8 @@ class Wishes:
 
     `exit_threshold`: confidence at which to leave at any exit, 0 always, above 1 never. `max_exit`: index of
     the last exit to go to. `policy`: "latency", "energy" or "bytes". `min_accuracy`: expected accuracy, 0 to 1.
-    `privacy`: the raw input stays on the device. `split`: two split points, "8,14". `priority`: 0 is normal,
-    more is less urgent. `trace`: where the time went comes with the answer.
+    `privacy`: the raw input stays on the device. `split`: two split points, "8,14". `priority`: 0 and 1 are
+    ordinary, above 1 is refused first where a queue fills. `trace`: where the time went comes with the answer.
     """
 
     exit_threshold: float | None = None

@@ -1,7 +1,7 @@
 """When a better plan is worth a switch: at once when the link collapsed, else when the gain is real and stays.
 
 A plan that follows every new estimate flaps, and each switch costs a warm-up; one that waits loses requests. So
-the rule is uneven (DESIGN: degrade at once, improve slowly), and its price is bounded: between two switches
+the rule is uneven (degrade at once, improve slowly), and its price is bounded: between two switches
 at least `dwell_seconds` pass, unless staying costs `collapse` times as much as going. What made a switch for that
 reason may be over soon, and the first choice of all rests on the first news of a link: the next one is worth it from
 `recovery` times on. A plan that was left because it missed its deadline is not gone back to before that time, however

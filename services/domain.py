@@ -171,7 +171,7 @@ class Request:
     `activation` is float32 [N, *shape of split point `at`]; `thresholds` overrides the bundle's own,
     one per exit, in order. `traceparent`: where it belongs in its caller's trace; empty where in none.
     `passing`: set where this tier runs nothing of it; `activation` then has the right shape, and no more.
-    `priority`: in every tier's queue; 0 is none given, 1 the highest.
+    `priority`: of more than 1, it is refused first where a tier's queue fills; 0 is none given.
     """
 
     request_id: str

@@ -20,8 +20,8 @@ class Wishes:
     """What a request asks for besides an answer; what it leaves open is the front's to decide.
 
     thresholds: in place of the bundle's, one per exit. splits: where the plan cuts the network, in place of what a
-    planner would choose by the others. traceparent: where the request belongs in its caller's trace. priority: in the
-    queue of every tier; 0 is none given, 1 the highest.
+    planner would choose by the others. traceparent: where the request belongs in its caller's trace. priority: of
+    more than 1, it is refused first where the queue of a tier fills; 0 is none given.
     """
 
     thresholds: tuple[float, ...] | None = None

@@ -1,16 +1,17 @@
 """Small calls over a link that nobody uses, so that a plan need not rest on an old estimate.
 
 A probe is sent when no call is in flight and the estimate is older than a second, or than a tenth of one while plans
-depend on the link; at once where the last call was far off and one more would decide, or where nothing
-is known. All probes together stay under 1 % of what the believed rate, or 0.5 Mbit/s if that is more, could have moved
-meanwhile: after an outage nobody would otherwise notice that the link is back. Half of that is for the frequent ones,
-which are small and show an RTT or a collapse; half is saved for one a second that carries as many bytes as a few
-milliseconds of the link move, or else nothing would show the rate: what a small probe takes is lost in the jitter. One
-that could not tell is not sent; time passes until it can be afforded. Only a link of unknown rate, at the start or back
-from the dead, or one that left a probe without an answer, is felt out beyond that: empty probes, then a kibibyte, then
-four times as much until it shows, and once more the same to confirm it. A probe that got no answer sets the size back,
-so a slow link is not clogged. While calls follow each other without a pause nothing is probed, unless they are all too
-small to show the rate: then one that does is sent among them every few seconds, within the same 1 %.
+depend on the link, or it was used within ten seconds; at once where the last call was far off and one more would
+decide, or where nothing is known. All probes together stay under 1 % of what the believed rate, or 0.5 Mbit/s if that
+is more, could have moved meanwhile: after an outage nobody would otherwise notice that the link is back. Half of that
+is for the frequent ones, which are small and show an RTT or a collapse; half is saved for one a second that carries as
+many bytes as a few milliseconds of the link move, or else nothing would show the rate: what a small probe takes is lost
+in the jitter. One that could not tell is not sent; time passes until it can be afforded. Only a link of unknown rate,
+at the start or back from the dead, or one that left a probe without an answer, is felt out beyond that: empty probes,
+then a kibibyte, then four times as much until it shows, and once more the same to confirm it. A probe that got no
+answer sets the size back, so a slow link is not clogged. While calls follow each other without a pause nothing is
+probed, unless they are all too small to show the rate: then one that does is sent among them every few seconds, within
+the same 1 %.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ _MAX_KEYS = 256
 _MAX_SIZES = 8
 _LEAST_RECENT = 3
 _SLOWEST = 100.0
-_OVERHEAD_SECONDS = 0.0001
 _TELLING = 0.25  # of a head: a difference that is less is no measurement
+_OVERHEAD_SECONDS = 0.0001
 """What waking up adds to a run whatever its length, at most: of a short one it would be most of the ratio."""
 
 _PAYS = 0.8

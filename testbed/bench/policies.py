@@ -167,7 +167,8 @@ class _Ready:
 
 @dataclass(slots=True)
 class Ours:
-    """The live loop itself on the clock of a simulation. A switch comes into effect `prepare_seconds` later."""
+    """The live loop itself on the clock of a simulation. A switch comes into effect `prepare_seconds` later,
+    at once where the device alone is to run."""
 
     replanner: Replanner
     clock: Clock
