@@ -84,8 +84,8 @@ class Breaker:
 
     def dead(self) -> None:
         """A health check got no answer either: more failures would tell nothing new."""
-        if self.state is BreakerState.CLOSED:
-            self._open(FIRST_OPEN_SECONDS)
+        if self.state is not BreakerState.OPEN:
+            self._open(FIRST_OPEN_SECONDS if self.state is BreakerState.CLOSED else 2 * self._open_seconds)
 
     def unknown(self) -> None:
         """The call ended without telling; another may try."""

@@ -53,7 +53,6 @@ class Replica:
         self.serving = False
         self._greet = greet
         self._heard = asyncio.Event()
-        self._watched = watched
         self._closed = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         if watched:
@@ -90,14 +89,9 @@ class Replica:
         return call
 
     def fell_silent(self, counts: bool = True) -> None:
-        """A call got no answer. counts: whether that is the replica's doing, and not that of a deadline too near.
-
-        Of one among others its health tells then: below a fast plan every deadline is too near.
-        """
+        """A call got no answer. counts: whether that is the replica's doing, and not that of a deadline too near."""
         if not counts:
             self.breaker.unknown()
-            if self._watched:
-                self.doubted()
             return
         self.breaker.failed()
         if self.usable:

@@ -19,7 +19,7 @@ from services.channels import DEFAULT_MAX_MESSAGE_BYTES
 from services.connection import Call, Connection, Silence, Transport
 from services.describing import Description
 from services.domain import Clock, LinkEstimate, Plan, Tier
-from services.errors import Draining, ModelMismatch, QueueFull, Unavailable, UpstreamUnavailable
+from services.errors import DeadlineExceeded, Draining, ModelMismatch, QueueFull, Unavailable, UpstreamUnavailable
 from services.framing import Framed
 from services.greeting import Prepared
 from services.pb.offramp.v1 import tier_pb2 as pb
@@ -152,7 +152,8 @@ class Uplink:
             if isinstance(silence.error, UpstreamUnavailable):  # what comes back in its place is to be greeted
                 lead.doubted()
             raise silence.error from None
-        lead.heard()
+        for replica in [lead] if self.replicas.usable() else self.replicas:  # where nobody was, the link was away
+            replica.heard()
 
     def check(self) -> None:
         """Raises UpstreamUnavailable where nobody would be asked, before anything is made ready to be sent."""
@@ -199,6 +200,8 @@ class Uplink:
                 call = await replica.infer(ask.message, max(ask.until - began, 0.0), ask.expected_seconds)
             except Silence as silence:
                 self.replicas.look_again()
+                if isinstance(silence.error, DeadlineExceeded) and len(self.replicas) > 1:
+                    replica.doubted()  # below a fast plan no call is given time enough to tell whether it hangs
                 error, free = silence.error, not (ask.again or isinstance(silence.error, QueueFull))
             except Unavailable as refusal:
                 error, free = refusal, isinstance(refusal, Draining)

@@ -106,3 +106,17 @@ def test_retries_never_exceed_their_share_and_the_burst(retried: list[bool]) -> 
         budget.asked()
         retries += wish and budget.take()
     assert retries <= SHARE * len(retried) + BURST
+
+
+def test_who_is_found_dead_while_it_is_tried_is_left_alone_for_twice_as_long() -> None:
+    clock = Hands()
+    breaker = Breaker(clock)
+    breaker.dead()
+    first = breaker.due_seconds
+    clock.now += first
+    breaker.healthy()
+    breaker.dead()
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.due_seconds == 2 * first
+    breaker.dead()
+    assert breaker.due_seconds == 2 * first

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from services.breaker import Breaker, BreakerState
 from services.connection import Connection, Silence
 from services.domain import Tier
-from services.errors import DeadlineExceeded, UpstreamUnavailable
+from services.errors import UpstreamUnavailable
 from services.framing import Framed
 from services.pb.offramp.v1 import tier_pb2 as pb
 from services.replica import Replica
@@ -175,38 +175,3 @@ async def test_a_health_check_whose_answer_does_not_parse_finds_nobody_serving()
 async def test_news_of_its_health_that_do_not_parse_mean_that_it_does_not_serve_and_the_next_are_heard() -> None:
     async with garbled() as connection, asyncio.timeout(5.0):
         assert [serving async for serving in connection.watch()] == [False, True]
-
-
-class Hung:
-    """A connection to who takes calls and answers none, not even about its health; its health was never told of."""
-
-    def __init__(self) -> None:
-        self.checks = 0
-
-    async def infer(self, *asked: object) -> None:
-        raise Silence(DeadlineExceeded("too late"))
-
-    async def watch(self) -> AsyncIterator[bool]:
-        await asyncio.Event().wait()
-        yield True
-
-    async def serves(self, seconds: float) -> bool:
-        self.checks += 1
-        return False
-
-    async def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("watched", [True, False])
-async def test_below_a_fast_plan_the_health_of_who_is_one_among_others_tells_whether_it_hangs(watched: bool) -> None:
-    connection: Any = Hung()
-    replica = Replica("r", connection, watched)
-    for _ in range(3):
-        with pytest.raises(Silence):
-            await replica.infer(Framed(pb.InferRequest(), pb.Activation(), b""), 0.09, 0.02)
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert replica.usable is not watched
-    assert bool(connection.checks) is watched
-    await replica.close()
