@@ -183,8 +183,7 @@ class Ours:
             self._current = self._loop.run_until_complete(self._planned(policy, batch_size))
         if self._next is not None and self.clock() >= self._next[0]:
             self._current, self._next = self._next[1], None
-        if self.replanner.late() is not None:  # it may heed that, which needs the loop
-            self._come(self._loop.run_until_complete(self._planned(policy, batch_size)))
+        self._come(self._loop.run_until_complete(self._planned(policy, batch_size)))  # heeding the link needs the loop
         given = self.replanner.plan(policy, batch_size)
         spared = given.stages != self.replanner.chosen(policy, batch_size).stages
         return given if spared else self._current

@@ -15,7 +15,7 @@ from services.response import Predictions, Response, Trace
 from testbed.bench import policies
 from testbed.bench.compare import Bench, Trial, maker, run, simulate
 from testbed.bench.journeys import Journeys
-from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, NAMES, NOW_ORACLE, ORACLE, OURS, Static
+from testbed.bench.policies import BEST_STATIC, LATE_ORACLE, NAMES, NOW_ORACLE, ORACLE, OURS, Ours, Static
 from testbed.bench.routes import plan_of
 from testbed.bench.virtual import Simulation
 from testbed.bench.workloads import Workload
@@ -275,22 +275,41 @@ def test_an_answer_that_was_long_under_way_may_still_change_the_plan(each: Bench
     ours.close()
 
 
-def test_a_link_that_keeps_calls_waiting_is_heeded_by_a_request_that_comes_long_after_the_one_before(
-    each: Bench,
-) -> None:
-    clock, manifest, held_up = FakeClock(), each.workload.bundle.manifest, list[LinkEstimate]()
+def _over_the_link(each: Bench, clock: FakeClock, held_up: list[LinkEstimate]) -> tuple[Ours, LinkEstimate]:
+    """Ours, on its way up a fast link at 3.5 s; it is late while there is something in `held_up`."""
+    manifest = each.workload.bundle.manifest
     ours = policies.ours(
         manifest, each.costs, each.world, clock, Queues, lambda: next(iter(held_up), None), each.options, each.rule
     )
     links = tuple(LinkEstimate(tier, 0.001, 1e8, age_seconds=0.0) for tier in (Tier.DEVICE, Tier.EDGE))
     ours.plan(Policy(), 1)
-    for clock.now in (1.0, 2.0, 3.0, 3.5):
+    for clock.now in (1.0, 2.0, 3.0):
         ours.told(links)
-        assert clock.now == 3.5 or ours.plan(Policy(), 1)
-    held_up.append(replace(links[0], rtt_seconds=5.0))
+        ours.plan(Policy(), 1)
+    clock.now = 3.5
+    ours.told(links)
+    return ours, replace(links[0], rtt_seconds=5.0)
+
+
+def test_a_link_that_keeps_calls_waiting_is_heeded_by_a_request_long_after_the_one_before(each: Bench) -> None:
+    clock, held_up = FakeClock(), list[LinkEstimate]()
+    ours, late = _over_the_link(each, clock, held_up)
+    held_up.append(late)
     clock.now = 4.9  # neither in use, nor due
     ours.told(())
     clock.now = 5.5
+    assert ours.plan(Policy(), 1).after(Tier.DEVICE) is None
+    ours.close()
+
+
+def test_what_was_seen_of_a_link_is_heeded_by_the_next_request_though_the_call_came_back(each: Bench) -> None:
+    clock, held_up = FakeClock(), list[LinkEstimate]()
+    ours, late = _over_the_link(each, clock, held_up)
+    held_up.append(late)
+    clock.now = 3.505
+    assert ours.plan(Policy(), 1).after(Tier.DEVICE) is not None
+    held_up.clear()
+    clock.now = 3.512
     assert ours.plan(Policy(), 1).after(Tier.DEVICE) is None
     ours.close()
 
