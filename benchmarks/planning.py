@@ -1,9 +1,11 @@
 """What the live planner costs requests that it keeps on the device: it against that same plan fixed, and the oracle.
 
 CIFAR-10 with its exits on running tiers, over recorded links, one request after the other or at random times. No link
-there is worth a call, so that the best static plan is the device alone, and a planner can only be slower: by what it
-computes for each request, and by its probes. Blocks of requests take turns, too short for the machine to change from
-one to the next, and who goes first is drawn; probes rest while others than the planner have their turn.
+there is worth a call of its own, so that the best static plan is the device alone. One after the other, a planner can
+only be slower: by what it computes for each request, by its probes, and by what it hears from the tiers every ten
+seconds, which falls into any turn. At random times, a request that would wait for the device may also leave it. The
+oracle pays for its search. Blocks of requests take turns, too short for the machine to change from one to the next, and
+who goes first is drawn; probes, and the time by which they are due, rest while others than the planner have their turn.
 
 Run: ``python -m benchmarks.planning --trace DIR --data DIR [--loop open] [--blocks 40] [--json FILE]``.
 """

@@ -7,8 +7,8 @@ import random
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +36,39 @@ _SEED = 0
 
 @dataclass(slots=True)
 class Resting:
-    """The link as a prober sees it, which is in use and tells all there is to know while probes are to rest."""
+    """The link as a prober sees it, which is in use and tells all there is to know while probes are to rest.
+
+    Its clock stands still meanwhile, or all the probes of the time that others had would fall into the next turn.
+    """
 
     uplink: Uplink
     rests: bool = False
+    _since: float = 0.0  # of the last change between rest and use
+    _rested: float = 0.0  # in all
+    _untold: float = 0.0  # since the link told something
+
+    def rest(self, rests: bool) -> None:
+        """From now on, or no longer."""
+        now = time.monotonic()
+        if self.rests:
+            self._rested += now - self._since
+            self._untold += now - self._since
+        self.rests, self._since = rests, now
+
+    def clock(self) -> float:
+        now = time.monotonic()
+        return now - self._rested - (now - self._since if self.rests else 0.0)
 
     async def probe(self, nbytes: int, timeout_seconds: float) -> None:
         await self.uplink.probe(nbytes, timeout_seconds)
 
     def link(self) -> LinkEstimate:
-        return self.uplink.link()
+        found = self.uplink.link()
+        if found.age_seconds is None:
+            return found
+        if found.age_seconds < time.monotonic() - self._since:
+            self._untold = 0.0
+        return replace(found, age_seconds=max(found.age_seconds - self._untold, 0.0))
 
     @property
     def overdue(self) -> bool:
@@ -75,15 +98,17 @@ async def planned(tiers: live.Tiers, uplink: Uplink) -> AsyncIterator[tuple[Plan
     """The live loop with its first plan ready, and its probes."""
     planning, seen = Planning(tiers.device, Preparer(tiers.device, uplink), uplink, tiers.asked), Resting(uplink)
     stop = asyncio.Event()
-    probes = asyncio.create_task(Prober(seen, planning.needs_link, planning.probed).run(stop))
+    probes = asyncio.create_task(Prober(seen, planning.needs_link, planning.probed, seen.clock).run(stop))
     try:
         await planning.start()
         await asyncio.sleep(_SETTLE_SECONDS)
         yield planning, seen
     finally:
         stop.set()
-        await probes
-        await planning.stop()
+        try:
+            await probes
+        finally:
+            await planning.stop()
 
 
 @asynccontextmanager
@@ -93,24 +118,23 @@ async def sides(
     """All of them, ready, on the link that follows the file `trace`; and the link whose probes can be told to rest."""
     device = tiers.device
     await live.reshape(tiers, live.FAST)
-    book, known = live.way_up(each, tiers, trial, policies.ORACLE)
-    all_seen = policies.oracle(policies.ORACLE, each.choices, live.situation(device, book))
-    oracle = Side(Agent(device, all_seen), device.next_tier)
-    own, uplink = live.way_up(each, tiers, trial, policies.OURS)
-    alone = Static(policies.static_plans(each.workload.bundle.manifest)["device"])
-    try:
+    async with AsyncExitStack() as stack:
+        book, known = live.way_up(each, tiers, trial, policies.ORACLE)
+        stack.push_async_callback(known.close)
+        all_seen = policies.oracle(policies.ORACLE, each.choices, live.situation(device, book))
+        oracle = Side(Agent(device, all_seen), device.next_tier)
+        own, uplink = live.way_up(each, tiers, trial, policies.OURS)
+        stack.push_async_callback(uplink.close)
+        alone = Static(policies.static_plans(each.workload.bundle.manifest)["device"])
         preparer = Preparer(device, known)
         for plan in {plan.stages: plan for plan in each.choices.plans}.values():
             await preparer.prepare(plan, Deadline.after(live.PREPARE_SECONDS))
         await live.reshape(tiers, f"trace:{trace}")
         book.begin()
         own.begin()
-        async with planned(tiers, uplink) as (planning, seen):
-            ours, fixed = (Side(Agent(device, plans), device.next_tier) for plans in (planning.plans, alone))
-            yield {PLANNED: ours, FIXED: fixed, ORACLE: oracle}, seen
-    finally:
-        await known.close()
-        await uplink.close()
+        planning, seen = await stack.enter_async_context(planned(tiers, uplink))
+        ours, fixed = (Side(Agent(device, plans), device.next_tier) for plans in (planning.plans, alone))
+        yield {PLANNED: ours, FIXED: fixed, ORACLE: oracle}, seen
 
 
 async def blocks(each: Bench, tiers: live.Tiers, file: Path, loop: Loop, count: int) -> dict[str, list[float]]:
@@ -125,7 +149,8 @@ async def blocks(each: Bench, tiers: live.Tiers, file: Path, loop: Loop, count: 
         found: dict[str, list[float]] = {name: [] for name in agents}
         for again in trial.turns(count):
             for name in rng.sample(list(agents), len(agents)):
-                seen.rests, tiers.device.next_tier = name != PLANNED, agents[name].next_tier
+                seen.rest(name != PLANNED)
+                tiers.device.next_tier = agents[name].next_tier
                 found[name].append(await _block(each, agents[name].agent, again, inputs))
     return found
 

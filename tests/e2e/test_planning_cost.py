@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from benchmarks import planning_turns as turns
 from device_agent.agent import Agent
 from device_agent.planning import Planning
 from device_agent.replan import Replanner
-from services.domain import Plan, Policy, Tier
+from services.domain import LinkEstimate, Plan, Policy, Tier
 from services.errors import UpstreamUnavailable
 from services.uplink import Uplink
 from testbed.bench import live
@@ -25,6 +26,7 @@ from testbed.bench.world import Loop
 from testbed.local import TestbedError
 from testbed.traces import read_trace
 from tests.benches import bench_tiers, tiny_bench
+from tests.fakes import FakeClock
 
 
 def flat(folder: Path) -> Path:
@@ -101,9 +103,31 @@ async def test_a_link_at_rest_gives_no_reason_to_probe_it() -> None:
     uplink = Uplink(Tier.DEVICE, "127.0.0.1:1")
     seen = turns.Resting(uplink)
     assert seen.quiet_seconds() > 0
-    seen.rests = True
+    seen.rest(True)
     assert (seen.quiet_seconds(), seen.untaught_seconds(), seen.doubtful, seen.overdue) == (0.0, 0.0, False, False)
     await uplink.close()
+
+
+def test_time_at_rest_makes_no_probe_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, taught_at = FakeClock(100.0), 100.0
+
+    def link() -> LinkEstimate:
+        return LinkEstimate(Tier.DEVICE, 0.01, 1e6, age_seconds=clock.now - taught_at)
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=clock))
+    seen = turns.Resting(cast(Uplink, SimpleNamespace(link=link)))
+    began = seen.clock()
+    for _ in range(3):
+        seen.rest(False)
+        clock.now += 0.25
+        seen.rest(True)
+        clock.now += 0.5
+    seen.rest(False)
+    assert seen.clock() - began == pytest.approx(0.75)
+    assert seen.link().age_seconds == pytest.approx(0.75)
+    clock.now += 0.25
+    taught_at = clock.now - 0.125
+    assert seen.link().age_seconds == pytest.approx(0.125)
 
 
 def test_the_ratio_is_that_of_the_means_with_the_spread_of_its_pairs() -> None:
