@@ -66,7 +66,8 @@ HOW = (
     "Simulated over real: after a policy has run on the tiers, it is simulated with the same arrivals, and with each "
     "tier as fast, and as evenly, as this policy's own requests found it in that very run, and with what those that "
     "found the device idle cost besides; what a call costs was timed on the same tiers before. The ratio thus tests "
-    "the simulated links, queues and decisions. It does not test whether the speed of the machines can be foretold.",
+    "the simulated links, queues and decisions. Foretold over real: as it was simulated before anything ran, once, by "
+    "what had been measured until then. It tests besides whether the speed of the machines can be foretold.",
     "A trace crosses a break-even where the oracle's plan changes along it and every single plan is more than 10 % "
     "behind the best one in more than 5 % of its moments.",
 )
@@ -93,13 +94,15 @@ class Asked:
 class Found:
     """All comparisons with their plots, and how the simulation fared against the running tiers.
 
-    standing: of each comparison with the oracle, how far from it each policy is.
+    standing: of each comparison with the oracle, how far from it each policy is. virtual_ratios: of the simulation of
+    what ran; foretold_ratios: of the one before it, which knew only what had been measured until then.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
     standing: dict[str, Picture] = field(default_factory=dict)
     virtual_ratios: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    foretold_ratios: dict[str, Mapping[str, float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -145,11 +148,12 @@ async def on_tiers(asked: Asked, on_step: Advance) -> Found:
             _draw(asked, each, asked.rounds)  # anew: what was found out moves the rate a little
             found.facts |= {f"{each.workload.name}: {name}": value for name, value in asdict(found_out).items()}
             for loop in asked.loops:
-                real, virtual = await _both(asked, each, tiers, loop, on_step)
+                real, virtual, foretold = await _both(asked, each, tiers, loop, on_step)
                 found.add(each, real)
                 found.add(each, virtual)
-                ratios = study.simulated_over_real(virtual.comparison, real.comparison)
-                found.virtual_ratios[real.comparison.title] = ratios
+                title, ran = real.comparison.title, real.comparison
+                found.virtual_ratios[title] = study.simulated_over_real(virtual.comparison, ran)
+                found.foretold_ratios[title] = study.simulated_over_real(foretold.comparison, ran)
         found.add_regimes(each)
     return found
 
@@ -172,22 +176,26 @@ def _draw(asked: Asked, each: Bench, rounds: int) -> None:
 
 async def _both(
     asked: Asked, each: Bench, tiers: live.Tiers, loop: Loop, on_step: Advance
-) -> tuple[study.Compared, study.Compared]:
-    """Real, then simulated with the tiers as fast as they were for each policy: all else on this machine slows them."""
-    real, virtual = study.empty(each, loop, real=True), study.empty(each, loop, real=False)
+) -> tuple[study.Compared, study.Compared, study.Compared]:
+    """Real, then simulated with the tiers as fast as they were for each policy: all else on this machine slows them.
+
+    The third is what was simulated before anything ran.
+    """
+    real, virtual, foretold = (study.empty(each, loop, real=real) for real in (True, False, False))
     trials = study.trials(asked.traces, asked.seconds, loop, asked.seed)
     for at, (trial, file) in enumerate(zip(trials, asked.traces, strict=True)):
         speeds = {name: Speeds(each.costs, each.world, each.workload.bundle.manifest) for name in asked.policies}
         expected = await asyncio.to_thread(run, each, trial, asked.policies)
         ran = await live.compare(each, tiers, trial, file, expected, asked.rounds, speeds, on_step, at)
         real.add(each, trial, ran)
+        foretold.add(each, trial, expected)
         again = {}
         for name, of in speeds.items():
             as_it_was = ready(each.workload, asked, of.applied())
             same = replace(as_it_was, asked_per_second=each.per_second, paces=of.paces())
             again[name] = await asyncio.to_thread(_again, same, trial, name, ran, asked.rounds)
         virtual.add(each, trial, replace(ran, runs=again))
-    return real, virtual
+    return real, virtual, foretold
 
 
 def _again(each: Bench, trial: Trial, name: str, ran: Outcome, rounds: int) -> Runs:
@@ -231,12 +239,13 @@ def write(found: Found, asked: Asked, json_file: Path | None) -> None:
     settings = {**asdict(asked.world), "seed": asked.seed, "seconds of each trace": asked.seconds} | found.facts
     if any(each.real for each in found.comparisons):
         settings["turns of each policy"] = asked.rounds
-    page = report.as_html(found.comparisons, found.targets, found.pictures, found.virtual_ratios, settings, HOW)
+    ratios = {report.SIMULATED: found.virtual_ratios, report.FORETOLD: found.foretold_ratios}
+    page = report.as_html(found.comparisons, found.targets, found.pictures, ratios, settings, HOW)
     (asked.out / "report.html").write_text(page, encoding="utf-8")
     (asked.out / "policies.csv").write_text(report.as_csv(found.comparisons), encoding="utf-8")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        whole = report.as_json(found.comparisons, found.targets, found.virtual_ratios, settings)
+        whole = report.as_json(found.comparisons, found.targets, ratios, settings)
         json_file.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 

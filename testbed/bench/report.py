@@ -13,7 +13,11 @@ from testbed.bench.figures import Picture
 from testbed.bench.policies import BEST_STATIC, LATE_SECONDS, ORACLES, OURS
 from testbed.bench.results import Comparison, Target
 
+Ratios = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Of mean latencies: by what stands over the real one, by comparison, then by policy and trace."""
+SIMULATED, FORETOLD = "simulated", "foretold"
 _COLUMNS = ("requests", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "missed", "failed", "bytes", "accuracy", "switches")
+_WITH_INTERVAL = tuple(column for column in _COLUMNS if column not in ("requests", "failed"))
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#264653;max-width:1180px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;font-size:13px;margin:.5em 0 1.5em}td,th{padding:.15em .7em;text-align:right}
@@ -27,7 +31,7 @@ small{color:#667}h2{margin-top:2em}
 def as_json(
     comparisons: Sequence[Comparison],
     found: Sequence[Target],
-    virtual_ratios: Mapping[str, Mapping[str, float]],
+    ratios: Ratios,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The first comparison on top, all of them under `comparisons`."""
@@ -36,22 +40,24 @@ def as_json(
         **{key: first[key] for key in ("workload", "loop", "real", "traces", "oracle_ratio", "best_static_ratio")},
         "comparisons": [each.as_json() for each in comparisons],
         "targets": [{"name": t.name, "where": t.where, "found": t.found, "met": t.met} for t in found],
-        "simulated_over_real": {where: dict(ratios) for where, ratios in virtual_ratios.items()},
+        **{f"{what}_over_real": {where: dict(each) for where, each in of.items()} for what, of in ratios.items()},
         "settings": dict(settings),
     }
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """One row for each workload, loop, trace and policy."""
+    """One row for each workload, loop, trace and policy; the ends of 95 % intervals come last."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(("workload", "loop", "real", "trace", "policy", *_COLUMNS, "mean_ms_low", "mean_ms_high"))
+    ends = [f"{column}_{end}" for column in _WITH_INTERVAL for end in ("low", "high")]
+    writer.writerow(("workload", "loop", "real", "trace", "policy", *_COLUMNS, *ends))
     for each in comparisons:
         for trace, policies in each.traces.items():
             for policy, summary in policies.items():
                 values = [getattr(summary, column) for column in _COLUMNS]
                 name = (each.workload, each.loop.value, each.real, trace, policy)
-                writer.writerow((*name, *("" if v is None else v for v in values), *summary.ci["mean_ms"]))
+                values += [end for column in _WITH_INTERVAL for end in summary.ci.get(column, (None, None))]
+                writer.writerow((*name, *("" if v is None else v for v in values)))
     return buffer.getvalue()
 
 
@@ -63,7 +69,7 @@ def as_html(
     comparisons: Sequence[Comparison],
     found: Sequence[Target],
     pictures: Mapping[str, Sequence[Picture]],
-    virtual_ratios: Mapping[str, Mapping[str, float]],
+    ratios: Ratios,
     settings: Mapping[str, Any],
     how: Sequence[str],
 ) -> str:
@@ -74,8 +80,10 @@ def as_html(
         parts.append(_ratios(each))
         parts += [_picture(picture) for picture in pictures.get(each.title, ())]
         parts += [_table(each, trace) for trace in each.traces]
-    for title, ratios in virtual_ratios.items():
-        parts += [f"<h2>Simulated over real: {escape(title)}</h2>", _pairs({k: f"{v:.3f}" for k, v in ratios.items()})]
+    for what, of in ratios.items():
+        for title, found_there in of.items():
+            parts.append(f"<h2>{what.capitalize()} over real: {escape(title)}</h2>")
+            parts.append(_pairs({name: f"{ratio:.3f}" for name, ratio in found_there.items()}))
     parts += ["<h2>Settings</h2>", _pairs(settings)]
     body = "\n".join(parts)
     head = f"<meta charset=utf-8><title>Policies side by side</title><style>{_STYLE}</style>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -70,10 +71,17 @@ class Runs:
         return [sorted(turn.tolist(), key=self.at.__getitem__) for turn in turns if len(turn)]
 
     @property
+    def switched(self) -> list[bool]:
+        """Of each request, whether it had another plan than the one before it in its turn."""
+        found = [False] * len(self)
+        for a, b in (pair for turn in self.turns for pair in pairwise(turn)):
+            found[b] = self.plans[a].stages != self.plans[b].stages
+        return found
+
+    @property
     def switches(self) -> int:
         """How often a request had another plan than the one before it in its turn."""
-        pairs = [pair for turn in self.turns for pair in pairwise(turn)]
-        return sum(self.plans[a].stages != self.plans[b].stages for a, b in pairs)
+        return sum(self.switched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,11 @@ class Summary:
 def summarise(runs: Runs, deadline_seconds: float, with_truth: bool, seed: int) -> Summary:
     """The figures of one run. Who failed is wrong and missed, and waited as long as its caller did."""
     seconds, failed = np.array(runs.seconds), np.array(runs.failed)
-    late = failed | (seconds > deadline_seconds)
-    right = np.array([each is True for each in runs.right])
-    milliseconds = 1000 * seconds
+    milliseconds, right = 1000 * seconds, np.array([each is True for each in runs.right])
+    means = {
+        "missed": np.array(failed | (seconds > deadline_seconds), float),
+        "bytes": np.array(runs.bytes, float) + runs.extra_bytes / len(runs),
+    } | ({"accuracy": right.astype(float)} if with_truth else {})
     p50, p95, p99 = (float(p) for p in np.percentile(milliseconds, (50, 95, 99)))
     return Summary(
         requests=len(runs),
@@ -111,34 +121,35 @@ def summarise(runs: Runs, deadline_seconds: float, with_truth: bool, seed: int) 
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
-        missed=float(late.mean()),
+        missed=float(means["missed"].mean()),
         failed=int(failed.sum()),
-        bytes=(sum(runs.bytes) + runs.extra_bytes) / len(runs),
+        bytes=float(means["bytes"].mean()),
         accuracy=float(right.mean()) if with_truth else None,
         switches=runs.switches,
-        ci=intervals(milliseconds, late, right if with_truth else None, seed),
+        ci=intervals(milliseconds, means, np.array(runs.switched, float), seed),
     )
 
 
 def intervals(
-    milliseconds: Floats, late: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_] | None, seed: int
+    milliseconds: Floats, means: Mapping[str, Floats], switched: Floats, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals by the moving of whole blocks (Kunsch, 1989): neighbours in time share the link's state."""
+    """95 % intervals by the moving of whole blocks (Kunsch, 1989): neighbours in time share the link's state.
+
+    `means`: what the mean is reported of; `switched`: what the sum is.
+    """
     rng = np.random.default_rng(seed)
     blocks = np.array_split(np.arange(len(milliseconds)), min(_BLOCKS, len(milliseconds)))
-    statistics: dict[str, list[float]] = {name: [] for name in ("mean_ms", "p50_ms", "p95_ms", "p99_ms", "missed")}
-    if right is not None:
-        statistics["accuracy"] = []
+    found: dict[str, list[float]] = {name: [] for name in ("mean_ms", "p50_ms", "p95_ms", "p99_ms", *means, "switches")}
     for _ in range(_RESAMPLES):
         rows = np.concatenate([blocks[i] for i in rng.integers(0, len(blocks), len(blocks))])
         drawn = milliseconds[rows]
-        values = [drawn.mean(), *np.percentile(drawn, (50, 95, 99)), late[rows].mean()]
-        if right is not None:
-            values.append(right[rows].mean())
-        for name, value in zip(statistics, values, strict=True):
-            statistics[name].append(float(value))
+        latencies = (drawn.mean(), *np.percentile(drawn, (50, 95, 99)))
+        shares = (each[rows].mean() for each in means.values())
+        values = (*latencies, *shares, switched[rows].mean() * len(switched))
+        for name, value in zip(found, values, strict=True):
+            found[name].append(float(value))
     tail = 100 * (1 - _LEVEL) / 2
-    return {name: _interval(values, tail) for name, values in statistics.items()}
+    return {name: _interval(values, tail) for name, values in found.items()}
 
 
 def _interval(values: list[float], tail: float) -> tuple[float, float]:

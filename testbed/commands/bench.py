@@ -27,6 +27,10 @@ EPILOG = "Example: offramp bench policies --trace traces/ --virtual --data data/
 _QUICK_SECONDS, _QUICK_TRACES = 15.0, 3
 _VIRTUAL_SECONDS, _REAL_SECONDS = 120.0, 30.0
 _ROUNDS = 2
+_POLICIES = (
+    "Only these, with commas; none: all. offramp, device, cloud-raw, cloud-jpeg, best-static, dsc, exits-fixed, "
+    "oracle, oracle-now, oracle-late."
+)
 _TRACE_CHARACTERS = 24  # of a name, the last: as many as leave room for the numbers on 80 columns
 
 
@@ -43,7 +47,7 @@ def policies(
         Path | None, typer.Option("--photos", help="Folder of photos, for unlabelled inputs: its first 64.")
     ] = None,
     loop: Annotated[str, typer.Option("--loop", help="closed, open, or both.")] = "both",
-    policy: Annotated[str | None, typer.Option("--policies", help="Only these, with commas; none: all.")] = None,
+    policy: Annotated[str | None, typer.Option("--policies", help=_POLICIES)] = None,
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=1, help="Of each trace; none: 120 simulated, 30 on running tiers.")
     ] = None,
@@ -61,6 +65,7 @@ def policies(
     out: Annotated[Path, typer.Option("--out", help="Where report.html, policies.csv and logs go.")] = Path(
         "out/bench"
     ),
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a target is missed.")] = False,
 ) -> None:
     """All policies side by side on recorded links: ours, static plans, published ones, hindsight and the oracle."""
     from testbed.bench import conduct
@@ -80,6 +85,8 @@ def policies(
     _show(found, console)
     wrote = f"wrote {out / 'report.html'}, {out / 'policies.csv'}" + (f", {json_file}" if json_file else "")
     console.print(wrote, markup=False, soft_wrap=True)
+    if strict and any(target.met is False for target in found.targets):
+        raise typer.Exit(1)
 
 
 def _show(found: Found, console: Console) -> None:

@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from services import bundle, codec, hardware
 from services.domain import FloatArray, Segment
@@ -30,6 +31,7 @@ from testbed.bench import cells, conduct, costs, workloads
 from testbed.bench.calibration import Calibration
 from testbed.bench.compare import Bench, Outcome, Trial
 from testbed.bench.policies import BEST_STATIC, NAMES, OURS
+from testbed.bench.results import Target
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop, World
 from testbed.commands import bench as command
@@ -57,6 +59,8 @@ def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_els
     assert wanted <= set(told["traces"]["bumpy"]["offramp"])
     rows = list(csv.DictReader((asked.out / "policies.csv").read_text().splitlines()))
     assert len(rows) == 2 * len(NAMES) == len(steps)
+    intervals = {column: [row[f"{column}_{end}"] for row in rows for end in ("low", "high")] for column in wanted}
+    assert all(all(ends) for ends in intervals.values())
     page = (asked.out / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert "://" not in page
@@ -64,6 +68,22 @@ def test_a_comparison_is_written_as_json_csv_and_one_page_that_needs_nothing_els
     assert all(word in page for word in ("Targets", "bumpy", "simulated"))
     drawn = {file.stem.rsplit("-", 3)[-3] for file in asked.out.glob("*-simulated.png")}
     assert drawn == {"closed", "open"}
+
+
+@pytest.mark.parametrize(
+    ("met", "options", "code"), [(False, [], 0), (False, ["--strict"], 1), (None, ["--strict"], 0)]
+)
+def test_who_asks_strictly_learns_of_a_missed_target_from_the_exit_code(
+    met: bool | None, options: list[str], code: int, asked: conduct.Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conduct, "targets", lambda *_: [Target("fast", "here", "no", met)])
+    given = ["--trace", str(asked.traces[0]), "--bundle", str(asked.bundles[0]), "--policies", "device"]
+    where = ["--virtual", "--seconds", "2", "--out", str(asked.out)]
+    assert CliRunner().invoke(command.app, [*given, *where, *options]).exit_code == code
+
+
+def test_every_policy_is_named_where_some_may_be_chosen() -> None:
+    assert command._POLICIES.rstrip(".").split(". ")[1].split(", ") == list(NAMES)
 
 
 def test_policies_simulated_in_processes_of_their_own_come_to_the_same(
@@ -163,7 +183,12 @@ async def test_the_page_of_running_tiers_has_all_pictures_too(
     monkeypatch.setattr(conduct.calibration, "calibrate", calibrated)
     monkeypatch.setattr(conduct.live, "compare", as_expected)
     some = replace(asked, loops=(Loop.CLOSED,), policies=("offramp", "oracle"))
-    conduct.write(await conduct.on_tiers(some, lambda step: None), some, None)
+    found = await conduct.on_tiers(some, lambda step: None)
+    conduct.write(found, some, some.out / "all.json")
+    told = json.loads((some.out / "all.json").read_text())
+    (foretold,), (simulated,) = (told[f"{what}_over_real"].values() for what in ("foretold", "simulated"))
+    assert foretold == {"offramp on bumpy": 1.0, "oracle on bumpy": 1.0}  # what ran was what was expected
+    assert foretold.keys() == simulated.keys()
     names = _names(some.out / "report.html")
     for kind in ("Latency distributions", "Timeline"):
         for where in ("running tiers", "simulated"):

@@ -89,6 +89,15 @@ def test_an_interval_holds_its_mean_and_repeats_with_the_seed() -> None:
     assert first.ci == again.ci
 
 
+def test_bytes_and_switches_have_intervals_that_hold_them() -> None:
+    runs = Runs(extra_bytes=600)
+    for index in range(300):
+        runs.add(float(index), 0.1, _HERE if index % 10 else _THERE, nbytes=100 * (index % 7))
+    found = summarise(runs, 1.0, with_truth=False, seed=0)
+    for value, (low, high) in ((found.bytes, found.ci["bytes"]), (found.switches, found.ci["switches"])):
+        assert low < value < high
+
+
 def test_targets_are_met_where_ours_is_close_to_the_oracle_and_far_from_hindsight() -> None:
     found = targets([_comparison((100, 140, 99), (100, 130, 98))], {})
     assert [target.met for target in found] == [True, True, True]
