@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import found, report, targets
-from benchmarks.__main__ import Part, run
+from benchmarks.__main__ import Part, main, run
 from benchmarks.flames import anonymous
 from benchmarks.targets import Row, row
 
@@ -122,9 +123,25 @@ def test_a_flame_graph_does_not_say_who_drew_it() -> None:
 def test_a_benchmark_without_time_leaves_no_figures_of_an_earlier_run(tmp_path: Path) -> None:
     part = Part("machine", 30)
     part.file(tmp_path).write_text("{}")
-    assert run(part, tmp_path, 0) == "no time left"
+    assert run(part, tmp_path, 0) == (False, "no time left")
     assert not part.file(tmp_path).exists()
 
 
 def test_a_benchmark_that_fails_is_told_and_stops_nobody(tmp_path: Path) -> None:
-    assert run(Part("there_is_none", 30), tmp_path, 30).startswith("failed")
+    held, told = run(Part("there_is_none", 30), tmp_path, 30)
+    assert not held
+    assert told.startswith("failed")
+
+
+@pytest.mark.parametrize(("code", "met"), [(0, True), (1, False)])
+def test_a_benchmark_that_misses_its_bar_is_told_by_its_exit_code(
+    code: int, met: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"import pathlib, sys; pathlib.Path(sys.argv[-1]).write_text('{{}}'); sys.exit({code})"
+    (tmp_path / "stub").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}" "$@"\n')
+    (tmp_path / "stub").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "stub"))
+    monkeypatch.setattr("benchmarks.__main__.PARTS", (Part("machine", 30),))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--folder", str(tmp_path / "out")])
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    assert main() == (0 if met else 1)
