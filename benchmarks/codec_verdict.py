@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,16 @@ def inner(found: Iterable[Row]) -> list[Row]:
     return [row for row in found if row.split_point and row.offered and not row.answer and row.head_share <= MOST_HEAD]
 
 
+def beaten_by_jpeg(found: dict[str, Any]) -> bool:
+    """Whether, at equal accuracy in one of the two senses, no activation needs fewer bytes than JPEG of the input."""
+    return any(_beaten(found[kind]) for kind in ("within_error", "strict"))
+
+
+def _beaten(least: Mapping[str, Brief]) -> bool:
+    ours, jpeg = least["activation"], least["JPEG"]
+    return ours is None or (jpeg is not None and ours["bytes"] >= jpeg["bytes"])
+
+
 def said(name: str, found: dict[str, Any]) -> str:
     """The verdict in words, also where it is against us."""
     lines = [
@@ -76,7 +86,7 @@ def said(name: str, found: dict[str, Any]) -> str:
         least = found[kind]
         lines += [f"  {words}:", *(f"    {who:<10} {_words(row)}" for who, row in least.items())]
         ours, jpeg = least["activation"], least["JPEG"]
-        if ours is None or (jpeg is not None and ours["bytes"] >= jpeg["bytes"]):
+        if ours is None or _beaten(least):
             lines.append("    => no split point and codec needs fewer bytes than JPEG of the input")
         else:
             share = f", {ours['bytes'] / jpeg['bytes']:.0%} of them" if jpeg else "; no JPEG keeps the accuracy"

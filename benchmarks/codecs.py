@@ -1,13 +1,15 @@
 """Codecs on the real activations of every bundle in models/: the Pareto front of bytes, time and accuracy.
 
 Run: ``python -m benchmarks.codecs [--json FILE] [--plot FILE] [--data DIR]``. The input as JPEG, PNG and WebP of
-several qualities is the rival. Accuracy is that of the whole network behind the codec, on held-out samples.
+several qualities is the rival. Accuracy is that of the whole network behind the codec, on held-out samples. Exit
+code 1 where on one of them no activation needs fewer bytes than JPEG of the input at equal accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codec_rows import Row, rows
-from benchmarks.codec_verdict import fronts, inner, said, verdict, whole
+from benchmarks.codec_verdict import beaten_by_jpeg, fronts, inner, said, verdict, whole
 from services.bundle import Bundle, load
 from services.errors import InvalidInput
 from services.model import Model
@@ -33,7 +35,8 @@ _IMAGE_COLOURS = {"jpeg": "#e76f51", "webp": "#9b5de5"}
 _LOSSLESS = ("png", "pixels", "pixels+zstd", "pixels+webp")
 
 
-def main() -> None:
+def main() -> int:
+    """Prints every front and verdict; 1 where on a bundle no activation needs fewer bytes than JPEG of the input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and verdicts here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the picture here; none: beside the JSON")
@@ -55,6 +58,7 @@ def main() -> None:
         args.json.write_text(json.dumps({n: as_json(each) for n, each in found.items()}, indent=1) + "\n", "utf-8")
     if found and (args.plot or args.json):
         plot(found, args.plot or args.json.with_suffix(".png"))
+    return 1 if any(beaten_by_jpeg(verdict(each)) for each in found.values()) else 0
 
 
 def measured(loaded: Bundle, data: Path, most: int) -> list[Row]:
@@ -118,4 +122,4 @@ def _points(axes: Axes, found: list[Row], marks: str, label: str, colour: str) -
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

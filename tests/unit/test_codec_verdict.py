@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from benchmarks import codec_rows, codecs
 from benchmarks.codec_rows import Row
-from benchmarks.codec_verdict import front, said, verdict
+from benchmarks.codec_verdict import beaten_by_jpeg, front, said, verdict
+from services.bundle import load
 
 COUNT = 1000
 
@@ -40,3 +45,25 @@ def test_a_verdict_against_us_is_said() -> None:
 def test_a_split_point_behind_nearly_all_of_the_network_does_not_count() -> None:
     found = verdict([PLAIN, row(0, "jpeg50", 300, 900), row(9, "int8", 10, 900, head=0.95)])
     assert found["strict"]["activation"] is None
+
+
+def test_who_needs_more_bytes_than_jpeg_in_either_sense_is_beaten_by_it() -> None:
+    jpeg, ahead = row(0, "jpeg50", 300, 900), row(3, "int4", 200, 900)
+    assert beaten_by_jpeg(verdict([PLAIN, jpeg]))
+    assert beaten_by_jpeg(verdict([PLAIN, jpeg, row(3, "int4", 300, 900)]))
+    assert beaten_by_jpeg(verdict([PLAIN, jpeg, row(3, "int4", 400, 900), row(3, "int2", 200, 899)]))
+    assert not beaten_by_jpeg(verdict([PLAIN, jpeg, ahead]))
+    assert not beaten_by_jpeg(verdict([PLAIN, row(0, "jpeg50", 100, 700), ahead]))
+
+
+def test_the_shipped_cifar10_network_has_an_activation_of_fewer_bytes_than_any_jpeg_as_accurate(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = codec_rows._codecs
+    monkeypatch.setattr(codec_rows, "useful_split_points", lambda _: (0, 12))
+    monkeypatch.setattr(codec_rows, "_times", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(
+        codec_rows, "_codecs", lambda *at: [each for each in every(*at) if each[0].startswith(("fp32", "int2", "jpeg"))]
+    )
+    found = codecs.measured(load(Path("models/cifar10")), data, 300)
+    assert not beaten_by_jpeg(verdict(found))
