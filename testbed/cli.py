@@ -121,10 +121,12 @@ def calibrate(
     bundle: BundleArgument,
     data: SamplesOption = None,
     epsilon: Annotated[
-        float | None, typer.Option("--epsilon", min=0, max=1, help="Accuracy that may be lost; none: the recipe's.")
+        float | None,
+        typer.Option("--epsilon", min=0, max=1, help="Accuracy that may be lost; none: the recipe's, else 0.005."),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option("--delta", min=1e-6, max=0.5, help="Chance that it is more; none: the recipe's.")
+        float | None,
+        typer.Option("--delta", min=1e-6, max=0.5, help="Chance that it is more; none: the recipe's, else 0.05."),
     ] = None,
     codecs_only: Annotated[
         bool, typer.Option("--codecs-only", help="Measure what codecs cost; leave the exits alone.")

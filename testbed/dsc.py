@@ -22,7 +22,7 @@ BATCHES = tuple(range(1, 16))
 PAPER_RATES = tuple(1e6 * rate for rate in range(1, 128))
 """Bytes per second, as in the paper's evaluation."""
 WIDE_RATES = tuple(float(rate) for rate in np.geomspace(1e4, 127e6, 128))
-"""From 80 kbit/s up, evenly in logarithm: where a split pays on slow machines lies below 1 MB/s."""
+"""From 80 kbit/s up, evenly in logarithm: where a split pays lies below 10 MB/s."""
 
 
 @dataclass(frozen=True, slots=True)

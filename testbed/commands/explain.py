@@ -18,13 +18,17 @@ _LINKS = ("20mbit,10ms", "50mbit,40ms")
 def explain(
     bundle: Annotated[Path, typer.Argument(help="Directory of the bundle.", metavar="BUNDLE")],
     links: Annotated[
-        list[str] | None, typer.Option("--links", help="RATE,RTT; twice: device-edge, then edge-cloud.")
+        list[str] | None,
+        typer.Option(
+            "--links", help="RATE,RTT; twice: device-edge, then edge-cloud; none: 20mbit,10ms and 50mbit,40ms."
+        ),
     ] = None,
     device_slowdown: Annotated[
-        float, typer.Option("--device-slowdown", min=1, max=1000, help="How much slower than this machine it is.")
+        float,
+        typer.Option("--device-slowdown", min=1, max=1000, help="How much slower than this machine the device is."),
     ] = 8.0,
     edge_slowdown: Annotated[
-        float, typer.Option("--edge-slowdown", min=1, max=1000, help="How much slower than this machine it is.")
+        float, typer.Option("--edge-slowdown", min=1, max=1000, help="How much slower than this machine the edge is.")
     ] = 2.0,
     batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Samples in a request.")] = 1,
     policy: Annotated[Objective, typer.Option("--policy", help="What to have least of.")] = Objective.LATENCY,

@@ -87,7 +87,7 @@ class TierServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Probe(self, request, context):
-        """Returns as many bytes as asked for. Small, and used only when a link estimate is stale.
+        """Returns as many bytes as asked for, 65,536 at most. Used where requests alone do not tell enough of the link.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
