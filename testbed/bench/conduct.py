@@ -26,7 +26,7 @@ from testbed.bench.statistics import Runs
 from testbed.bench.workloads import Workload
 from testbed.bench.world import Loop, World
 
-EXITS_BUNDLES = (Path("models/cifar10"), Path("models/fashion-mnist"))
+WITH_EXITS = Path("models/cifar10")
 NO_EXITS = "efficientnet-b0"
 SAMPLES = 256
 
@@ -222,8 +222,7 @@ def prepared(asked: Asked, on_step: Advance) -> list[Workload]:
         if len({each.name for each in found}) < len(found):
             raise InvalidInput("--bundle needs bundles with names of their own, by which the report tells them apart")
         return found
-    with_exits = next((path for path in EXITS_BUNDLES if path.is_dir()), EXITS_BUNDLES[0])
-    return [_workload(with_exits, asked), _plain(asked)]
+    return [_workload(WITH_EXITS, asked), _plain(asked)]
 
 
 def ready(workload: Workload, asked: Asked, world: World) -> Bench:

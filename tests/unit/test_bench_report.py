@@ -82,6 +82,14 @@ def test_who_asks_strictly_learns_of_a_missed_target_from_the_exit_code(
     assert CliRunner().invoke(command.app, [*given, *where, *options]).exit_code == code
 
 
+def test_without_the_network_with_exits_no_other_is_measured_in_its_place(
+    asked: conduct.Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OfframpError, match="models/cifar10"):
+        conduct.prepared(replace(asked, bundles=()), lambda *_: None)
+
+
 def test_every_policy_is_named_where_some_may_be_chosen() -> None:
     assert command._POLICIES.rstrip(".").split(". ")[1].split(", ") == list(NAMES)
 
